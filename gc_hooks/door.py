@@ -1,0 +1,243 @@
+"""The door: what the user hands in is looked at once, here, and becomes a `Problem` or a clear message."""
+
+from __future__ import annotations
+
+import inspect
+import numbers
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from gc_hooks._typing import Array, Loss, Params
+from gc_hooks.errors import InvalidProblem, NondeterministicLoss
+from gc_hooks.matching import Matched, match_gradients
+from gc_hooks.problem import Gradient, Meter, Problem, parameter_scales, rebuild_params, written
+from gc_hooks.tree import flatten
+
+
+def pose(
+    loss: Loss,
+    params: Any,
+    grads: Any,
+    *,
+    in_place: bool = False,
+    penalty: Loss | None = None,
+    meter: Meter | None = None,
+) -> Problem:
+    """Validate what is to be checked.
+
+    Parameters
+    ----------
+    loss, params, grads, in_place, penalty
+        As for `gc_hooks.check_gradients`.
+    meter : Meter, optional
+        Where the evaluations are counted.
+
+    Returns
+    -------
+    Problem
+        With the gradient at the point: run twice when it is a function, copied when it is arrays.
+
+    Raises
+    ------
+    InvalidProblem
+        The loss or the parameters cannot be used.
+    NondeterministicLoss
+        The loss gave two values for the same parameters.
+
+    Notes
+    -----
+    Costs two evaluations of the loss and, where it is a function, two of the gradient.
+    """
+    arrays = parameter_arrays(params, in_place)
+    point = {name: np.array(array, dtype=array.dtype if in_place else np.float64) for name, array in arrays.items()}
+    problem = Problem(
+        terms=_terms(loss, penalty, params, in_place),
+        structure=params,
+        point=point,
+        grads={},
+        values=(),
+        precision=_precision(arrays if in_place else point),
+        meter=meter or Meter(),
+        live=arrays if in_place else None,
+        scales=parameter_scales(point),
+    )
+    values = tuple(_steady_value(problem, term) for term in range(len(problem.terms)))
+    return _with_gradient(problem, values, grads, {name: array.dtype for name, array in arrays.items()})
+
+
+def parameter_arrays(params: Any, in_place: bool = False) -> dict[str, Array]:
+    """The parameters as named arrays (the user's own, not copies).
+
+    Raises
+    ------
+    InvalidProblem
+        There are none, or one is not an array or a number of floating-point type.
+    """
+    leaves = flatten(params)
+    if not leaves:
+        raise InvalidProblem(
+            f"There are no parameters in {type(params).__name__} {params!r}. This usually means that the model was not "
+            "built yet, or that another dictionary was handed in. Try print(params) right before the check."
+        )
+    return {name: _parameter(name, leaf, in_place) for name, leaf in leaves.items()}
+
+
+def _parameter(name: str, leaf: Any, in_place: bool) -> Array:
+    if in_place and not (isinstance(leaf, np.ndarray) and leaf.flags.writeable):
+        raise InvalidProblem(
+            f"Parameter {name} is {_describe(leaf)}, which cannot be changed in place. With in_place=True the loss "
+            "reads your own arrays, so each parameter has to be a writable NumPy array. Try a loss that takes the "
+            "parameters, and leave in_place out."
+        )
+    array = np.asarray(float(leaf) if _is_python_number(leaf) else leaf)
+    if np.issubdtype(array.dtype, np.integer) or array.dtype == bool:
+        raise InvalidProblem(
+            f"Parameter {name} holds integers ({array.dtype}, shape {array.shape}). A step of 1e-5 would be rounded "
+            f"away, and every slope would come out as zero. Try {name} = {name}.astype(float), at the place where the "
+            "parameters are made."
+        )
+    if not np.issubdtype(array.dtype, np.floating):
+        raise InvalidProblem(
+            f"Parameter {name} is {_describe(leaf)}. Parameters are real numbers, arrays of them, or dicts, lists and "
+            "tuples of these. Try to leave out what is not trained, or to hand in the arrays themselves."
+        )
+    return array
+
+
+def _is_python_number(leaf: Any) -> bool:
+    return isinstance(leaf, numbers.Real) and not isinstance(leaf, (bool, np.generic))
+
+
+def _describe(leaf: Any) -> str:
+    if isinstance(leaf, np.ndarray):
+        return f"an array of {leaf.dtype}, shape {leaf.shape}{'' if leaf.flags.writeable else ', read-only'}"
+    return f"{leaf!r} of type {type(leaf).__name__}" if len(repr(leaf)) < 40 else f"a {type(leaf).__name__}"
+
+
+def _precision(arrays: Params) -> float:
+    return max(float(np.finfo(array.dtype).eps) for array in arrays.values())
+
+
+def _terms(loss: Loss, penalty: Loss | None, params: Any, in_place: bool) -> tuple[Loss, ...]:
+    terms = (loss,) if penalty is None else (loss, penalty)
+    for what, term in zip(("loss", "penalty"), terms, strict=False):
+        if not callable(term):
+            raise InvalidProblem(
+                f"The {what} is {_describe(term)}, not a function. The slope of a number cannot be measured: it has to "
+                f"be computed again at other parameters. Try {what}=lambda p: compute_{what}(p, inputs, targets)."
+            )
+        _check_signature(what, term, () if in_place else (params,))
+    return terms
+
+
+def _check_signature(what: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # functions written in C may have none
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        wanted = "nothing (in_place=True)" if not arguments else "the parameters, as one argument"
+        raise InvalidProblem(
+            f"The {what} takes {signature}, but it is called with {wanted}: {error}. Try a lambda that adds what is "
+            "missing (lambda p: loss(p, inputs, targets)), or in_place=True if it reads your own arrays and takes "
+            "nothing."
+        ) from None
+
+
+def _steady_value(problem: Problem, term: int) -> float:
+    """Call a term twice; the two values have to be the same bits."""
+    what = ("loss", "penalty")[term]
+    before = {name: array.copy() for name, array in (problem.live or problem.point).items()}
+    first, second = (_as_value(problem.evaluate(term, {}), what) for _ in range(2))
+    if _changed(before, problem.live or problem.point):
+        for name, array in before.items() if problem.live is not None else ():
+            problem.live[name][...] = array
+        raise InvalidProblem(
+            f"The {what} changes the parameters that it is given. This usually means an in-place operation on them "
+            "(W *= ..., an update inside the loss). Try to let it work on a copy."
+        )
+    if first != second and not (np.isnan(first) and np.isnan(second)):
+        raise NondeterministicLoss(
+            f"The {what} gave {first!r} and then {second!r} for the same parameters, so it has no slope to measure. "
+            "This usually means dropout, a data augmentation, a shuffled or advancing batch, batch-norm statistics or "
+            "a hidden state that is carried from call to call. Try to set the dropout rate to zero, to fix the batch "
+            "and the seed inside the function, and to reset what it carries."
+        )
+    return first
+
+
+def _changed(before: Params, after: Params) -> list[str]:
+    return [name for name, array in before.items() if not np.array_equal(array, after[name], equal_nan=True)]
+
+
+def _as_value(value: Any, what: str) -> float:
+    """The term's value as a float, or a message that says what came instead."""
+    if isinstance(value, (tuple, list)):
+        raise InvalidProblem(
+            f"The {what} returned a {type(value).__name__} of {len(value)} items, not a number. This usually means "
+            f"(cost, cache). Try lambda p: {what}(p)[0]."
+        )
+    if value is None:
+        raise InvalidProblem(f"The {what} returned None. This usually means that its return statement is missing.")
+    if isinstance(value, np.ndarray):
+        raise InvalidProblem(
+            f"The {what} returned an array of shape {value.shape}, not a number. This usually means that the mean or "
+            f"the sum over the samples is missing. Try lambda p: {what}(p).mean(), the way in which backprop takes it."
+        )
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise InvalidProblem(
+            f"The {what} returned {value!r} of type {type(value).__name__}, not a real number. Try to return a float."
+        )
+    return float(value)
+
+
+def _with_gradient(problem: Problem, values: tuple[float, ...], grads: Any, dtypes: dict[str, Any]) -> Problem:
+    """Run or copy backprop's gradient, and pair it with the parameters."""
+    if callable(grads):
+        call = _as_function(problem, grads)
+        matched = call(problem.point).compared_with(call(problem.point))
+        gradient: Gradient | None = lambda point: call(point).grads  # noqa: E731 - a name for a one-line closure
+        precision = problem.precision
+    else:
+        matched, gradient = match_gradients(grads, problem.point), None
+        precision = max(float(np.finfo(dtype).eps) for dtype in dtypes.values())
+    return replace(
+        problem,
+        values=values,
+        grads=matched.grads,
+        flaws=matched.flaws,
+        notes=(*matched.notes, *_precision_note(max(precision, matched.precision), gradient)),
+        precision=max(precision, matched.precision),
+        gradient=gradient,
+    )
+
+
+def _precision_note(precision: float, gradient: Gradient | None) -> tuple[str, ...]:
+    if precision < 1e-10 or gradient is not None:
+        return ()
+    kind = "float32" if precision < 1e-6 else "half precision"
+    return (
+        f"The gradient was handed in as arrays of {kind}, whose own rounding widens the bars where it matters. Hand in "
+        "a function that computes it, and it is judged in float64.",
+    )
+
+
+def _as_function(problem: Problem, grads: Callable[..., Any]) -> Callable[[Params], Matched]:
+    """Backprop as a function of the point, whose results are matched and copied at once."""
+    _check_signature("gradient function", grads, () if problem.live is not None else (problem.structure,))
+
+    def call(point: Params) -> Matched:
+        problem.meter.gradients += 1
+        with np.errstate(all="ignore"):
+            if problem.live is None:
+                copies = {name: array.copy() for name, array in point.items()}
+                return match_gradients(grads(rebuild_params(problem.structure, copies)), point)
+            with written(problem.live, point):
+                return match_gradients(grads(), point)
+
+    return call

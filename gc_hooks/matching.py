@@ -1,0 +1,148 @@
+"""Which gradient belongs to which parameter, and what is wrong with those that fit none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from gc_hooks._typing import Array, Params
+from gc_hooks.errors import InvalidProblem
+from gc_hooks.tree import flatten
+
+RENAMED = ("d{}", "grad_{}", "{}_grad", "d_{}", "g{}")
+"""How gradient dictionaries name the gradient of ``W1``, after ``W1`` itself; the first is the textbooks'."""
+
+
+@dataclass(frozen=True)
+class Flaw:
+    """What is wrong with a gradient before a single slope is measured."""
+
+    code: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Gradients by the names of their parameters.
+
+    Attributes
+    ----------
+    grads : dict of str to ndarray
+        Float64 copies; only those that have the shape of their parameter.
+    flaws : dict of str to Flaw
+    notes : tuple of str
+    precision : float
+        The largest machine epsilon among the arrays that were handed in.
+    """
+
+    grads: dict[str, Array]
+    flaws: dict[str, Flaw] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    precision: float = float(np.finfo(np.float64).eps)
+
+    def compared_with(self, again: Matched) -> Matched:
+        """The same, with a flaw on each gradient that a second call did not repeat to rounding."""
+        flaws = {
+            name: Flaw("not_repeatable", f"two calls of the gradient function at the same parameters differ by {d:.1e}")
+            for name, grad in self.grads.items()
+            if name in again.grads and (d := relative_difference(grad, again.grads[name])) > 1e3 * self.precision
+        }
+        return replace(self, flaws={**self.flaws, **flaws})
+
+
+def relative_difference(first: Array, second: Array) -> float:
+    """The classic ratio ``||a - b|| / (||a|| + ||b||)``; 0 for equal arrays, also where they are zero or NaN."""
+    if np.array_equal(first, second, equal_nan=True):
+        return 0.0
+    with np.errstate(all="ignore"):
+        size = norm(first) + norm(second)
+        return norm(first - second) / size if np.isfinite(size) else float("inf")
+
+
+def norm(array: Array) -> float:
+    """Euclidean norm, also of entries whose squares are too large or too small to be written down.
+
+    Examples
+    --------
+    >>> norm(np.array([3e-200, 4e-200]))
+    5e-200
+    """
+    largest = float(np.max(np.abs(array), initial=0.0))
+    with np.errstate(all="ignore"):
+        ordinary = not 0 < largest < float("inf") or 1e-100 < largest < 1e100
+        return float(np.linalg.norm(array) if ordinary else np.linalg.norm(array / largest) * largest)
+
+
+def match_gradients(grads: Any, point: Params) -> Matched:
+    """Pair gradients with parameters, by name or by the textbooks' renaming, and copy them.
+
+    Parameters
+    ----------
+    grads : array, number, or nested dicts, lists and tuples of them
+        In the structure of the parameters, or with ``dW1`` for ``W1``; further entries are ignored, with a note.
+    point : dict of str to ndarray
+        The parameters.
+
+    Raises
+    ------
+    InvalidProblem
+        There are no gradients at all.
+
+    Examples
+    --------
+    >>> matched = match_gradients({"dW1": np.ones(2), "dZ1": np.ones(5)}, {"W1": np.ones(2)})
+    >>> matched.grads, matched.notes
+    ({'W1': array([1., 1.])}, ('Not parameters, ignored: dZ1.',))
+    """
+    if grads is None:
+        raise InvalidProblem(
+            "The gradients are None. This usually means that backward has no return statement, or fills buffers "
+            "instead. Try to return the dictionary of gradients, or to hand in the buffers."
+        )
+    leaves = flatten(grads)
+    found = {name: key for name in point if (key := _key(name, leaves, point)) is not None}
+    pairs = {name: _as_gradient(name, leaves[key], point[name].shape) for name, key in found.items()}
+    extra = [key for key in leaves if key not in found.values()]
+    flaws = {name: gradient for name, (gradient, _) in pairs.items() if isinstance(gradient, Flaw)}
+    flaws |= {name: _missing(name, extra) for name in point if name not in found}
+    return Matched(
+        grads={name: gradient for name, (gradient, _) in pairs.items() if not isinstance(gradient, Flaw)},
+        flaws=flaws,
+        notes=(f"Not parameters, ignored: {_listed(extra)}.",) if extra else (),
+        precision=max([precision for _, precision in pairs.values()], default=Matched.precision),
+    )
+
+
+def _key(name: str, leaves: Mapping[str, Any], point: Params) -> str | None:
+    """The key under which a parameter's gradient stands."""
+    stem, _, last = name.rpartition(".")
+    renamed = [".".join(filter(None, (stem, form.format(last)))) for form in RENAMED]
+    return next((key for key in (name, *renamed) if key in leaves and (key == name or key not in point)), None)
+
+
+def _missing(name: str, extra: list[str]) -> Flaw:
+    seen = f"; the names without a parameter are {_listed(extra)}" if extra else ""
+    return Flaw("missing_gradient", f"no gradient was handed in for {name}{seen}")
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _as_gradient(name: str, leaf: Any, shape: tuple[int, ...]) -> tuple[Array | Flaw, float]:
+    """A float64 copy of a gradient, or its flaw; and the machine epsilon of what was handed in."""
+    if leaf is None:
+        return Flaw("missing_gradient", f"the gradient of {name} is None"), 0.0
+    array = np.asarray(leaf)
+    if array.dtype.kind not in "fiub":
+        return Flaw("not_numeric", f"the gradient of {name} holds {array.dtype}, not real numbers"), 0.0
+    if shape == () and array.size == 1:
+        array = array.reshape(())
+    if array.shape != shape:
+        hint = ", its transpose" if array.shape == shape[::-1] else ""
+        return Flaw("wrong_shape", f"the gradient has shape {array.shape}{hint}, the parameter {shape}"), 0.0
+    precision = float(np.finfo(array.dtype).eps) if array.dtype.kind == "f" else 0.0
+    return np.array(array, dtype=np.float64), precision

@@ -1,0 +1,160 @@
+"""What is being checked: the loss, the point at which it is checked, and backprop's gradient there."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from gc_hooks._typing import Array, Loss, Params
+from gc_hooks.matching import Flaw, norm
+from gc_hooks.tree import rebuild
+
+Gradient = Callable[[Params], "dict[str, Array]"]
+
+
+@dataclass
+class Meter:
+    """What a check has spent, and what it may spend.
+
+    Attributes
+    ----------
+    evaluations : int
+        Calls of the loss so far (a penalty that is handed in apart is not counted: it costs next to nothing).
+    gradients : int
+        Calls of the gradient function so far.
+    max_evaluations : int or None
+    max_seconds : float or None
+    """
+
+    max_evaluations: int | None = None
+    max_seconds: float | None = None
+    evaluations: int = 0
+    gradients: int = 0
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the check began."""
+        return time.perf_counter() - self.started
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether a limit has been reached."""
+        spent = self.max_evaluations is not None and self.evaluations >= self.max_evaluations
+        return spent or (self.max_seconds is not None and self.seconds >= self.max_seconds)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A loss, a point and backprop's gradient there; validated once, by `gc_hooks.door.pose`.
+
+    Attributes
+    ----------
+    terms : tuple of callable
+        The loss, and the penalty when it is handed in apart; the gradient is that of their sum.
+    structure : nested containers
+        The user's own parameters: the shape in which the loss wants them.
+    point : dict of str to ndarray
+        Where slopes are measured. Private float64 copies, or, in place, copies in the user's own precision.
+    grads : dict of str to ndarray
+        Backprop's gradient at the point, in float64, for each parameter that has a usable one.
+    flaws : dict of str to Flaw
+        What is wrong with a gradient before a slope is measured: missing, of another shape, not repeatable.
+    values : tuple of float
+        Each term at the point.
+    precision : float
+        Machine epsilon of the arithmetic that made ``grads``.
+    gradient : callable or None
+        Backprop as a function of the point, when it is one.
+    live : dict of str to ndarray or None
+        The user's own arrays, for a loss that reads them.
+    scales : dict of str to float
+        Root mean square of each parameter: the unit in which steps are chosen.
+    notes : tuple of str
+        What was noticed at the door.
+    moved : bool
+        Whether the point is no longer where the user's own arrays are.
+    meter : Meter
+    """
+
+    terms: tuple[Loss, ...]
+    structure: Any
+    point: dict[str, Array]
+    grads: dict[str, Array]
+    values: tuple[float, ...]
+    precision: float
+    meter: Meter
+    gradient: Gradient | None = None
+    live: dict[str, Array] | None = None
+    flaws: dict[str, Flaw] = field(default_factory=dict)
+    scales: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    moved: bool = False
+
+    @property
+    def value(self) -> float:
+        """The loss at the point, penalty included."""
+        return float(sum(self.values))
+
+    def evaluate(self, term: int, changes: Params) -> Any:
+        """One term of the loss with some parameters replaced: one loss evaluation."""
+        if term == 0:
+            self.meter.evaluations += 1
+        with np.errstate(all="ignore"):
+            if self.live is None:
+                return as_number(self.terms[term](rebuild_params(self.structure, {**self.point, **changes})))
+            with written(self.live, {**self.point, **changes} if self.moved else changes):
+                return as_number(self.terms[term]())
+
+    def at(self, point: Params, grads: dict[str, Array] | None = None) -> Problem:
+        """The same problem at another point: one evaluation a term, and backprop is run there unless given."""
+        moved = replace(self, point=dict(point), grads={}, moved=True)
+        if grads is None:
+            grads = {} if self.gradient is None else self.gradient(moved.point)
+        values = tuple(float(moved.evaluate(term, {})) for term in range(len(self.terms)))
+        return replace(moved, values=values, grads=grads)
+
+
+def rebuild_params(structure: Any, leaves: Params) -> Any:
+    """The user's own structure again; what was a number is a number again."""
+    return rebuild(structure, {name: leaf[()] if leaf.ndim == 0 else leaf for name, leaf in leaves.items()})
+
+
+def as_number(value: Any) -> Any:
+    """A number, or the only element of an array, as a Python number; anything else as it is."""
+    try:
+        return value.item()
+    except (AttributeError, ValueError, RuntimeError):  # no array, or one of several elements
+        return value
+
+
+@contextmanager
+def written(live: Mapping[str, Array], values: Params) -> Iterator[None]:
+    """Write values into the user's own arrays, and restore every bit afterwards, whatever happens."""
+    saved = {name: live[name].copy() for name in values}
+    try:
+        for name, value in values.items():
+            live[name][...] = value
+        yield
+    finally:
+        for name, value in saved.items():
+            live[name][...] = value
+
+
+def root_mean_square(array: Array) -> float:
+    """Root mean square, 0 for an empty array."""
+    return norm(np.asarray(array, dtype=np.float64)) / math.sqrt(array.size) if array.size else 0.0
+
+
+def parameter_scales(point: Params) -> dict[str, float]:
+    """The unit of length of each parameter: its root mean square, or that of all parameters where it is all zero."""
+    own = {name: root_mean_square(array) for name, array in point.items()}
+    known = [scale for scale in own.values() if np.isfinite(scale) and scale > 0]
+    fallback = root_mean_square(np.array(known)) if known else 1.0
+    return {name: scale if np.isfinite(scale) and scale > 0 else fallback for name, scale in own.items()}
