@@ -1,0 +1,142 @@
+"""The whole pipeline on one screen: start reading here."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from gc_hooks._typing import Loss
+from gc_hooks.compare import Tolerance, compare, overall, penalty_share
+from gc_hooks.diagnose import diagnose
+from gc_hooks.door import pose
+from gc_hooks.errors import InvalidProblem
+from gc_hooks.estimate import Method
+from gc_hooks.guards import Case, reconsider
+from gc_hooks.measure import Progress, calibrate, measure
+from gc_hooks.methods import fixed_step
+from gc_hooks.probes import Depth, entries
+from gc_hooks.problem import Meter
+from gc_hooks.report import CheckReport
+
+
+def check_gradients(
+    loss: Loss,
+    params: Any,
+    grads: Any,
+    *,
+    in_place: bool = False,
+    penalty: Loss | None = None,
+    method: Method | None = None,
+    probes: Depth | None = None,
+    tolerance: Tolerance = Tolerance(),
+    max_evaluations: int | None = None,
+    max_seconds: float | None = None,
+    seed: int = 0,
+    step: int = 0,
+    progress: Progress | None = None,
+) -> CheckReport:
+    """Compare backprop's gradient with the slope of the loss, parameter by parameter.
+
+    Parameters
+    ----------
+    loss : callable
+        ``loss(params)`` gets the parameters in the structure in which you hand them in (as float64 copies) and returns
+        a number; an array with one element will do. It must give the same value for the same parameters. With
+        ``in_place=True`` it takes nothing and reads your own arrays.
+    params : number, array, or nested dicts, lists and tuples of them
+        Where the gradient is checked. Names are built from the path, such as ``layers.0.W``.
+    grads : like params, or callable
+        The gradient to be judged. ``dW1`` is understood as the gradient of ``W1``, further entries are ignored with a
+        note. A function takes what the loss takes; it is called twice and has to repeat itself, and it may be asked
+        at other points. Hand in a function when you can: it is then judged in float64.
+    in_place : bool
+        The loss reads your own arrays. They are changed entry by entry and restored to the bit, whatever happens.
+    penalty : callable, optional
+        A regularisation term, a function like the loss. ``loss`` is then the data's part alone, and ``grads`` the
+        gradient of the sum; each part is measured on its own and the report states the penalty's share.
+    method : callable, optional
+        `complex_step`, `central`, `fixed_step(h)`, or your own. By default complex step where it can be trusted, and
+        central differences elsewhere.
+    probes : callable, optional
+        Where to look; `entries`, the default, measures every entry of every parameter.
+    tolerance : Tolerance
+        The bands of the verdicts.
+    max_evaluations : int, optional
+        Stop measuring after so many evaluations of the loss; what was not looked at is INCONCLUSIVE.
+    max_seconds : float, optional
+        The same in seconds.
+    seed : int
+        Of the directions along which complex step is put to the test, and of the order of the entries.
+    step : int
+        Written into the report.
+    progress : callable, optional
+        Called with the number of entries measured so far and the number of all.
+
+    Returns
+    -------
+    CheckReport
+        A verdict, a difference and an error bar for every parameter.
+
+    Raises
+    ------
+    InvalidProblem
+        The loss, the parameters or an argument cannot be used as they are; the message says what to try.
+    NondeterministicLoss
+        The loss gave two values for the same parameters.
+
+    Notes
+    -----
+    Costs, for P entries, about 45 evaluations of the loss plus P (complex step) or 6 P to 8 P (central differences). A
+    missing gradient, or one of the wrong shape, is a finding on that parameter and not an error.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x, y = np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([1.0, 0.0])
+    >>> loss = lambda p: 0.5 * np.mean((x @ p["w"] - y) ** 2)
+    >>> params = {"w": np.array([0.1, -0.2])}
+    >>> grads = {"dw": x.T @ (x @ params["w"] - y) / 2}
+    >>> check_gradients(loss, params, grads).verdict
+    <Verdict.GOOD: 0>
+    >>> print(check_gradients(loss, params, {"dw": 2 * grads["dw"]}).parameters["w"].verdict)
+    WORRY
+    """
+    _check_options(method, probes, tolerance)
+    generator = np.random.default_rng(seed)
+    meter = Meter(max_evaluations, max_seconds)
+    with np.errstate(all="ignore"):  # what the caller wants of NumPy is meant for the training
+        problem = pose(loss, params, grads, in_place=in_place, penalty=penalty, meter=meter)
+        instruments = calibrate(problem, method, generator)
+        measured = measure(problem, (probes or entries)(problem, generator), instruments, progress)
+        comparisons = compare(problem, measured, tolerance)
+        comparisons = reconsider(Case(problem, instruments, measured, tolerance, generator), comparisons)
+        difference, error = overall(problem, measured, comparisons)
+    return CheckReport(
+        parameters=comparisons,
+        diagnoses=diagnose(problem, comparisons),
+        difference=difference,
+        error=error,
+        loss=problem.value,
+        step=step,
+        method=" + ".join(dict.fromkeys(tool.name for tool in instruments)),
+        seed=seed,
+        evaluations=meter.evaluations,
+        gradients=meter.gradients,
+        seconds=meter.seconds,
+        penalty_share=math.nan if penalty is None else penalty_share(measured),
+        notes=(*problem.notes, *dict.fromkeys(note for tool in instruments for note in tool.notes)),
+    )
+
+
+def _check_options(method: Any, probes: Any, tolerance: Any) -> None:
+    """Refuse what is no method, no depth and no tolerance, before anything is measured."""
+    if method is fixed_step:
+        raise InvalidProblem("method=fixed_step lacks the step. Try method=fixed_step(1e-7), the textbooks' one.")
+    if not (method is None or callable(method)):
+        raise InvalidProblem(f"method={method!r} is no function. Try central, complex_step or fixed_step(1e-7).")
+    if not (probes is None or callable(probes)):
+        raise InvalidProblem(f"probes={probes!r} is no function. Try entries, or leave it out.")
+    if not isinstance(tolerance, Tolerance):
+        raise InvalidProblem(f"tolerance={tolerance!r} has to be a Tolerance. Try Tolerance(good=1e-7).")
