@@ -1,0 +1,47 @@
+"""A small trainer in NumPy, from scratch, whose loss can be evaluated without touching the training run.
+
+Start reading with `Trainer`, then `Sequential` and the layers.
+
+>>> import numpy as np
+>>> model = Sequential([Dense(64, 32), ReLU(), Dropout(0.2), Dense(32, 10)])
+>>> trainer = Trainer(model, SoftmaxCrossEntropy(), SGD(0.1), penalty=L2(1e-4))
+>>> generator = np.random.default_rng(0)
+>>> history = trainer.fit(generator.normal(size=(100, 64)), generator.integers(10, size=100), epochs=2)
+>>> trainer.step
+8
+"""
+
+from gc_hooks.nn.early_stopping import EarlyStopping
+from gc_hooks.nn.history import History
+from gc_hooks.nn.layers import Context, Dense, Dropout, Layer, LeakyReLU, ReLU, Sigmoid, Tanh, glorot, he
+from gc_hooks.nn.losses import BinaryCrossEntropy, MeanSquaredError, SoftmaxCrossEntropy
+from gc_hooks.nn.model import Sequential
+from gc_hooks.nn.objective import Objective
+from gc_hooks.nn.optimizers import SGD, Adam, Momentum
+from gc_hooks.nn.penalties import L2
+from gc_hooks.nn.trainer import Trainer
+
+__all__ = [
+    "L2",
+    "SGD",
+    "Adam",
+    "BinaryCrossEntropy",
+    "Context",
+    "Dense",
+    "Dropout",
+    "EarlyStopping",
+    "History",
+    "Layer",
+    "LeakyReLU",
+    "MeanSquaredError",
+    "Momentum",
+    "Objective",
+    "ReLU",
+    "Sequential",
+    "Sigmoid",
+    "SoftmaxCrossEntropy",
+    "Tanh",
+    "Trainer",
+    "glorot",
+    "he",
+]

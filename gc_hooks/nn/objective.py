@@ -1,0 +1,77 @@
+"""What is minimised, as pure functions of parameters, batch and random state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gc_hooks._typing import Array, Batch, Params, RandomState
+from gc_hooks.nn.layers import Context
+from gc_hooks.nn.losses import LossFunction
+from gc_hooks.nn.model import Sequential
+from gc_hooks.nn.penalties import Penalty
+
+
+class Objective:
+    """The loss of a model plus a penalty on its parameters.
+
+    Implements `gc_hooks.callbacks.Objective`. No method touches the model's parameters, gradients or any generator;
+    all compute in the precision of the parameters that they are given.
+
+    Parameters
+    ----------
+    model : Sequential
+    loss : SoftmaxCrossEntropy, BinaryCrossEntropy, MeanSquaredError, or of the kind
+    penalty : L2, optional
+
+    Examples
+    --------
+    >>> from gc_hooks.nn import Dense, MeanSquaredError
+    >>> model = Sequential([Dense(2, 1)])
+    >>> objective = Objective(model, MeanSquaredError())
+    >>> batch = np.ones((3, 2)), np.zeros(3)
+    >>> bool(objective(model.params, batch) == objective.data_loss(model.params, batch))
+    True
+    """
+
+    def __init__(self, model: Sequential, loss: LossFunction, penalty: Penalty | None = None) -> None:
+        self._model = model
+        self._loss = loss
+        self._penalty = penalty
+
+    def __call__(self, params: Params, batch: Batch, random_state: RandomState | None = None) -> Any:
+        """Data loss plus penalty; costs a forward pass."""
+        data_loss = self.data_loss(params, batch, random_state)
+        return data_loss if self._penalty is None else data_loss + self._penalty.value(params)
+
+    def data_loss(self, params: Params, batch: Batch, random_state: RandomState | None = None) -> Any:
+        """The loss on the batch in training mode, without the penalty; costs a forward pass."""
+        inputs, targets = batch
+        outputs, _ = self._model.forward(inputs, training_context(random_state), params)
+        return self._loss.value(outputs, targets)
+
+    def penalty(self, params: Params) -> Any:
+        """The penalty; ``0.0`` when there is none."""
+        return 0.0 if self._penalty is None else self._penalty.value(params)
+
+    def gradient(self, params: Params, batch: Batch, random_state: RandomState | None = None) -> dict[str, Array]:
+        """The gradient of data loss plus penalty; costs a forward and a backward pass."""
+        inputs, targets = batch
+        outputs, caches = self._model.forward(inputs, training_context(random_state), params)
+        grads = self._model.backward(caches, self._loss.gradient(outputs, targets), params)
+        return self.penalised(params, grads)
+
+    def penalised(self, params: Params, grads: Params) -> dict[str, Array]:
+        """New gradients: those given, plus the penalty's."""
+        extra = {} if self._penalty is None else self._penalty.gradient(params)
+        return {name: gradient + extra[name] if name in extra else gradient for name, gradient in grads.items()}
+
+
+def training_context(random_state: RandomState | None) -> Context:
+    """Training mode with a generator of its own in that state, or with dropout's rate forced to zero."""
+    if random_state is None:
+        return Context(training=True)
+    bit_generator = getattr(np.random, random_state["bit_generator"])(0)
+    bit_generator.state = random_state
+    return Context(training=True, generator=np.random.Generator(bit_generator))

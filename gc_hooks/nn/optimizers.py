@@ -1,0 +1,157 @@
+"""Optimisers: each updates the parameters in place and keeps their dtype."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+
+from gc_hooks._typing import Array, Params
+from gc_hooks.errors import InvalidProblem
+
+
+class Optimizer(ABC):
+    """Base class.
+
+    Attributes
+    ----------
+    learning_rate : float
+        May be changed between steps.
+    state : dict of str to ndarray
+        All that the optimiser remembers, such as ``{"velocity.dense1.W": ...}``; empty before the first step.
+
+    Raises
+    ------
+    InvalidProblem
+        When the learning rate is not a positive number.
+    """
+
+    def __init__(self, learning_rate: float) -> None:
+        if not 0 < learning_rate < np.inf:
+            raise InvalidProblem(
+                f"{type(self).__name__} got learning_rate={learning_rate}. Zero never learns and a negative rate "
+                "climbs the loss; the minus sign is the optimiser's. Give a positive number, such as 0.1."
+            )
+        self.learning_rate = learning_rate
+        self.state: dict[str, Array] = {}
+
+    @abstractmethod
+    def step(self, params: Params, grads: Params) -> None:
+        """Update the arrays of `params` in place; `grads` are only read."""
+
+    def _memory(self, kind: str, name: str, like: Array) -> Array:
+        """The state array of one parameter: zeros at first."""
+        key = f"{kind}.{name}"
+        if key not in self.state:
+            self.state[key] = np.zeros_like(like)
+        return self.state[key]
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent: ``p <- p - learning_rate * g``.
+
+    Parameters
+    ----------
+    learning_rate : float
+        Positive.
+
+    Examples
+    --------
+    >>> params = {"W": np.array([1.0])}
+    >>> SGD(0.5).step(params, {"W": np.array([4.0])})
+    >>> params
+    {'W': array([-1.])}
+    """
+
+    def step(self, params: Params, grads: Params) -> None:
+        """Take one step down the gradient."""
+        for name, parameter in params.items():
+            parameter -= self.learning_rate * grads[name]
+
+
+class Momentum(Optimizer):
+    """Gradient descent with Polyak's heavy ball: ``v <- momentum * v - learning_rate * g``, ``p <- p + v``.
+
+    Parameters
+    ----------
+    learning_rate : float
+        Positive.
+    momentum : float
+        Share of the velocity v that is kept, in [0, 1).
+
+    Raises
+    ------
+    InvalidProblem
+        When a number is out of its range.
+    """
+
+    def __init__(self, learning_rate: float, momentum: float = 0.9) -> None:
+        super().__init__(learning_rate)
+        _check_decay(self, "momentum", momentum)
+        self.momentum = momentum
+
+    def step(self, params: Params, grads: Params) -> None:
+        """Update the velocities, then the parameters."""
+        for name, parameter in params.items():
+            velocity = self._memory("velocity", name, parameter)
+            velocity *= self.momentum
+            velocity -= self.learning_rate * grads[name]
+            parameter += velocity
+
+
+class Adam(Optimizer):
+    """Gradient descent with step sizes from running moments of the gradient.
+
+    Kingma and Ba, "Adam: a method for stochastic optimization" (2015), algorithm 1.
+
+    Parameters
+    ----------
+    learning_rate : float
+        Positive.
+    beta1, beta2 : float
+        Decay of the first and of the second moment, in [0, 1).
+    epsilon : float
+        Added to the root of the second moment; positive.
+
+    Raises
+    ------
+    InvalidProblem
+        When a number is out of its range.
+    """
+
+    def __init__(
+        self, learning_rate: float = 1e-3, *, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8
+    ) -> None:
+        super().__init__(learning_rate)
+        _check_decay(self, "beta1", beta1)
+        _check_decay(self, "beta2", beta2)
+        if not epsilon > 0:
+            raise InvalidProblem(
+                f"Adam got epsilon={epsilon}. Without it a parameter whose gradient is zero divides zero by zero. "
+                "Give a small positive number, such as 1e-8."
+            )
+        self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
+
+    def step(self, params: Params, grads: Params) -> None:
+        """Update the moments, then the parameters by their bias-corrected ratio."""
+        steps = self.state.setdefault("steps", np.zeros((), np.int64))
+        steps += 1
+        for name, parameter in params.items():
+            parameter -= self._update(name, grads[name], int(steps))
+
+    def _update(self, name: str, g: Array, t: int) -> Array:
+        first, second = self._memory("first", name, g), self._memory("second", name, g)
+        first += (1 - self.beta1) * (g - first)
+        second += (1 - self.beta2) * (g * g - second)
+        corrected_first = first / (1 - self.beta1**t)
+        corrected_second = second / (1 - self.beta2**t)
+        update: Array = self.learning_rate * corrected_first / (np.sqrt(corrected_second) + self.epsilon)
+        return update
+
+
+def _check_decay(optimizer: Optimizer, name: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise InvalidProblem(
+            f"{type(optimizer).__name__} got {name}={value}, outside [0, 1). At 1 and above, old gradients never fade. "
+            "Try 0.9."
+        )
