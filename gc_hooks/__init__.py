@@ -1,0 +1,60 @@
+"""A smoke detector for hand-written backpropagation: is the gradient that the training uses the slope of its loss?"""
+
+from gc_hooks import nn
+from gc_hooks.callbacks import Callback, TrainState
+from gc_hooks.check import check_gradients
+from gc_hooks.compare import Comparison, Tolerance, Verdict
+from gc_hooks.diagnose import Diagnosis
+from gc_hooks.errors import (
+    GradCheckError,
+    GradCheckWarning,
+    GradientMismatch,
+    InvalidProblem,
+    MissingDependency,
+    NondeterministicLoss,
+)
+from gc_hooks.estimate import Estimate, Status
+from gc_hooks.hook import GradCheckHook
+from gc_hooks.methods import central, complex_step, fixed_step
+from gc_hooks.probes import entries
+from gc_hooks.report import CheckReport
+from gc_hooks.reporters import ConsoleReporter, JsonlReporter, TensorBoardReporter, read_jsonl
+from gc_hooks.schedule import any_of, at, every, first, logspaced
+from gc_hooks.testing import assert_gradients
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Callback",
+    "CheckReport",
+    "Comparison",
+    "ConsoleReporter",
+    "Diagnosis",
+    "Estimate",
+    "GradCheckError",
+    "GradCheckHook",
+    "GradCheckWarning",
+    "GradientMismatch",
+    "InvalidProblem",
+    "JsonlReporter",
+    "MissingDependency",
+    "NondeterministicLoss",
+    "Status",
+    "TensorBoardReporter",
+    "Tolerance",
+    "TrainState",
+    "Verdict",
+    "any_of",
+    "assert_gradients",
+    "at",
+    "central",
+    "check_gradients",
+    "complex_step",
+    "entries",
+    "every",
+    "first",
+    "fixed_step",
+    "logspaced",
+    "nn",
+    "read_jsonl",
+]

@@ -1,0 +1,357 @@
+"""`GradCheckHook`: attach it to a training loop, ours or anybody's, and the gradient is checked while it is used."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from gc_hooks._typing import Array, Batch, Loss, Schedule
+from gc_hooks.callbacks import Callback, TrainState
+from gc_hooks.check import check_gradients
+from gc_hooks.compare import Tolerance, Verdict
+from gc_hooks.errors import GradientMismatch, InvalidProblem
+from gc_hooks.estimate import Method
+from gc_hooks.questions import check_slopes, with_buffers
+from gc_hooks.recorder import CheckRecorder, warn
+from gc_hooks.report import CheckReport
+from gc_hooks.schedule import any_of, at
+from gc_hooks.schedule import every as every_period
+
+NOTHING_NEW = 1e-6
+"""Weights that have moved by less than this share since the last check show it nothing new."""
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What one call of `GradCheckHook.on_step` handed in."""
+
+    step: int
+    loss: Loss
+    params: Any
+    grads: Any
+    in_place: bool
+    before_loss: Callable[[], object] | None
+
+
+class GradCheckHook(Callback):
+    """Checks the gradient of a training run: at initialisation, one step later, and again after N iterations.
+
+    Parameters
+    ----------
+    after : int or None
+        N. The checks are made at the hook's calls 0, 1 and N: a gradient buffer that is never set to zero looks right
+        at step 0 and doubled at step 1. When the training ends before N, the hook checks at the end and says so.
+    every : int, optional
+        Also once in so many calls.
+    schedule : callable, optional
+        Replaces both: ``schedule(calls) -> bool``, asked with the number of calls that the hook has had before.
+    log_dir : str or path, optional
+        Write the checks for TensorBoard into ``<log_dir>/gradcheck``.
+    writer : SummaryWriter, optional
+        Write them through your own tensorboardX or torch writer instead.
+    reporters : sequence, optional
+        Replaces the default ones (console, and TensorBoard where there is a ``log_dir`` or a ``writer``).
+    dropout : {"off", "frozen"}
+        Force dropout's rate to zero while the slopes are measured, or check dropout too, with its masks held fixed.
+    method : callable, optional
+        As for `check_gradients`.
+    tolerance : Tolerance
+        As for `check_gradients`.
+    on_fail : {"warn", "raise", "stop"} or callable
+        What to do about DOUBLE_CHECK and WORRY: warn, raise `GradientMismatch`, end the training cleanly (elsewhere:
+        set ``should_stop``), or call with the report.
+    batch_size : int
+        Number of samples of the check batch, the first ones of the first batch; it stays the same at every check.
+    max_evaluations, max_seconds : optional
+        Limits of each check, as for `check_gradients`.
+    seed : int
+        Of the hook's own generator; no other is ever drawn from.
+
+    Attributes
+    ----------
+    reports : list of CheckReport
+    share : float
+        The hook's share of the time since its first call.
+    should_stop : bool
+        For a loop of your own, with ``on_fail="stop"``.
+    calls : int
+
+    Raises
+    ------
+    InvalidProblem
+        An argument cannot be used; the message says what to try. After that, nothing that goes wrong in a check ends
+        the training: it is one `GradCheckWarning` and an INCONCLUSIVE report. Only what ``on_fail`` asks for and Ctrl-C
+        leave the hook.
+
+    Notes
+    -----
+    Parameters, gradients, optimiser and random states are what they would be without the hook, to the bit. A call that
+    is not due costs about a microsecond. A check costs what `check_gradients` costs.
+
+    Examples
+    --------
+    >>> hook = GradCheckHook(after=2, reporters=[])
+    >>> w = np.array([1.0, 2.0])
+    >>> for step in range(4):
+    ...     hook.on_step(step, loss=lambda w: np.sum(w**2), params=w, grads=2 * w)
+    ...     w = w - 0.1 * 2 * w
+    >>> [(report.step, report.verdict.name) for report in hook.reports]
+    [(0, 'GOOD'), (1, 'GOOD'), (2, 'GOOD')]
+    """
+
+    def __init__(
+        self,
+        *,
+        after: int | None = 1000,
+        every: int | None = None,
+        schedule: Schedule | None = None,
+        log_dir: str | os.PathLike[str] | None = None,
+        writer: Any = None,
+        reporters: Sequence[Any] | None = None,
+        dropout: str = "off",
+        method: Method | None = None,
+        tolerance: Tolerance = Tolerance(),
+        on_fail: str | Callable[[CheckReport], object] = "warn",
+        batch_size: int = 32,
+        max_evaluations: int | None = None,
+        max_seconds: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        _check_choice("dropout", dropout, ("off", "frozen"))
+        if not callable(on_fail):
+            _check_choice("on_fail", on_fail, ("warn", "raise", "stop"))
+        if log_dir is not None and writer is not None:
+            raise InvalidProblem(
+                "GradCheckHook got both log_dir and writer: give the one that the checks should go to."
+            )
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise InvalidProblem(f"batch_size={batch_size!r}: the check batch needs at least one sample. Try 32.")
+        self.should_stop = False
+        self.calls = 0
+        self._after = after if schedule is None else None
+        self._due = schedule if schedule is not None else _default_schedule(after, every)
+        self._recorder = CheckRecorder(
+            reporters if reporters is not None else _default_reporters(log_dir, writer), seed
+        )
+        self._masks = np.random.default_rng([seed, 1]).bit_generator.state if dropout == "frozen" else None
+        self._on_fail = on_fail
+        self._batch_size = batch_size
+        self._options: dict[str, Any] = {
+            "method": method,
+            "tolerance": tolerance,
+            "max_evaluations": max_evaluations,
+            "max_seconds": max_seconds,
+        }
+        self._batch: Batch | None = None
+        self._buffers: tuple[int, dict[str, Array]] = -1, {}
+        self._latest: _Step | None = None
+        self._began = math.nan
+
+    @property
+    def reports(self) -> list[CheckReport]:
+        """The reports of all checks so far."""
+        return self._recorder.reports
+
+    @property
+    def share(self) -> float:
+        """The hook's share of the time since its first call, between 0 and 1."""
+        return self._recorder.seconds / (time.perf_counter() - self._began) if self.calls else 0.0
+
+    # --- our own trainer ----------------------------------------------------------------------------------------------
+
+    def on_gradients(self, state: TrainState) -> None:
+        """Between backward and the optimiser: check the gradient, if a check is due."""
+        if self._is_due(state.step):
+            self._keep_batch(state)
+            self._act(self._recorder.check(state.step, state.params, lambda seed: self._ask(state, seed)), state.stop)
+
+    def on_train_end(self, state: TrainState) -> None:
+        """Check at the end when the training was too short for the check after N, and sum up."""
+        if not state.interrupted and self._never_reached():
+            report = self._recorder.check(state.step, state.params, lambda seed: self._ask_at_end(state, seed))
+            self._act(report, state.stop)
+        self._sum_up()
+
+    def _keep_batch(self, state: TrainState) -> None:
+        """Keep the first samples of the first batch: checks at different steps compare."""
+        if self._batch is None and state.batch is not None:
+            inputs, targets = state.batch
+            self._batch = inputs[: self._batch_size].copy(), targets[: self._batch_size].copy()
+
+    def _ask(self, state: TrainState, seed: int) -> CheckReport:
+        call, buffers = self._buffers
+        report = with_buffers(self._ask_slopes(state, seed), state, buffers if call == self.calls - 1 else None)
+        self._buffers = self.calls, {name: array.copy() for name, array in state.grads.items()}
+        return report
+
+    def _ask_at_end(self, state: TrainState, seed: int) -> CheckReport:
+        unasked = "do the optimiser's buffers equal a fresh backward pass? The last update has been made."
+        return replace(self._ask_slopes(state, seed), unasked=(unasked,)).noted(self._ended_early())
+
+    def _ask_slopes(self, state: TrainState, seed: int) -> CheckReport:
+        assert self._batch is not None
+        return check_slopes(state, self._batch, self._masks, {**self._options, "seed": seed, "step": state.step})
+
+    # --- anybody's loop -----------------------------------------------------------------------------------------------
+
+    def on_step(
+        self,
+        step: int,
+        *,
+        loss: Loss,
+        params: Any,
+        grads: Any,
+        in_place: bool = False,
+        before_loss: Callable[[], object] | None = None,
+    ) -> None:
+        """One step of a loop of your own: call it after backward and before the update.
+
+        Parameters
+        ----------
+        step : int
+            The number that is logged.
+        loss, params, grads, in_place
+            As for `check_gradients`. Gradients are the live buffers where there is no dropout, or a function that
+            computes them with dropout off (and that writes into no buffer that the update will use).
+        before_loss : callable, optional
+            Called before every evaluation of the loss: reset here what your model carries from call to call.
+        """
+        self._latest = _Step(step, loss, params, grads, in_place, before_loss)
+        if self._is_due(step):
+            self._check_step(self._latest)
+
+    def close(self) -> None:
+        """Check at the end when the loop was too short for the check after N; then close what this hook opened."""
+        latest, self._latest = self._latest, None
+        if latest is not None and self._never_reached():
+            self._check_at_end(latest)
+        if latest is not None:
+            self._sum_up()
+        self._recorder.tell("close")
+
+    def __enter__(self) -> GradCheckHook:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:  # no long check on the way out of an exception
+            self._latest = None
+        self.close()
+
+    def _check_at_end(self, latest: _Step) -> None:
+        if callable(latest.grads):
+            self._check_step(latest, self._ended_early())
+        else:
+            warn(
+                f"The training ended after {self.calls} steps, before the check after {self._after}, and could not be "
+                "checked at its end: after an update, gradient buffers no longer belong to the parameters. Try a "
+                "smaller after=, or hand in the gradient as a function."
+            )
+
+    def _check_step(self, latest: _Step, *notes: str) -> None:
+        report = self._recorder.check(latest.step, latest.params, lambda seed: self._ask_step(latest, seed, notes))
+        self._act(report, self._stop)
+
+    def _ask_step(self, latest: _Step, seed: int, notes: tuple[str, ...]) -> CheckReport:
+        report = check_gradients(
+            _after_reset(latest.loss, latest.before_loss),
+            latest.params,
+            _after_reset(latest.grads, latest.before_loss) if callable(latest.grads) else latest.grads,
+            in_place=latest.in_place,
+            **{**self._options, "seed": seed, "step": latest.step},
+        )
+        return replace(report, unasked=_unasked(latest.grads)).noted(*notes)
+
+    def _stop(self, reason: str) -> None:
+        self.should_stop = True
+
+    # --- both ---------------------------------------------------------------------------------------------------------
+
+    def _is_due(self, step: int) -> bool:
+        """Count the call, and ask the schedule."""
+        if not self.calls:
+            self._began = time.perf_counter()
+        call, self.calls = self.calls, self.calls + 1
+        try:
+            return bool(self._due(call))
+        except Exception as error:
+            self._due = _never
+            self._recorder.failed(step, "The schedule (it is not asked again)", error)
+            return False
+
+    def _act(self, report: CheckReport, stop: Callable[[str], None]) -> None:
+        """What the user asked for when a gradient looks wrong."""
+        if report.verdict < Verdict.DOUBLE_CHECK:
+            return
+        if callable(self._on_fail):
+            self._on_fail(report)
+        elif self._on_fail == "raise":
+            raise GradientMismatch(str(report), report)
+        elif self._on_fail == "stop":
+            stop(f"gradient check, {report.headline}")
+        else:
+            warn(f"The gradient looks wrong. {report.headline}.")
+
+    def _never_reached(self) -> bool:
+        """Whether the training was too short for the check after N."""
+        return self._after is not None and 0 < self.calls <= self._after
+
+    def _ended_early(self) -> str:
+        return f"The training ended after {self.calls} steps, before the check after {self._after}: checked at the end."
+
+    def _sum_up(self) -> None:
+        """Tell how many checks there were, and what they have cost."""
+        last = ", ".join(f"{report.verdict} at {report.step}" for report in self.reports[-5:])
+        if last:
+            text = f"gradient check: {len(self.reports)} checks ({last}), {self.share:.1%} of the training time"
+            self._recorder.tell("say", text)
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InvalidProblem(f"{name}={value!r} is not known. Try one of {', '.join(map(repr, choices))}.")
+
+
+def _default_schedule(after: int | None, every: int | None) -> Schedule:
+    """Calls 0, 1 and N, and a period if there is one."""
+    schedules = [at(0, 1) if after is None else at(0, 1, after)]
+    return any_of(*schedules, every_period(every)) if every is not None else schedules[0]
+
+
+def _default_reporters(log_dir: str | os.PathLike[str] | None, writer: Any) -> list[Any]:
+    from gc_hooks.reporters import ConsoleReporter, TensorBoardReporter
+
+    if log_dir is None and writer is None:
+        return [ConsoleReporter()]
+    return [ConsoleReporter(), TensorBoardReporter(log_dir, writer=writer)]
+
+
+def _after_reset(function: Callable[..., Any], before: Callable[[], object] | None) -> Callable[..., Any]:
+    """A function that resets what the model carries before each call."""
+    if before is None:
+        return function
+
+    def reset(*arguments: Any) -> Any:
+        before()
+        return function(*arguments)
+
+    return reset
+
+
+def _unasked(grads: Any) -> tuple[str, ...]:
+    """What a loop of one's own does not let the hook see."""
+    if callable(grads):
+        return ("do the optimiser's buffers equal a fresh backward pass? The gradient is a function.",)
+    return ("does backward repeat itself, is it right in float64? The gradient was handed in as buffers.",)
+
+
+def _never(calls: int) -> bool:
+    return False

@@ -1,0 +1,143 @@
+"""The three questions that a hook asks of a trainer, answered in one report.
+
+Do the buffers that the optimiser is about to use equal a fresh backward pass on the same batch with the same masks?
+Does backward give the same gradient twice? Does the gradient equal the slope of the loss, penalty and all?
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from gc_hooks._typing import Array, Batch, Params, RandomState
+from gc_hooks.callbacks import TrainState
+from gc_hooks.check import check_gradients
+from gc_hooks.compare import Comparison, Verdict
+from gc_hooks.diagnose import Diagnosis
+from gc_hooks.estimate import EPS
+from gc_hooks.matching import relative_difference
+from gc_hooks.report import CheckReport
+
+ROUNDINGS = 1e3
+"""Two passes over the same numbers may differ by so many roundings (another order of summation) and be the same."""
+
+
+def check_slopes(
+    state: TrainState, batch: Batch, random_state: RandomState | None, options: Mapping[str, Any]
+) -> CheckReport:
+    """The third question, on a fixed batch in float64: gradient function against measured slopes.
+
+    Data part and penalty are measured apart. With no random state dropout's rate is zero; else its masks are fixed.
+    """
+    inputs, targets = batch
+    doubled = _in_double(inputs), _in_double(targets)
+    objective = state.objective
+    has_penalty = objective.penalty(state.params) != 0
+    report = check_gradients(
+        lambda params: objective.data_loss(params, doubled, random_state),
+        state.params,
+        lambda params: objective.gradient(params, doubled, random_state),
+        penalty=objective.penalty if has_penalty else None,
+        **options,
+    )
+    dropout = "off" if random_state is None else "on, with fixed masks"
+    return replace(report, asked=(f"Slopes on {len(inputs)} samples in float64, dropout {dropout}.",))
+
+
+def _in_double(array: Array) -> Array:
+    return array.astype(np.float64) if np.issubdtype(array.dtype, np.floating) else array
+
+
+def with_buffers(report: CheckReport, state: TrainState, previous: Params | None) -> CheckReport:
+    """The first two questions: the buffers against two fresh backward passes.
+
+    Parameters
+    ----------
+    report : CheckReport
+        The answer to the third.
+    state : TrainState
+        At `gc_hooks.callbacks.Callback.on_gradients`.
+    previous : dict of str to ndarray or None
+        The buffers one step earlier, if they were looked at: they tell an accumulated gradient from a stale one.
+    """
+    assert state.batch is not None
+    fresh, again = (state.objective.gradient(state.params, state.batch, state.random_state) for _ in range(2))
+    unsteady = _apart(fresh, again)
+    differing = {name: d for name, d in _apart(state.grads, fresh).items() if name not in unsteady}
+    diagnoses = [_unsteady(unsteady)] if unsteady else []
+    diagnoses += [_differing(state.grads, fresh, previous, differing)] if differing else []
+    parameters = dict(report.parameters)
+    for name, difference in {**unsteady, **differing}.items():
+        how = "the optimiser's buffer is off a fresh backward pass" if name in differing else "not repeatable: off"
+        parameters[name] = _worse(parameters[name], difference, f"{how} by {difference:.1e}")
+    asked = () if differing or unsteady else ("The optimiser's buffers equal a fresh backward pass, run twice.",)
+    return replace(
+        report,
+        parameters=parameters,
+        difference=max(report.difference, _whole_difference(state.grads, fresh)) if differing else report.difference,
+        diagnoses=(*report.diagnoses, *diagnoses),
+        asked=(*report.asked, *asked),
+        gradients=report.gradients + 2,
+    )
+
+
+def _worse(comparison: Comparison, difference: float, note: str) -> Comparison:
+    """A parameter whose buffer is wrong whatever the slopes say; the larger difference is the one that counts."""
+    if difference > comparison.difference or not math.isfinite(comparison.difference):
+        comparison = replace(comparison, difference=difference, error=ROUNDINGS * EPS, worst=(), wrong=0)
+    return comparison.noted(note, Verdict.WORRY)
+
+
+def _whole_difference(live: Params, fresh: Params) -> float:
+    """The classic ratio over all parameters, between the buffers and a fresh backward pass."""
+    sides = (np.concatenate([np.ravel(side[name]) for name in fresh]) for side in (live, fresh))
+    return relative_difference(*sides)
+
+
+def _apart(first: Params, second: Params) -> dict[str, float]:
+    """The parameters whose gradients differ by more than rounding, with the classic ratio."""
+    apart = {}
+    for name, array in first.items():
+        difference = relative_difference(array, second[name])
+        if not difference <= ROUNDINGS * np.finfo(array.dtype).eps:
+            apart[name] = difference
+    return apart
+
+
+def _unsteady(apart: Mapping[str, float]) -> Diagnosis:
+    return Diagnosis(
+        "not_repeatable",
+        tuple(apart),
+        f"Two backward passes over the same batch, masks and parameters differ for {', '.join(apart)}.",
+        f"The largest difference is {max(apart.values()):.1e}.",
+        "This usually means a buffer that is added to, or a cache that the pass before left behind. Try to make every "
+        "pass begin with fresh ones.",
+    )
+
+
+def _differing(live: Params, fresh: Params, previous: Params | None, apart: Mapping[str, float]) -> Diagnosis:
+    """What the buffers hold in place of this batch's gradient, as far as it can be told."""
+    names = ", ".join(apart)
+    evidence = f"The largest difference is {max(apart.values()):.1e}."
+    if previous is not None and _all_close(live, {n: fresh[n] + previous[n] for n in apart}):
+        message = f"The optimiser's buffers hold this step's gradient plus the step's before, for {names}."
+        advice = "Gradients accumulate: try to set the buffers to zero at each step, or to write = where it says +=."
+        return Diagnosis("accumulated", tuple(apart), message, evidence, advice)
+    if previous is not None and _all_close(live, {n: previous[n] for n in apart}):
+        message = f"The optimiser's buffers still hold the gradient of the step before, for {names}."
+        advice = "They are stale: try to write the new gradient before the optimiser runs."
+        return Diagnosis("stale", tuple(apart), message, evidence, advice)
+    message = f"The optimiser's buffers are not what a fresh backward pass on the same batch gives, for {names}."
+    advice = (
+        "This usually means gradients that accumulate from step to step, or that something (clipping, scaling, a "
+        "second backward pass) changed them before the optimiser. Try to compare them right after backward."
+    )
+    return Diagnosis("buffers_differ", tuple(apart), message, evidence, advice)
+
+
+def _all_close(live: Params, expected: Mapping[str, Array]) -> bool:
+    return not _apart({name: live[name] for name in expected}, expected)

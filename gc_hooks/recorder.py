@@ -1,0 +1,118 @@
+"""Making a check whatever happens: nothing that goes wrong in one ends the training, and none goes unrecorded."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from gc_hooks._typing import Array, Params
+from gc_hooks.door import parameter_arrays
+from gc_hooks.errors import GradCheckWarning
+from gc_hooks.footprint import global_random_state_kept
+from gc_hooks.report import CheckReport
+
+NOTHING_NEW = 1e-6
+"""Weights that have moved by less than this share since the last check show it nothing new."""
+
+Ask = Callable[[int], CheckReport]
+"""A check that is ready to be made, given a seed."""
+
+
+class CheckRecorder:
+    """Makes checks, keeps their reports, and hands them on.
+
+    Parameters
+    ----------
+    reporters : sequence of reporters
+    seed : int
+        Of the generator from which each check gets a seed of its own.
+
+    Attributes
+    ----------
+    reports : list of CheckReport
+    seconds : float
+        Spent on all checks and reports so far.
+    """
+
+    def __init__(self, reporters: Sequence[Any], seed: int) -> None:
+        self.reports: list[CheckReport] = []
+        self.seconds = 0.0
+        self._reporters = list(reporters)
+        self._generator = np.random.default_rng(seed)
+        self._initial: dict[str, Array] | None = None
+        self._last_seen: dict[str, Array] | None = None
+
+    def check(self, step: int, params: Any, ask: Ask) -> CheckReport:
+        """Make one check; what goes wrong is one warning and an INCONCLUSIVE report."""
+        return self._timed(lambda: self._attempt(step, params, ask))
+
+    def failed(self, step: int, what: str, error: Exception) -> CheckReport:
+        """Record that there was no check to make."""
+        return self._timed(lambda: self._inconclusive(step, what, error, 0))
+
+    def _timed(self, make: Callable[[], CheckReport]) -> CheckReport:
+        began = time.perf_counter()
+        try:
+            with global_random_state_kept():
+                report = make()
+                report = report.noted(*filter(None, self.tell("open")))
+                self.reports.append(report)
+                self.tell("report", report)
+                return report
+        finally:
+            self.seconds += time.perf_counter() - began
+
+    def _attempt(self, step: int, params: Any, ask: Ask) -> CheckReport:
+        seed = int(self._generator.integers(2**32))
+        try:
+            return self._with_movement(ask(seed), params)
+        except Exception as error:
+            return self._inconclusive(step, "The check", error, seed)
+
+    def _inconclusive(self, step: int, what: str, error: Exception, seed: int) -> CheckReport:
+        trouble = f"{what} at step {step} failed with {type(error).__name__}: {error}"
+        warn(f"Nothing was checked. {trouble} The training goes on.")
+        return CheckReport({}, step=step, seed=seed, notes=(trouble,))
+
+    def _with_movement(self, report: CheckReport, params: Any) -> CheckReport:
+        """How far the weights are from where the first check saw them, and whether this one has seen anything new."""
+        now = {name: array.astype(np.float64) for name, array in parameter_arrays(params).items()}
+        last, self._last_seen = self._last_seen, now
+        self._initial = self._initial or now
+        report = replace(report, moved=_movement(self._initial, now))
+        if last is None or _movement(last, now) > NOTHING_NEW:
+            return report
+        return report.noted("The weights are where the last check saw them: this one has nothing new to see.")
+
+    def tell(self, verb: str, *arguments: Any) -> list[Any]:
+        """Let every reporter that can do so do something; one that fails is left out from then on."""
+        return [self._tell(r, verb, arguments) for r in list(self._reporters) if hasattr(r, verb)]
+
+    def _tell(self, reporter: Any, verb: str, arguments: tuple[Any, ...]) -> Any:
+        try:
+            return getattr(reporter, verb)(*arguments)
+        except Exception as error:
+            self._reporters = [other for other in self._reporters if other is not reporter]
+            warn(
+                f"{type(reporter).__name__} failed with {type(error).__name__}: {error} It is not used any more; the "
+                "checks and the training go on."
+            )
+            return None
+
+
+def warn(message: str) -> None:
+    """A `GradCheckWarning` that is shown each time."""
+    warnings.warn(message, GradCheckWarning, stacklevel=2)
+
+
+def _movement(before: Params, now: Params) -> float:
+    """``||w - w0|| / ||w0||`` over all parameters."""
+    moved = math.hypot(*(float(np.linalg.norm(now[name] - before[name])) for name in before if name in now))
+    start = math.hypot(*(float(np.linalg.norm(array)) for array in before.values()))
+    return moved / start if start > 0 else (0.0 if moved == 0 else math.inf)

@@ -1,0 +1,83 @@
+"""The terminal: one line when all is well, a table when not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gc_hooks.compare import Verdict
+from gc_hooks.report import HEADER, CheckReport
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+MOST_ROWS = 40
+STYLES = {
+    Verdict.GOOD: "green",
+    Verdict.INCONCLUSIVE: "yellow",
+    Verdict.DOUBLE_CHECK: "bold yellow",
+    Verdict.WORRY: "bold red",
+}
+
+
+class ConsoleReporter:
+    """Prints checks with Rich.
+
+    Parameters
+    ----------
+    console : rich.console.Console, optional
+        By default the one that Rich shares among all who print, so that lines appear above a running progress bar.
+
+    Notes
+    -----
+    A remark that was printed before (an ignored gradient, a refused complex step) is not printed again.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console
+        self._told: set[str] = set()
+
+    def report(self, report: CheckReport) -> None:
+        """Print one check."""
+        self._print(f"gradient check, {report.headline}", STYLES[report.verdict])
+        if not report.ok:
+            self._out.print(_table(report))
+        for remark in report.remarks if not report.ok else report.notes:
+            self._tell_once(remark)
+
+    def say(self, text: str) -> None:
+        """Print one line that is not a check."""
+        self._print(text, "")
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    @property
+    def _out(self) -> Any:
+        from rich import get_console
+
+        return self._console or get_console()
+
+    def _print(self, text: str, style: str) -> None:
+        self._out.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+    def _tell_once(self, remark: str) -> None:
+        if remark not in self._told:
+            self._told.add(remark)
+            self._print(f"  {remark}", "")
+
+
+def _table(report: CheckReport) -> Table:
+    """The report's table, each row in the colour of its verdict; what names hold is not read as markup."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for title in HEADER:
+        table.add_column(title, no_wrap=title != HEADER[-1])
+    for comparison, row in list(zip(report.worst_first, report.rows(), strict=True))[:MOST_ROWS]:
+        table.add_row(*(Text(cell, style=STYLES[comparison.verdict]) for cell in row))
+    if len(report.parameters) > MOST_ROWS:
+        table.caption = f"and {len(report.parameters) - MOST_ROWS} more parameters"
+    return table
