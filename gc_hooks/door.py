@@ -152,11 +152,12 @@ def _check_signature(what: str, function: Callable[..., Any], arguments: tuple[A
 def _steady_value(problem: Problem, term: int) -> float:
     """Call a term twice; the two values have to be the same bits."""
     what = ("loss", "penalty")[term]
-    before = {name: array.copy() for name, array in (problem.live or problem.point).items()}
-    first, second = (_as_value(problem.evaluate(term, {}), what) for _ in range(2))
-    if _changed(before, problem.live or problem.point):
-        for name, array in before.items() if problem.live is not None else ():
-            problem.live[name][...] = array
+    arrays = problem.live or problem.point
+    before = {name: array.copy() for name, array in arrays.items()}
+    with written(arrays, before):  # whatever the loss does to them, it is undone
+        first, second = (_as_value(problem.evaluate(term, {}), what) for _ in range(2))
+        changed = _changed(before, arrays)
+    if changed:
         raise InvalidProblem(
             f"The {what} changes the parameters that it is given. This usually means an in-place operation on them "
             "(W *= ..., an update inside the loss). Try to let it work on a copy."

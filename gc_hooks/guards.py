@@ -19,7 +19,7 @@ from gc_hooks.problem import Problem
 
 REFERENCES, REFERENCE_DIRECTIONS = 4, 3
 ROUNDINGS = 16.0
-HAIR = 1e-9
+HAIR = 1e-6
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ def reconsider(case: Case, comparisons: dict[str, Comparison]) -> dict[str, Comp
 
 
 def _reconsidered(case: Case, comparison: Comparison) -> Comparison:
+    if _blurred(case, comparison):
+        return _kink(case, comparison)
     for guard in (_rounding, _kink, _smaller_step):
         if not _accused(case, comparison) or case.problem.meter.exhausted:
             break
@@ -54,6 +56,12 @@ def _accused(case: Case, comparison: Comparison) -> bool:
     """Whether it is the measured slopes, not a flaw of the gradient itself, that speak against a parameter."""
     compared = math.isfinite(comparison.difference) and comparison.name not in case.problem.flaws
     return compared and comparison.verdict > Verdict.INCONCLUSIVE
+
+
+def _blurred(case: Case, comparison: Comparison) -> bool:
+    """Whether a kink at the point makes the bar too wide to tell."""
+    kink = comparison.exact and comparison.status is Status.KINK and not case.problem.meter.exhausted
+    return kink and comparison.verdict is Verdict.INCONCLUSIVE
 
 
 def _rounding(case: Case, comparison: Comparison) -> Comparison:
@@ -80,6 +88,8 @@ def _uncancelled_norm(case: Case, name: str) -> float:
 
 
 def _norm_at(case: Case, name: str, elsewhere: Problem) -> float:
+    if not math.isfinite(elsewhere.value):  # out of the loss's domain, where a complex logarithm is still finite
+        return 0.0
     slopes = []
     for _ in range(REFERENCE_DIRECTIONS):
         vector = case.generator.standard_normal(elsewhere.point[name].shape)
@@ -99,7 +109,7 @@ def _kink(case: Case, comparison: Comparison) -> Comparison:
         return comparison.noted(f"{note} gradient as a function", Verdict.INCONCLUSIVE)
     for moved in _a_hair_away(case.problem):
         if _agrees_at(case, comparison, moved):
-            return _compared_at(case, comparison, moved)
+            return min(comparison, _compared_at(case, comparison, moved), key=lambda c: c.verdict)
     return comparison
 
 

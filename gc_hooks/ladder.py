@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -10,6 +11,7 @@ from gc_hooks.estimate import SAFETY, Estimate, LineLike, Status
 
 FINEST_TOP, COARSEST_TOP = 2.0**-10, 2.0**-4
 RATIO, RUNGS = 8.0, 9
+COARSEST_JUMP = 2.0**-20
 
 
 def first_step(noise: float, value: float) -> float:
@@ -37,9 +39,9 @@ class _Rung:
 
 @dataclass(frozen=True)
 class _Choice:
-    """A rung and an order of extrapolation, with the bar that they allow."""
+    """A rung and its best order of extrapolation, with the part of the bar that is not noise."""
 
-    bar: float
+    rest: float
     slope: float
     step: float
     jump: float
@@ -55,13 +57,18 @@ class Ladder:
         self.noise = noise
         self.spent = 0
         self.rungs: list[_Rung] = []
-        self.best: _Choice | None = None
+        self.choices: list[_Choice] = []
+
+    @property
+    def best(self) -> _Choice | None:
+        """The choice with the smallest bar so far."""
+        return min(self.choices, key=self._bar, default=None)
 
     def worth_another(self) -> bool:
         """Whether a smaller step can still be better: until its noise alone exceeds the best bar so far."""
         if self.spent >= 2 * RUNGS:
             return False
-        return self.best is None or self._noise_bar(self.step) < self.best.bar
+        return self.best is None or self._noise_bar(self.step) < self._bar(self.best)
 
     def descend(self) -> None:
         """Measure the next rung; one that meets a value that is not finite is passed over."""
@@ -82,18 +89,16 @@ class Ladder:
             slopes.append((gain * slopes[order] - coarse) / (gain - 1))
         asymmetry = (above - here) / right - (here - below) / left
         self.rungs.append(_Rung(self.step, tuple(slopes), asymmetry, (above, below)))
-        self._keep_best()
+        self._choose()
 
-    def _keep_best(self) -> None:
+    def _choose(self) -> None:
+        """The best order of extrapolation that this rung and the one above allow."""
         if len(self.rungs) < 2:
             return
         coarse, fine = self.rungs[-2:]
         jump = abs(RATIO * fine.asymmetry - coarse.asymmetry) / (RATIO - 1)
-        for order, slope in enumerate(fine.slopes):
-            truncation = self._truncation(order)
-            bar = self._noise_bar(fine.step) + truncation + jump / 2
-            if self.best is None or bar < self.best.bar:
-                self.best = _Choice(bar, slope, fine.step, jump, abs(fine.asymmetry))
+        truncation, slope = min((self._truncation(order), slope) for order, slope in enumerate(fine.slopes))
+        self.choices.append(_Choice(truncation + jump / 2, slope, fine.step, jump, abs(fine.asymmetry)))
 
     def _truncation(self, order: int) -> float:
         """What extrapolation changed last, the larger of both ways, and no less than the rungs above let expect."""
@@ -107,25 +112,57 @@ class Ladder:
             change = max(change, before / RATIO ** (2 * order + 2))
         return change
 
+    def _bar(self, choice: _Choice) -> float:
+        return self._noise_bar(choice.step) + choice.rest
+
     def _noise_bar(self, step: float) -> float:
         return SAFETY * 1.1 * max(self.noise, self._quantum()) / (math.sqrt(2) * step)
 
     def _quantum(self) -> float:
-        """The smallest change seen in a loss that did not change at all at another step: it moves in jumps."""
+        """The smallest change seen in a loss that did not change at all at another step: it moves in jumps.
+
+        Jumps much larger than float32's would have shown in the measured noise. They are kinks beside ground that is
+        really flat: a unit that is not active here.
+        """
         here = self.line.value
         if not any(rung.values == (here, here) for rung in self.rungs):
             return 0.0
         values = sorted({value for rung in self.rungs for value in rung.values})
-        return min((b - a for a, b in pairwise(values)), default=0.0)
+        jump = min((b - a for a, b in pairwise(values)), default=0.0)
+        return jump if jump <= COARSEST_JUMP * abs(here) else 0.0
 
     def estimate(self) -> Estimate:
         """The slope with the smallest bar, and what stood in its way."""
         if self.best is None:
             return Estimate(math.nan, math.inf, self.step, self.spent, Status.NONFINITE)
-        best, noise = self.best, self._noise_bar(self.best.step)
-        status = Status.OK
-        if best.jump > max(best.bar, 2 * noise, 0.5 * best.asymmetry, 1e-5 * abs(best.slope)):
-            status = Status.KINK
-        elif noise > 0.5 * best.bar and best.bar > 1e-2 * abs(best.slope) > 0:
-            status = Status.NOISY
-        return Estimate(best.slope, best.bar, best.step, self.spent, status)
+        self.noise = max([self.noise, *self._hidden_noise(self.best)])
+        best = min(self.choices, key=self._bar)
+        bar = max([self._bar(best), *self._contradictions(best)])
+        return Estimate(best.slope, bar, best.step, self.spent, self._status(best, bar))
+
+    def _status(self, best: _Choice, bar: float) -> Status:
+        noise = self._noise_bar(best.step)
+        if best.jump > max(bar, 2 * noise, 0.5 * best.asymmetry, 1e-5 * abs(best.slope)):
+            return Status.KINK
+        if noise > 0.5 * bar and bar > 1e-2 * abs(best.slope) > 0:
+            return Status.NOISY
+        return Status.OK
+
+    def _hidden_noise(self, best: _Choice) -> Iterator[float]:
+        """What is far too rough for the noise that is known, at steps where everything ought to be smoother.
+
+        In a loss of two terms, one in float32 and one in float64, only the second one's noise shows in neighbours.
+        """
+        for choice in self.choices:
+            if choice.step < best.step and choice.rest > max(4 * self._noise_bar(choice.step), self._bar(best)):
+                yield choice.rest * choice.step
+
+    def _contradictions(self, best: _Choice) -> Iterator[float]:
+        """How far away the slopes of other rungs reach whose bars do not even touch the best one.
+
+        Steps that are lost on the term in float32 see the slope of the other term alone, and see it sharply.
+        """
+        for choice in self.choices:
+            away = abs(choice.slope - best.slope)
+            if away > self._bar(choice) + self._bar(best):
+                yield away + self._bar(choice)
