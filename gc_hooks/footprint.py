@@ -12,7 +12,7 @@ import numpy as np
 @contextmanager
 def global_random_state_kept() -> Iterator[None]:
     """Restore NumPy's and Python's global random state, also after an exception or Ctrl-C."""
-    numpys, pythons = np.random.get_state(), random.getstate()
+    numpys, pythons = np.random.get_state(legacy=False), random.getstate()
     try:
         yield
     finally:

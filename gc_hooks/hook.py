@@ -6,30 +6,25 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gc_hooks._typing import Array, Batch, Loss, Schedule
 from gc_hooks.callbacks import Callback, TrainState
-from gc_hooks.check import check_gradients
 from gc_hooks.compare import Tolerance, Verdict
 from gc_hooks.errors import GradientMismatch, InvalidProblem
 from gc_hooks.estimate import Method
-from gc_hooks.questions import check_slopes, with_buffers
+from gc_hooks.questions import check_own_loop, check_slopes, with_buffers
 from gc_hooks.recorder import CheckRecorder, warn
 from gc_hooks.report import CheckReport
 from gc_hooks.schedule import any_of, at
 from gc_hooks.schedule import every as every_period
 
-NOTHING_NEW = 1e-6
-"""Weights that have moved by less than this share since the last check show it nothing new."""
 
-
-@dataclass(frozen=True)
-class _Step:
+class _Step(NamedTuple):
     """What one call of `GradCheckHook.on_step` handed in."""
 
     step: int
@@ -136,7 +131,7 @@ class GradCheckHook(Callback):
         self.should_stop = False
         self.calls = 0
         self._after = after if schedule is None else None
-        self._due = schedule if schedule is not None else _default_schedule(after, every)
+        self._due = any_of(schedule) if schedule is not None else _default_schedule(after, every)
         self._recorder = CheckRecorder(
             reporters if reporters is not None else _default_reporters(log_dir, writer), seed
         )
@@ -221,7 +216,8 @@ class GradCheckHook(Callback):
             As for `check_gradients`. Gradients are the live buffers where there is no dropout, or a function that
             computes them with dropout off (and that writes into no buffer that the update will use).
         before_loss : callable, optional
-            Called before every evaluation of the loss: reset here what your model carries from call to call.
+            Called before every evaluation, and once after the last: put back here what your model carries from call
+            to call.
         """
         self._latest = _Step(step, loss, params, grads, in_place, before_loss)
         if self._is_due(step):
@@ -230,11 +226,13 @@ class GradCheckHook(Callback):
     def close(self) -> None:
         """Check at the end when the loop was too short for the check after N; then close what this hook opened."""
         latest, self._latest = self._latest, None
-        if latest is not None and self._never_reached():
-            self._check_at_end(latest)
-        if latest is not None:
-            self._sum_up()
-        self._recorder.tell("close")
+        try:
+            if latest is not None and self._never_reached():
+                self._check_at_end(latest)
+            if latest is not None:
+                self._sum_up()
+        finally:
+            self._recorder.tell("close")
 
     def __enter__(self) -> GradCheckHook:
         return self
@@ -261,14 +259,14 @@ class GradCheckHook(Callback):
         self._act(report, self._stop)
 
     def _ask_step(self, latest: _Step, seed: int, notes: tuple[str, ...]) -> CheckReport:
-        report = check_gradients(
-            _after_reset(latest.loss, latest.before_loss),
+        report = check_own_loop(
+            latest.loss,
             latest.params,
-            _after_reset(latest.grads, latest.before_loss) if callable(latest.grads) else latest.grads,
-            in_place=latest.in_place,
-            **{**self._options, "seed": seed, "step": latest.step},
+            latest.grads,
+            latest.before_loss,
+            {**self._options, "in_place": latest.in_place, "seed": seed, "step": latest.step},
         )
-        return replace(report, unasked=_unasked(latest.grads)).noted(*notes)
+        return report.noted(*notes)
 
     def _stop(self, reason: str) -> None:
         self.should_stop = True
@@ -332,25 +330,6 @@ def _default_reporters(log_dir: str | os.PathLike[str] | None, writer: Any) -> l
     if log_dir is None and writer is None:
         return [ConsoleReporter()]
     return [ConsoleReporter(), TensorBoardReporter(log_dir, writer=writer)]
-
-
-def _after_reset(function: Callable[..., Any], before: Callable[[], object] | None) -> Callable[..., Any]:
-    """A function that resets what the model carries before each call."""
-    if before is None:
-        return function
-
-    def reset(*arguments: Any) -> Any:
-        before()
-        return function(*arguments)
-
-    return reset
-
-
-def _unasked(grads: Any) -> tuple[str, ...]:
-    """What a loop of one's own does not let the hook see."""
-    if callable(grads):
-        return ("do the optimiser's buffers equal a fresh backward pass? The gradient is a function.",)
-    return ("does backward repeat itself, is it right in float64? The gradient was handed in as buffers.",)
 
 
 def _never(calls: int) -> bool:

@@ -7,13 +7,13 @@ Does backward give the same gradient twice? Does the gradient equal the slope of
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from gc_hooks._typing import Array, Batch, Params, RandomState
+from gc_hooks._typing import Array, Batch, Loss, Params, RandomState
 from gc_hooks.callbacks import TrainState
 from gc_hooks.check import check_gradients
 from gc_hooks.compare import Comparison, Verdict
@@ -85,6 +85,40 @@ def with_buffers(report: CheckReport, state: TrainState, previous: Params | None
     )
 
 
+def check_own_loop(
+    loss: Loss, params: Any, grads: Any, before: Callable[[], object] | None, options: Mapping[str, Any]
+) -> CheckReport:
+    """The third question in anybody's loop, and which of the others could not be asked there.
+
+    What the model carries from call to call is put back before each call, and after the last one: the training goes
+    on from where it was.
+    """
+    if before is None:
+        report = check_gradients(loss, params, grads, **options)
+    else:
+        fresh_grads = _after(before, grads) if callable(grads) else grads
+        try:
+            report = check_gradients(_after(before, loss), params, fresh_grads, **options)
+        finally:
+            before()
+    return replace(report, unasked=_unasked(grads))
+
+
+def _after(before: Callable[[], object], function: Callable[..., Any]) -> Callable[..., Any]:
+    def reset(*arguments: Any) -> Any:
+        before()
+        return function(*arguments)
+
+    return reset
+
+
+def _unasked(grads: Any) -> tuple[str, ...]:
+    """What a loop of one's own does not let the hook see."""
+    if callable(grads):
+        return ("do the optimiser's buffers equal a fresh backward pass? The gradient is a function.",)
+    return ("does backward repeat itself, is it right in float64? The gradient was handed in as buffers.",)
+
+
 def _worse(comparison: Comparison, difference: float, note: str) -> Comparison:
     """A parameter whose buffer is wrong whatever the slopes say; the larger difference is the one that counts."""
     if difference > comparison.difference or not math.isfinite(comparison.difference):
@@ -99,10 +133,11 @@ def _whole_difference(live: Params, fresh: Params) -> float:
 
 
 def _apart(first: Params, second: Params) -> dict[str, float]:
-    """The parameters whose gradients differ by more than rounding, with the classic ratio."""
+    """The parameters whose gradients differ by more than rounding, with the classic ratio; a gradient that is missing
+    on one side is another question's finding."""
     apart = {}
     for name, array in first.items():
-        difference = relative_difference(array, second[name])
+        difference = relative_difference(array, second.get(name, array))
         if not difference <= ROUNDINGS * np.finfo(array.dtype).eps:
             apart[name] = difference
     return apart

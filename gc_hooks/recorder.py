@@ -71,7 +71,8 @@ class CheckRecorder:
     def _attempt(self, step: int, params: Any, ask: Ask) -> CheckReport:
         seed = int(self._generator.integers(2**32))
         try:
-            return self._with_movement(ask(seed), params)
+            with np.errstate(all="ignore"):  # what the user wants of NumPy is meant for the training
+                return self._with_movement(ask(seed), params)
         except Exception as error:
             return self._inconclusive(step, "The check", error, seed)
 
@@ -86,7 +87,7 @@ class CheckRecorder:
         last, self._last_seen = self._last_seen, now
         self._initial = self._initial or now
         report = replace(report, moved=_movement(self._initial, now))
-        if last is None or _movement(last, now) > NOTHING_NEW:
+        if last is None or not _movement(last, now) <= NOTHING_NEW:  # NaN is news
             return report
         return report.noted("The weights are where the last check saw them: this one has nothing new to see.")
 

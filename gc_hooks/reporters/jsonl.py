@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 from gc_hooks.report import CheckReport
+
+BEGINNING = b'{"schema": '
 
 
 class JsonlReporter:
@@ -31,8 +35,9 @@ class JsonlReporter:
     def report(self, report: CheckReport) -> None:
         """Append one line."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(report.to_json() + "\n")
+        with self.path.open("a+b") as file:
+            new_line = b"\n" if _lacks_newline(file) else b""
+            file.write(new_line + report.to_json().encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -41,13 +46,29 @@ class JsonlReporter:
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> list[CheckReport]:
-    """The checks of a file; a last line that a killed process left half-written is passed over.
+    """The checks of a file; lines that a killed process left half-written are passed over.
 
     Raises
     ------
     GradCheckError
         A whole line is no report, or one of a newer version.
     """
-    text = Path(path).read_text(encoding="utf-8")
-    whole, _, _ = text.rpartition("\n")
-    return [CheckReport.from_json(line) for line in whole.splitlines() if line]
+    lines = Path(path).read_bytes().split(b"\n")
+    return [CheckReport.from_json(line.decode(errors="replace")) for line in lines if line and not _is_cut_off(line)]
+
+
+def _lacks_newline(file: BinaryIO) -> bool:
+    """Whether the file ends in half a line, to which nothing must be added."""
+    if file.seek(0, os.SEEK_END) == 0:
+        return False
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) != b"\n"
+
+
+def _is_cut_off(line: bytes) -> bool:
+    """Whether this is the beginning of a report and no more."""
+    try:
+        json.loads(line)
+    except ValueError:
+        return line.startswith(BEGINNING[: len(line)])
+    return False
