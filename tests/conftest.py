@@ -1,0 +1,19 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+
+import hypothesis
+import numpy as np
+import pytest
+
+# A shared machine may stall at any moment, which is no failure; and on CI the same commit gives the same result.
+hypothesis.settings.register_profile("gc_hooks", deadline=None, derandomize="CI" in os.environ)
+hypothesis.settings.load_profile("gc_hooks")
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A generator in the same state for every test."""
+    return np.random.default_rng(0)

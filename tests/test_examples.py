@@ -1,0 +1,138 @@
+"""The examples do what they say, the digits example on a network that was made smaller."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import runpy
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from gc_hooks import GradCheckWarning, Verdict, nn
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+SUSPECT = re.compile("WORRY|DOUBLE_CHECK")
+
+
+@pytest.fixture(scope="module")
+def first_check():
+    """What the first example prints, split at its headings."""
+    with pytest.MonkeyPatch.context() as patch:
+        lines = []
+        patch.setattr("builtins.print", lambda *words: lines.append(" ".join(map(str, words))))
+        runpy.run_path(str(EXAMPLES / "01_first_check.py"), run_name="__main__")
+    return re.split("^--- ", "\n".join(lines), flags=re.MULTILINE)
+
+
+def test_the_textbook_on_one_parameter(first_check):
+    """J = 8, dtheta = 2, and the textbook's difference to its last digit."""
+    assert "J = 8, dtheta = 2" in first_check[0]
+    assert "2.919335883291695e-10" in first_check[0]
+
+
+def test_the_planted_bugs_are_found_where_they_are(first_check):
+    """With both bugs the textbook's difference is the known one, and gc_hooks accuses W2 and b1 alone."""
+    assert "0.2850931567761624, there is a mistake" in first_check[1]
+    assert sorted(re.findall(r"^(\S+) +\d+x\d+ +WORRY", first_check[1], re.MULTILINE)) == ["W2", "b1"]
+    assert len(re.findall(r"^\S+ +\d+x\d+ +GOOD", first_check[1], re.MULTILINE)) == 4
+
+
+def test_the_repaired_gradient_is_good_where_the_textbook_errs(first_check):
+    """The textbook still says that there is a mistake; the default check says GOOD, at about 1e-14."""
+    assert re.search(r"1\.18909\d*e-07, there is a mistake", first_check[2])
+    assert not SUSPECT.search(first_check[2])
+    (difference,) = re.findall(r"GOOD, difference (\S+)", first_check[2])
+    assert float(difference) < 1e-13
+
+
+def test_training_in_float32_raises_no_alarm(first_check):
+    """Trained until its loss is below 1e-3 the float32 network is not accused, as a function or as buffers."""
+    (loss,) = re.findall(r"trained in float32 for 1,500 steps: loss (\S+)", first_check[3])
+    assert 0 < float(loss) < 1e-3
+    assert not SUSPECT.search(first_check[3])
+    assert re.search("gradient function.*: GOOD", first_check[3])
+    assert "plain float32 buffers" in first_check[3]
+
+
+@pytest.fixture
+def digits(monkeypatch):
+    """The digits example with at most twelve units to a layer, twelve pixels and ten batches."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    spec = importlib.util.spec_from_file_location("train_digits", EXAMPLES / "02_train_digits.py")
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    wide, load = nn.Dense.__init__, example.load_digits
+
+    def narrow(self, inputs, outputs, **options):
+        wide(self, min(inputs, 12), min(outputs, 12), **options)
+
+    def load_few(*arguments):
+        inputs, labels, test_inputs, test_labels = load(*arguments)
+        pixels = inputs.var(axis=0).argsort()[-12:]
+        return inputs[:320, pixels], labels[:320], test_inputs[:, pixels], test_labels
+
+    monkeypatch.setattr(nn.Dense, "__init__", narrow)
+    monkeypatch.setattr(example, "load_digits", load_few)
+    return example
+
+
+def run(example, log_dir, bug):
+    """The reports of a run that checks at 0, 1 and 5, and how often it warned."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        reports = example.main(["--bug", bug, "--epochs", "1", "--after", "5", "--log-dir", str(log_dir)])
+    assert {warning.category for warning in caught} <= {GradCheckWarning}
+    return reports, len(caught)
+
+
+def test_the_digits_example_is_good_at_every_check(digits, tmp_path, capsys):
+    """Without a bug: GOOD at 0, 1 and N, the log is written, and how to look at it is printed."""
+    reports, warned = run(digits, tmp_path / "runs", "none")
+    assert [(report.step, report.verdict) for report in reports] == [(step, Verdict.GOOD) for step in (0, 1, 5)]
+    assert warned == 0
+    assert list((tmp_path / "runs" / "gradcheck").glob("*.tfevents.*"))
+    printed = capsys.readouterr().out
+    assert re.search(r"10 steps in .* s, test accuracy \d", printed)
+    assert f"tensorboard --logdir {tmp_path / 'runs'}" in printed
+    assert "http://localhost:6006/?smoothing=0&tagFilter=gradcheck" in printed
+
+
+RIGHT_AT_FIRST = ("penalty-on-biases", "never-zeroed")
+BUGS = ("doubled", "averaged-bias", "relu-mask", "no-penalty", *RIGHT_AT_FIRST)
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_planted_bug_is_found_where_it_is(digits, tmp_path, bug, capsys):
+    """WORRY or DOUBLE_CHECK on exactly the parameters that are wrong, GOOD on the others, from the step it shows at."""
+    planted = digits.digit_bugs.BUGS[bug]
+    reports, warned = run(digits, tmp_path, bug)
+    assert planted.wrong
+    assert [report.step for report in reports] == [0, 1, 5]
+    for report in reports:
+        expected = set() if bug in RIGHT_AT_FIRST and report.step == 0 else set(planted.wrong)
+        verdicts = {name: comparison.verdict for name, comparison in report.parameters.items()}
+        assert {name for name, verdict in verdicts.items() if verdict >= Verdict.DOUBLE_CHECK} == expected
+        assert {name for name, verdict in verdicts.items() if verdict is Verdict.GOOD} == verdicts.keys() - expected
+    assert warned == (2 if bug in RIGHT_AT_FIRST else 3)
+    assert f"planted: {planted.story}" in capsys.readouterr().out
+
+
+def test_every_planted_bug_is_tried(digits):
+    """No bug of the example goes untested."""
+    assert {"none", *BUGS} == set(digits.digit_bugs.BUGS)
+
+
+def test_the_example_starts_from_anywhere(tmp_path):
+    """The script finds its parts from another directory, and tells its options."""
+    command = [sys.executable, "-W", "error", str(EXAMPLES / "02_train_digits.py"), "--help"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    told = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert all(option in told.stdout for option in ("--bug", "--epochs", "--after", "--seed", "--log-dir"))

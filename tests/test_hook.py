@@ -1,0 +1,778 @@
+"""The hook, on our trainer and in a loop of one's own."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+
+import numpy as np
+import pytest
+
+from gc_hooks import (
+    Callback,
+    GradCheckHook,
+    GradCheckWarning,
+    GradientMismatch,
+    InvalidProblem,
+    Verdict,
+    at,
+    every,
+    fixed_step,
+    nn,
+)
+
+GOOD, INCONCLUSIVE, WORRY = Verdict.GOOD, Verdict.INCONCLUSIVE, Verdict.WORRY
+RNG = np.random.default_rng(6)
+LABELS = RNG.integers(3, size=40)
+INPUTS = RNG.normal(size=(40, 4)) + np.eye(3, 4)[LABELS]
+PARAMS = {"W": np.full((4, 1), 0.1), "b": np.zeros(1)}
+NAMES = {"dense1.W", "dense1.b", "dense2.W", "dense2.b"}
+
+
+# What is trained
+
+
+class DoubledBias(nn.Dense):
+    def backward(self, params, cache, upstream):
+        upstream, grads = super().backward(params, cache, upstream)
+        return upstream, {**grads, "b": 2 * grads["b"]}
+
+
+class Listener:
+    """A reporter that writes down what it is told."""
+
+    def __init__(self):
+        self.reports, self.said, self.closed = [], [], 0
+
+    def report(self, report):
+        self.reports.append(report)
+
+    def say(self, text):
+        self.said.append(text)
+
+    def close(self):
+        self.closed += 1
+
+
+def a_hook(**options):
+    return GradCheckHook(**{"reporters": [], **options})
+
+
+def trainer(*callbacks, dense=nn.Dense, dropout=nn.Dropout, chain=nn.Sequential, optimizer=None, dtype=np.float64):
+    model = chain([dense(4, 5), nn.Tanh(), dropout(0.4), nn.Dense(5, 3)], dtype=dtype)
+    loss, penalty = nn.SoftmaxCrossEntropy(), nn.L2(1e-2)
+    return nn.Trainer(model, loss, optimizer or nn.SGD(0.1), penalty=penalty, callbacks=callbacks)
+
+
+def fit(hook, steps, **parts):
+    """Train for that many steps with a hook on our trainer."""
+    run = trainer(hook, **parts)
+    run.fit(INPUTS[: 4 * steps], LABELS[: 4 * steps], batch_size=4)
+    return run
+
+
+def cost(p):
+    return np.mean((INPUTS @ p["W"] + p["b"] - LABELS[:, np.newaxis]) ** 2)
+
+
+def gradient(p, factor=1.0):
+    upstream = 2 * (INPUTS @ p["W"] + p["b"] - LABELS[:, np.newaxis]) / len(INPUTS)
+    return {"W": INPUTS.T @ upstream, "b": factor * upstream.sum(axis=0)}
+
+
+def doubled(p):
+    return gradient(p, 2.0)
+
+
+def loop(hook, steps, *, backward=gradient, buffers=False, start=0, loss=cost, close=True):
+    """A loop of one's own, which hands in live buffers or a function."""
+    params = copy.deepcopy(PARAMS)
+    for step in range(start, start + steps):
+        grads = backward(params)
+        hook.on_step(step, loss=loss, params=params, grads=grads if buffers else backward)
+        if hook.should_stop:
+            break
+        for name, array in params.items():
+            array -= 0.05 * grads[name]
+    if close:
+        hook.close()
+    return step + 1 - start
+
+
+def train_right(hook, steps, path):
+    return fit(hook, steps).step if path == "trainer" else loop(hook, steps)
+
+
+def train_wrong(hook, steps, path):
+    return fit(hook, steps, dense=DoubledBias).step if path == "trainer" else loop(hook, steps, backward=doubled)
+
+
+both_paths = pytest.mark.parametrize("path", ["trainer", "on_step"])
+
+
+def steps_of(hook):
+    return [report.step for report in hook.reports]
+
+
+def verdicts_of(hook):
+    return [report.verdict for report in hook.reports]
+
+
+def failing(report):
+    return {name for name, comparison in report.parameters.items() if comparison.verdict >= Verdict.DOUBLE_CHECK}
+
+
+# When
+
+
+@both_paths
+def test_checks_are_made_at_calls_0_1_and_n(path):
+    """By default the hook checks at initialisation, one step later and after N."""
+    hook = a_hook(after=6)
+    train_right(hook, 9, path)
+    assert steps_of(hook) == [0, 1, 6]
+    assert verdicts_of(hook) == [GOOD] * 3
+    assert hook.calls == 9
+
+
+@both_paths
+def test_every_adds_a_period(path):
+    """Once in so many calls comes on top of 0, 1 and N."""
+    hook = a_hook(after=6, every=4)
+    train_right(hook, 10, path)
+    assert steps_of(hook) == [0, 1, 4, 6, 8]
+
+
+@both_paths
+def test_a_schedule_replaces_all_of_it(path):
+    """With a schedule neither `after` nor `every` counts, and nothing is checked at the end."""
+    hook = a_hook(schedule=at(3), after=100, every=2)
+    train_right(hook, 6, path)
+    assert steps_of(hook) == [3]
+
+
+@both_paths
+def test_without_n_there_is_no_check_at_the_end(path):
+    """With after=None the first two calls are checked, and no more."""
+    hook = a_hook(after=None)
+    train_right(hook, 6, path)
+    assert steps_of(hook) == [0, 1]
+
+
+def test_calls_are_counted_and_steps_are_logged():
+    """A resumed job that goes on at step 5000 is checked at its first calls, under its own step numbers."""
+    hook = a_hook(after=4)
+    loop(hook, 6, start=5000)
+    assert steps_of(hook) == [5000, 5001, 5004]
+    run, late = fit(a_hook(), 5), a_hook(after=4)
+    run.callbacks = (late,)
+    run.fit(INPUTS, LABELS, batch_size=4)
+    assert steps_of(late) == [5, 6, 9]
+
+
+def test_a_call_that_is_not_due_evaluates_nothing():
+    """Between the checks neither the loss nor the gradient function is called."""
+
+    def never(*arguments):
+        raise AssertionError("called")
+
+    hook = a_hook(schedule=at(5))
+    for step in range(5):
+        hook.on_step(step, loss=never, params=never, grads=never)
+    hook.close()
+    assert (hook.calls, hook.reports) == (5, [])
+
+
+@both_paths
+@pytest.mark.parametrize("steps", [1, 2, 6])
+def test_a_training_that_ends_before_n_is_checked_at_its_end(path, steps):
+    """When N was never reached the check is made at the end, and says so."""
+    hook = a_hook(after=6)
+    train_right(hook, steps, path)
+    assert steps_of(hook) == [*range(min(steps, 2)), steps if path == "trainer" else steps - 1]
+    assert verdicts_of(hook)[-1] is GOOD
+    assert (
+        f"The training ended after {steps} steps, before the check after 6: checked at the end."
+        in hook.reports[-1].notes
+    )
+
+
+def test_the_check_at_the_end_asks_what_can_still_be_asked():
+    """After the last update the buffers belong to other parameters: that question is listed as not asked."""
+    hook = a_hook(after=100)
+    fit(hook, 3)
+    assert any("fresh backward pass" in answer for answer in hook.reports[1].asked)
+    assert [question for question in hook.reports[-1].unasked if "The last update has been made" in question]
+
+
+def test_buffers_cannot_be_checked_at_the_end():
+    """In a loop of one's own that hands in buffers, N out of reach is a warning that says what to do."""
+    hook = a_hook(after=100)
+    with pytest.warns(GradCheckWarning, match="ended after 3 steps, before the check after 100.*smaller after="):
+        loop(hook, 3, buffers=True)
+    assert steps_of(hook) == [0, 1]
+
+
+# Closing
+
+
+def test_the_context_manager_closes():
+    """Leaving the block checks at the end and closes the reporters; closing again does nothing more."""
+    listener = Listener()
+    with a_hook(after=100, reporters=[listener]) as hook:
+        loop(hook, 3, close=False)
+        assert listener.closed == 0
+    assert (steps_of(hook), listener.closed) == ([0, 1, 2], 1)
+    hook.close()
+    assert steps_of(hook) == [0, 1, 2]
+
+
+def test_an_exception_in_the_block_is_not_held_up_by_a_check():
+    """On the way out of an exception the reporters are closed and nothing is checked."""
+    listener = Listener()
+    hook = a_hook(reporters=[listener])
+
+    def broken():
+        with hook:
+            loop(hook, 3, close=False)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        broken()
+    assert steps_of(hook) == [0, 1]
+    assert listener.closed == 1
+
+
+def test_an_interrupted_fit_is_not_held_up_by_a_check():
+    """After Ctrl-C our trainer's hook makes no check at the end."""
+
+    class Interrupt(Callback):
+        def on_batch_end(self, state):
+            if state.step == 3:
+                raise KeyboardInterrupt
+
+    hook = a_hook(after=100)
+    with pytest.raises(KeyboardInterrupt):
+        trainer(hook, Interrupt()).fit(INPUTS, LABELS, batch_size=4)
+    assert steps_of(hook) == [0, 1]
+
+
+def test_reporters_are_closed_when_the_check_at_the_end_fails():
+    """What on_fail raises at the end leaves nothing open."""
+    listener = Listener()
+    hook = a_hook(after=2, on_fail="raise", reporters=[listener])
+    factors = [1.0]
+    hook.on_step(0, loss=cost, params=PARAMS, grads=lambda p: gradient(p, *factors))
+    factors[0] = 2.0
+    with pytest.raises(GradientMismatch):
+        hook.close()
+    assert listener.closed == 1
+
+
+def test_closing_a_hook_that_was_never_called_is_fine():
+    """Without a call there is nothing to check and nothing to say."""
+    listener = Listener()
+    with a_hook(reporters=[listener]) as hook:
+        pass
+    assert (hook.reports, listener.said, listener.closed, hook.share) == ([], [], 1, 0.0)
+
+
+@both_paths
+def test_the_end_is_summed_up(path):
+    """How many checks there were, how they went and what they cost is said once, at the end."""
+    listener = Listener()
+    hook = a_hook(after=3, reporters=[listener])
+    train_right(hook, 5, path)
+    (said,) = listener.said
+    assert said.startswith("gradient check: 3 checks (GOOD at 0, GOOD at 1, GOOD at 3), ")
+    assert "% of the training time" in said
+    assert 0 < hook.share < 1
+
+
+# What a wrong gradient sets off
+
+
+@both_paths
+def test_on_fail_warns_by_default(path):
+    """A wrong gradient is one warning a check, and the training goes on to its end."""
+    hook = a_hook(after=2)
+    with pytest.warns(GradCheckWarning, match=r"looks wrong. step \d: WORRY.*b") as caught:
+        assert train_wrong(hook, 4, path) == 4
+    assert len(caught) == 3
+    assert verdicts_of(hook) == [WORRY] * 3
+    assert {frozenset(failing(report)) for report in hook.reports} == {
+        frozenset({"dense1.b"} if path == "trainer" else "b")
+    }
+
+
+@both_paths
+def test_on_fail_may_raise(path):
+    """With "raise" the run ends at once, by an assertion error that holds the report; reporters have been told."""
+    listener = Listener()
+    hook = a_hook(on_fail="raise", reporters=[listener])
+    with pytest.raises(GradientMismatch, match="WORRY") as caught:
+        train_wrong(hook, 4, path)
+    assert isinstance(caught.value, AssertionError)
+    assert [caught.value.report] == hook.reports == listener.reports
+
+
+@both_paths
+def test_on_fail_may_stop_the_training(path):
+    """With "stop" our trainer ends cleanly after the batch, and a loop of one's own is told to."""
+    hook = a_hook(on_fail="stop", after=None)
+    if path == "trainer":
+        run = fit(hook, 4, dense=DoubledBias)
+        assert run.step == 1
+        assert run.state.stop_reason.startswith("gradient check, step 0: WORRY")
+    else:
+        assert loop(hook, 4, backward=doubled) == 1
+        assert hook.should_stop
+    assert verdicts_of(hook) == [WORRY]
+
+
+@both_paths
+def test_on_fail_may_be_a_function(path):
+    """A callable gets the report of each failing check, and what it raises leaves the hook."""
+    seen = []
+    train_wrong(a_hook(after=2, on_fail=seen.append), 4, path)
+    assert [report.step for report in seen] == [0, 1, 2]
+
+    def give_up(report):
+        raise LookupError(report.step)
+
+    with pytest.raises(LookupError):
+        train_wrong(a_hook(on_fail=give_up), 4, path)
+
+
+@both_paths
+@pytest.mark.parametrize("on_fail", ["warn", "raise", "stop", pytest.fail])
+def test_what_cannot_be_told_sets_off_nothing(path, on_fail):
+    """An INCONCLUSIVE check neither warns, raises, stops nor calls, and is no GOOD either."""
+    hook = a_hook(after=2, on_fail=on_fail, max_evaluations=1)
+    assert train_wrong(hook, 4, path) == 4
+    assert verdicts_of(hook) == [INCONCLUSIVE] * 3
+    assert not hook.should_stop
+
+
+# What goes wrong inside the hook
+
+
+@both_paths
+def test_a_schedule_that_raises_is_not_asked_again(path):
+    """One warning, one INCONCLUSIVE record with the reason, and no further check."""
+
+    def schedule(calls):
+        raise LookupError("no calendar")
+
+    hook = a_hook(schedule=schedule)
+    with pytest.warns(GradCheckWarning, match="The schedule .*step 0 failed with LookupError: no calendar") as caught:
+        assert train_right(hook, 4, path) == 4
+    assert len(caught) == 1
+    assert verdicts_of(hook) == [INCONCLUSIVE]
+    assert "no calendar" in hook.reports[0].notes[0]
+
+
+@pytest.mark.parametrize("part", ["loss", "backward", "before_loss"])
+def test_a_loss_or_backward_that_raises_is_recorded(part):
+    """What the user's functions raise in a check is one warning and an INCONCLUSIVE record; the next check is made."""
+
+    def broken(*arguments):
+        raise FloatingPointError("by hand")
+
+    parts = {"loss": cost, "grads": gradient, "before_loss": None}
+    hook = a_hook(after=None)
+    planted = {"grads" if part == "backward" else part: broken}
+    with pytest.warns(GradCheckWarning, match="Nothing was checked.*step 0 .*FloatingPointError: by hand") as caught:
+        hook.on_step(0, params=PARAMS, **{**parts, **planted})
+    hook.on_step(1, params=PARAMS, **parts)
+    assert len(caught) == 1
+    assert verdicts_of(hook) == [INCONCLUSIVE, GOOD]
+    assert "by hand" in hook.reports[0].notes[0]
+
+
+def test_a_layer_that_raises_inside_the_check_is_recorded():
+    """On our trainer, a layer that cannot be run on other parameters does not end the training."""
+
+    class Stubborn(nn.Dense):
+        def forward(self, params, inputs, context):
+            if inputs.dtype != np.float32:
+                raise TypeError("float32 only")
+            return super().forward(params, inputs, context)
+
+    hook = a_hook(after=2)
+    with pytest.warns(GradCheckWarning, match="TypeError: float32 only") as caught:
+        assert fit(hook, 4, dense=Stubborn, dtype=np.float32).step == 4
+    assert len(caught) == 3
+    assert verdicts_of(hook) == [INCONCLUSIVE] * 3
+
+
+@both_paths
+def test_a_reporter_that_raises_is_dropped(path):
+    """A reporter that fails is one warning; the checks stay what they are and the others are told."""
+
+    class Broken:
+        def report(self, report):
+            raise OSError("disk full")
+
+    listener = Listener()
+    hook = a_hook(after=2, reporters=[Broken(), listener])
+    with pytest.warns(GradCheckWarning, match="Broken failed with OSError: disk full") as caught:
+        train_right(hook, 4, path)
+    assert len(caught) == 1
+    assert verdicts_of(hook) == [GOOD] * 3
+    assert listener.reports == hook.reports
+
+
+@both_paths
+@pytest.mark.parametrize("below", [".", "deeper"])
+def test_a_log_directory_that_cannot_be_made_is_one_warning(tmp_path, path, below, capsys):
+    """With a file in the way nothing is written, the checks are made, and the training goes on."""
+    (tmp_path / "taken").write_text("a file")
+    hook = GradCheckHook(after=2, log_dir=tmp_path / "taken" / below)
+    with pytest.warns(
+        GradCheckWarning, match="TensorBoardReporter failed with (FileExists|NotADirectory)Error"
+    ) as caught:
+        assert train_right(hook, 4, path) == 4
+    assert len(caught) == 1
+    assert verdicts_of(hook) == [GOOD] * 3
+    assert (tmp_path / "taken").read_text() == "a file"
+    assert capsys.readouterr().out.count("GOOD, difference") == 3
+
+
+def test_a_diverged_training_is_inconclusive():
+    """Infinite weights are no noise of NumPy's and no GOOD; a check at them does not claim to have seen them before."""
+    hook = a_hook(after=None)
+    for step in range(2):
+        hook.on_step(step, loss=lambda w: np.sum(w**2), params=np.array([np.inf, 1.0]), grads=lambda w: 2 * w)
+    assert verdicts_of(hook) == [INCONCLUSIVE] * 2
+    assert not any("nothing new" in note for report in hook.reports for note in report.notes)
+
+
+def test_checks_go_to_the_console_by_default(capsys, tmp_path, monkeypatch):
+    """Without a log directory each check is a line in the terminal, and no file is made."""
+    monkeypatch.chdir(tmp_path)
+    loop(GradCheckHook(after=None), 3)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:29] for line in lines if "step" in line] == [f"gradient check, step {k}: GOOD,"[:29] for k in (0, 1)]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "seen"),
+    [
+        ({"dropout": "on"}, r"dropout='on' is not known. Try one of 'off', 'frozen'"),
+        ({"on_fail": "explode"}, r"on_fail='explode' is not known. Try one of 'warn', 'raise', 'stop'"),
+        ({"log_dir": "runs", "writer": object()}, "both log_dir and writer"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_size": True}, "batch_size=True"),
+        ({"batch_size": 2.0}, r"batch_size=2.0"),
+        ({"after": -1}, r"at\(-1\)"),
+        ({"after": 10.0}, r"at\(10.0\)"),
+        ({"every": 0}, r"every\(0\)"),
+        ({"schedule": 500}, "500 is no schedule"),
+    ],
+)
+def test_arguments_that_cannot_be_used_are_refused(options, seen):
+    """A wrong argument is refused where it is written, with its value and what to try."""
+    with pytest.raises(InvalidProblem, match=seen):
+        GradCheckHook(**options)
+
+
+def test_options_reach_the_check():
+    """Method, seed and limits are those of `check_gradients`."""
+    hook = a_hook(method=fixed_step(1e-4), seed=3, after=None)
+    loop(hook, 2)
+    assert {report.method for report in hook.reports} == {"fixed_step(0.0001)"}
+    again = a_hook(method=fixed_step(1e-4), seed=3, after=None)
+    loop(again, 2)
+    assert [report.seed for report in hook.reports] == [report.seed for report in again.reports]
+
+
+# Our trainer: buffers, dropout, penalty, movement
+
+
+class Accumulating(nn.Sequential):
+    """+= where = should stand."""
+
+    def store(self, grads):
+        for name, grad in grads.items():
+            self.grads[name] += grad
+
+
+class Stale(nn.Sequential):
+    """The buffers are written once and never again."""
+
+    def store(self, grads):
+        if not any(array.any() for array in self.grads.values()):
+            super().store(grads)
+
+
+class Clipped(nn.Sequential):
+    """The buffers are changed before the optimiser uses them."""
+
+    def store(self, grads):
+        super().store({name: np.clip(grad, -1e-3, 1e-3) for name, grad in grads.items()})
+
+
+@pytest.mark.parametrize(
+    ("chain", "codes"),
+    [
+        (nn.Sequential, [None, None, None]),
+        (Accumulating, [None, "accumulated", "buffers_differ"]),
+        (Stale, [None, "stale", "buffers_differ"]),
+        (Clipped, ["buffers_differ"] * 3),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_the_buffers_are_compared_with_a_fresh_pass(chain, codes, dtype):
+    """Accumulated and stale buffers are right at step 0 and told by name at step 1, on all parameters."""
+    told = []
+    hook = a_hook(after=4, on_fail=told.append)
+    fit(hook, 6, chain=chain, dtype=dtype)
+    assert [r.diagnoses[0].code if r.diagnoses else None for r in hook.reports] == codes
+    assert [failing(report) for report in hook.reports] == [NAMES if code else set() for code in codes]
+    assert [report.step for report in told] == [report.step for report in hook.reports if not report.ok]
+
+
+def test_a_clean_run_says_what_was_asked():
+    """A good report lists both answers and leaves no question open."""
+    hook = a_hook(after=None)
+    fit(hook, 2)
+    assert hook.reports[0].asked == (
+        "Slopes on 4 samples in float64, dropout off.",
+        "The optimiser's buffers equal a fresh backward pass, run twice.",
+    )
+    assert hook.reports[0].unasked == ()
+
+
+def test_a_backward_pass_that_does_not_repeat_itself_is_told():
+    """A layer that carries its gradient from call to call is WORRY on its own parameter."""
+
+    class Unsteady(nn.Dense):
+        total = 0.0
+
+        def backward(self, params, cache, upstream):
+            upstream, grads = super().backward(params, cache, upstream)
+            self.total = self.total + grads["W"]
+            return upstream, {**grads, "W": self.total}
+
+    hook = a_hook(after=None, on_fail=lambda report: None)
+    fit(hook, 2, dense=Unsteady)
+    assert [failing(report) for report in hook.reports] == [{"dense1.W"}] * 2
+    assert {diagnosis.code for report in hook.reports for diagnosis in report.diagnoses} == {"not_repeatable"}
+
+
+def test_a_gradient_that_a_layer_does_not_return_is_told():
+    """A parameter without a gradient is WORRY; the others are judged."""
+
+    class WithoutBias(nn.Dense):
+        def backward(self, params, cache, upstream):
+            upstream, grads = super().backward(params, cache, upstream)
+            return upstream, {"W": grads["W"]}
+
+    hook = a_hook(after=None, on_fail=lambda report: None)
+    fit(hook, 2, dense=WithoutBias)
+    assert [failing(report) for report in hook.reports] == [{"dense1.b"}] * 2
+    assert [d.code for report in hook.reports for d in report.diagnoses] == ["missing_gradient"] * 2
+
+
+class Unscaled(nn.Dropout):
+    """Backward lacks the division by the keep probability."""
+
+    def backward(self, params, cache, upstream):
+        return (upstream if cache is None else upstream * (cache > 0)), {}
+
+
+@pytest.mark.parametrize(("dropout", "seen"), [("off", set()), ("frozen", {"dense1.W", "dense1.b"})])
+@pytest.mark.parametrize("layer", [nn.Dropout, Unscaled])
+def test_frozen_dropout_is_checked_too(dropout, seen, layer):
+    """A bug in dropout's backward is seen with fixed masks, not with a rate of zero; its clean twin is GOOD in both."""
+    hook = a_hook(after=3, dropout=dropout, on_fail=lambda report: None)
+    fit(hook, 5, dropout=layer)
+    assert [failing(report) for report in hook.reports] == [seen if layer is Unscaled else set()] * 3
+
+
+def test_float32_training_is_judged_good():
+    """A right network that trains in float32 is GOOD at about the accuracy of float64."""
+    hook = a_hook(after=40)
+    trainer(hook, dtype=np.float32, optimizer=nn.Adam(0.05)).fit(INPUTS, LABELS, batch_size=8, epochs=10)
+    assert verdicts_of(hook) == [GOOD] * 3
+    assert max(report.difference for report in hook.reports) < 1e-12
+
+
+def test_the_share_of_the_penalty_is_told():
+    """The report of a trainer with L2 says how much of the gradient is the penalty's."""
+    hook = a_hook(after=None)
+    fit(hook, 2)
+    assert all(0 < report.penalty_share < 1 for report in hook.reports)
+    assert any("The penalty makes up" in remark for remark in hook.reports[0].remarks)
+
+
+class Still(nn.SGD):
+    """An optimiser that does nothing."""
+
+    def step(self, params, grads):
+        pass
+
+
+def test_movement_since_initialisation_is_told():
+    """Every report says how far the weights are from where the first check saw them, in units of their norm."""
+    hook = a_hook(after=5)
+    run = trainer(hook)
+    start = {name: array.copy() for name, array in run.model.params.items()}
+    run.fit(INPUTS[:20], LABELS[:20], batch_size=4)
+    distance = math.hypot(*(np.linalg.norm(run.model.params[name] - start[name]) for name in start))
+    assert hook.reports[0].moved == 0.0 < hook.reports[1].moved
+    assert hook.reports[-1].moved == pytest.approx(distance / math.hypot(*map(np.linalg.norm, start.values())))
+
+
+def test_a_check_with_nothing_new_to_see_says_so():
+    """Where the optimiser did nothing between two checks, the second says that it has nothing new to see."""
+    for optimizer, noted in ((Still(1.0), [False, True, True]), (nn.SGD(0.1), [False, False, False])):
+        hook = a_hook(after=2)
+        fit(hook, 4, optimizer=optimizer)
+        assert [any("nothing new to see" in note for note in report.notes) for report in hook.reports] == noted
+
+
+@pytest.mark.parametrize(("batch_size", "samples"), [(3, 3), (8, 8), (100, 8)])
+def test_the_check_batch_is_small_and_stays_the_same(batch_size, samples):
+    """The first samples of the first batch are kept, as many as there are, so that checks compare."""
+    hook = a_hook(after=4, batch_size=batch_size)
+    trainer(hook, optimizer=Still(1.0)).fit(INPUTS, LABELS, batch_size=8, epochs=2)
+    assert len({report.loss for report in hook.reports}) == 1
+    assert all(f"Slopes on {samples} samples" in report.asked[0] for report in hook.reports)
+
+
+def test_two_hooks_on_one_trainer_do_not_see_each_other():
+    """Each keeps its own schedule and reports."""
+    hooks = a_hook(after=3), a_hook(schedule=every(2), dropout="frozen")
+    trainer(*hooks).fit(INPUTS[:20], LABELS[:20], batch_size=4)
+    assert [steps_of(hook) for hook in hooks] == [[0, 1, 3], [0, 2, 4]]
+    assert all(report.ok for hook in hooks for report in hook.reports)
+
+
+def test_a_hook_goes_on_in_a_second_fit():
+    """Calls are counted on, steps too, and N may be reached there."""
+    hook = a_hook(after=7)
+    run = fit(hook, 5)
+    run.fit(INPUTS[:20], LABELS[:20], batch_size=4)
+    assert steps_of(hook) == [0, 1, 5, 7]
+    assert verdicts_of(hook) == [GOOD] * 4
+    assert hook.calls == 10
+
+
+# A loop of one's own
+
+
+@pytest.mark.parametrize("buffers", [False, True])
+def test_questions_that_could_not_be_asked_are_listed(buffers):
+    """A function does not show the buffers, and buffers do not show whether backward repeats itself."""
+    hook = a_hook(after=1)
+    loop(hook, 2, buffers=buffers)
+    (question,) = hook.reports[0].unasked
+    assert ("repeat itself" in question, "optimiser's buffers equal" in question) == (buffers, not buffers)
+    assert hook.reports[0].ok
+
+
+def test_buffers_that_are_never_zeroed_are_seen_at_step_1():
+    """Live buffers that accumulate are right at step 0 and wrong on every parameter at step 1; the twin is right."""
+    for zeroed in (True, False):
+        buffers = {"W": np.zeros((4, 1)), "b": np.zeros(1)}
+
+        def backward(params, buffers=buffers, zeroed=zeroed):
+            for name, grad in gradient(params).items():
+                buffers[name][...] = grad if zeroed else buffers[name] + grad
+            return buffers
+
+        hook = a_hook(after=1, on_fail=lambda report: None)
+        loop(hook, 3, backward=backward, buffers=True)
+        assert [failing(report) for report in hook.reports] == [set(), set() if zeroed else {"W", "b"}]
+
+
+class Recurrent:
+    """A model that carries its state from call to call."""
+
+    state = 0.0
+
+    def reset(self):
+        self.state = 0.0
+
+    def loss(self, w):
+        for x in (1.0, -0.5):
+            self.state = np.tanh(w * x + self.state)
+        return self.state**2
+
+    def grads(self, w):
+        start = self.state
+        first = np.tanh(w + start)
+        self.state = np.tanh(first - 0.5 * w)
+        return 2 * self.state * (1 - self.state**2) * ((1 - first**2) - 0.5)
+
+
+def test_before_loss_resets_what_the_model_carries():
+    """With the reset the loss repeats itself and is GOOD; without it the check says that it does not."""
+    hook = a_hook(after=None)
+    model, forgotten = Recurrent(), Recurrent()
+    hook.on_step(0, loss=model.loss, params=0.7, grads=model.grads, before_loss=model.reset)
+    with pytest.warns(GradCheckWarning, match="NondeterministicLoss.*reset what it carries"):
+        hook.on_step(1, loss=forgotten.loss, params=0.7, grads=forgotten.grads)
+    assert verdicts_of(hook) == [GOOD, INCONCLUSIVE]
+
+
+@pytest.mark.parametrize("breaks_at", [None, 9])
+def test_before_loss_leaves_the_model_where_it_was(breaks_at):
+    """What the model carries is put back after the check too, also when it fails: the training goes on from there."""
+    model, calls = Recurrent(), 0
+    model.loss(0.3)
+    carried = model.state
+
+    def loss(w):
+        nonlocal calls
+        calls += 1
+        if calls == breaks_at:
+            raise FloatingPointError
+        return model.loss(w)
+
+    def restore():
+        model.state = carried
+
+    hook = a_hook(after=None)
+    options = {"params": 0.7, "grads": model.grads, "before_loss": restore}
+    with contextlib.nullcontext() if breaks_at is None else pytest.warns(GradCheckWarning, match="FloatingPoint"):
+        hook.on_step(0, loss=loss, **options)
+    assert model.state == carried
+    assert isinstance(model.state, float)
+    assert verdicts_of(hook) == [GOOD if breaks_at is None else INCONCLUSIVE]
+
+
+def test_parameters_may_be_numbers_and_new_at_each_step():
+    """Python numbers, and arrays that are rebound instead of updated, are followed."""
+    hook, theta, w = a_hook(after=3), 4.0, np.ones(3)
+    for step in range(5):
+        grads = {"theta": 2 * theta, "w": [2 * x for x in w]}
+        params = {"theta": theta, "w": [float(x) for x in w]}
+        hook.on_step(step, loss=lambda p: p["theta"] ** 2 + sum(x**2 for x in p["w"]), params=params, grads=grads)
+        theta, w = theta - 0.2 * theta, w - 0.1 * w
+    hook.close()
+    assert verdicts_of(hook) == [GOOD] * 3
+    assert 0 == hook.reports[0].moved < hook.reports[1].moved < hook.reports[2].moved
+    assert list(hook.reports[0].parameters) == ["theta", "w.0", "w.1", "w.2"]
+
+
+def test_a_loss_that_reads_its_own_arrays_is_checked_in_place():
+    """With in_place=True neither loss nor gradient takes an argument; a wrong gradient is found there too."""
+    params, told = copy.deepcopy(PARAMS), []
+    for backward in (gradient, doubled):
+        hook = a_hook(after=None, on_fail=told.append)
+        options = {"loss": lambda: cost(params), "grads": lambda backward=backward: backward(params)}
+        hook.on_step(0, params=params, in_place=True, **options)
+    assert [failing(report) for report in told] == [{"b"}]
+
+
+def test_the_share_of_the_time_is_a_share():
+    """The hook's share of the time since its first call is zero before it, and between 0 and 1 after it."""
+    hook = a_hook(schedule=every(1))
+    assert hook.share == 0.0
+    loop(hook, 5)
+    assert 0 < hook.share < 1

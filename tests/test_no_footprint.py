@@ -1,0 +1,290 @@
+"""The run with the hook equals the run without it, bit for bit, also when a check fails or is interrupted."""
+
+from __future__ import annotations
+
+import pickle
+import random
+
+import numpy as np
+import pytest
+
+from gc_hooks import Callback, GradCheckHook, GradCheckWarning, Verdict, every, first, nn
+
+RNG = np.random.default_rng(5)
+LABELS = RNG.integers(3, size=40)
+INPUTS = RNG.normal(size=(40, 4)) + np.eye(3, 4)[LABELS]
+OPTIMIZERS = {"sgd": lambda: nn.SGD(0.1), "momentum": lambda: nn.Momentum(0.05), "adam": lambda: nn.Adam(0.01)}
+COUNTS = [1, 2, 3, 5, 20, 40, 60]
+"""Evaluations of the loss within a check at which it breaks off: at the door, in the self-test, entry by entry."""
+
+
+class Fragile(nn.SoftmaxCrossEntropy):
+    """A loss that breaks off at a given call from now."""
+
+    left, error = 0, RuntimeError
+
+    def break_at(self, calls, error):
+        self.left, self.error = calls, error
+
+    def value(self, outputs, targets):
+        self.left -= 1
+        if self.left == 0:
+            raise self.error("planted")
+        return super().value(outputs, targets)
+
+
+class At(Callback):
+    """Does something once, at the gradients of a step."""
+
+    def __init__(self, action, step):
+        self.action, self.step = action, step
+
+    def on_gradients(self, state):
+        if state.step == self.step:
+            self.step = None
+            self.action(state)
+
+
+def trainer(*callbacks, dtype=np.float64, optimizer="momentum"):
+    layers = [nn.Dense(4, 5), nn.ReLU(), nn.Dropout(0.3), nn.Dense(5, 3)]
+    model, penalty = nn.Sequential(layers, dtype=dtype), nn.L2(1e-3)
+    return nn.Trainer(model, Fragile(), OPTIMIZERS[optimizer](), penalty=penalty, callbacks=callbacks, seed=3)
+
+
+def trained(run, fits=2):
+    """Everything that a training leaves behind, as bytes."""
+    random.seed(1)
+    np.random.seed(1)
+    for _ in range(fits):
+        run.fit(INPUTS, LABELS, epochs=2, batch_size=8)
+    return traces(run)
+
+
+def traces(run):
+    generators = run._orders.bit_generator.state, run._masks.bit_generator.state
+    figures = dict(run.history), run.history.batch_loss, run.state.loss, run.state.metrics, run.step
+    arrays = [{name: array.tobytes() for name, array in side.items()} for side in (run.model.params, run.model.grads)]
+    memory = {name: array.tobytes() for name, array in run.optimizer.state.items()}
+    return pickle.dumps((arrays, memory, generators, figures, global_states()))
+
+
+def global_states():
+    return np.random.get_state(legacy=False)["state"]["key"].tobytes(), np.random.get_state()[2:], random.getstate()
+
+
+def a_hook(**options):
+    return GradCheckHook(reporters=[], **{"schedule": every(3), **options})
+
+
+LEAKS = {
+    "parameter": lambda run, state: np.nextafter(run.model.params["dense1.b"], 1, out=run.model.params["dense1.b"]),
+    "gradient": lambda run, state: np.copyto(state.grads["dense2.b"], np.nextafter(state.grads["dense2.b"], 1)),
+    "masks": lambda run, state: run._masks.random(),
+    "orders": lambda run, state: run._orders.random(),
+    "numpy": lambda run, state: np.random.rand(),
+    "python": lambda run, state: random.random(),
+    "velocity": lambda run, state: run.optimizer.state["velocity.dense1.b"].fill(0),
+    "loss": lambda run, state: setattr(state, "loss", 0.0),
+}
+
+
+@pytest.mark.parametrize("leak", LEAKS)
+def test_the_comparison_sees_a_footprint(leak):
+    """A callback that leaves the smallest trace in any of the places is told from one that leaves none."""
+    run = trainer(At(lambda state: LEAKS[leak](run, state), 7))
+    assert trained(run) != trained(trainer())
+
+
+@pytest.mark.parametrize("dropout", ["off", "frozen"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_run_with_checks_equals_one_without(dtype, optimizer, dropout):
+    """Parameters, gradients, optimiser, generators and history are the same bits after fourteen checks."""
+    hook = a_hook(dropout=dropout)
+    assert trained(trainer(hook, dtype=dtype, optimizer=optimizer)) == trained(
+        trainer(dtype=dtype, optimizer=optimizer)
+    )
+    assert [report.verdict for report in hook.reports] == [Verdict.GOOD] * 7
+
+
+@pytest.mark.parametrize("frequent", [False, True])
+def test_the_default_hook_with_all_its_reporters_leaves_no_trace(tmp_path, capsys, frequent):
+    """Console and TensorBoard, the check at the end and the one at every step change nothing either."""
+    hook = GradCheckHook(log_dir=tmp_path, every=1 if frequent else None)
+    assert trained(trainer(hook)) == trained(trainer())
+    hook.close()
+    assert len(hook.reports) == (22 if frequent else 4)
+    assert "GOOD" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_checks_of_a_wrong_gradient_leave_no_trace(dtype):
+    """The second thoughts before an accusation move the point, and leave the run where it was."""
+
+    class Doubled(nn.Dense):
+        def backward(self, params, cache, upstream):
+            upstream, grads = super().backward(params, cache, upstream)
+            return upstream, {**grads, "b": 2 * grads["b"]}
+
+    def run(*callbacks):
+        model = nn.Sequential([Doubled(4, 5), nn.ReLU(), nn.Dense(5, 3)], dtype=dtype)
+        return trained(nn.Trainer(model, nn.SoftmaxCrossEntropy(), nn.Adam(0.01), callbacks=callbacks))
+
+    hook = a_hook(on_fail=lambda report: None)
+    assert run(hook) == run()
+    assert {report.verdict for report in hook.reports} == {Verdict.WORRY}
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_a_check_whose_loss_raises_leaves_no_trace(count):
+    """Wherever in a check the loss breaks off, the run goes on as if there had been no check."""
+    hook = a_hook()
+    run = trainer(At(lambda state: run.loss.break_at(count, RuntimeError), 3), hook)
+    with pytest.warns(GradCheckWarning, match="RuntimeError: planted"):
+        assert trained(run) == trained(trainer())
+    verdicts = [report.verdict for report in hook.reports]
+    assert verdicts == [Verdict.INCONCLUSIVE if report.step == 3 else Verdict.GOOD for report in hook.reports]
+
+
+def test_a_reporter_that_raises_leaves_no_trace():
+    """A reporter that draws from the global generators and then fails is forgotten without a trace."""
+
+    class Broken:
+        def report(self, report):
+            np.random.rand()
+            random.random()
+            raise OSError("planted")
+
+    with pytest.warns(GradCheckWarning, match="OSError: planted"):
+        assert trained(trainer(GradCheckHook(schedule=first(2), reporters=[Broken()]))) == trained(trainer())
+
+
+def interrupt(state):
+    raise KeyboardInterrupt
+
+
+def interrupted_and_continued(run):
+    """Traces right after Ctrl-C ended a training, and after another one."""
+    random.seed(1)
+    np.random.seed(1)
+    with pytest.raises(KeyboardInterrupt):
+        run.fit(INPUTS, LABELS, epochs=2, batch_size=8)
+    return traces(run), trained(run, fits=1)
+
+
+@pytest.mark.parametrize("dropout", ["off", "frozen"])
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_an_interrupted_check_leaves_no_trace(count, dropout, dtype):
+    """Ctrl-C in the middle of a check leaves what Ctrl-C without one leaves, and a later training goes on the same."""
+    hook = a_hook(dropout=dropout)
+    run = trainer(At(lambda state: run.loss.break_at(count, KeyboardInterrupt), 3), hook, dtype=dtype)
+    assert interrupted_and_continued(run) == interrupted_and_continued(trainer(At(interrupt, 3), dtype=dtype))
+    assert [report.step for report in hook.reports] == [0, 5, 8, 11]
+    assert all(report.ok for report in hook.reports)
+
+
+def test_a_callback_that_raises_leaves_the_gradient_as_it_was():
+    """What on_fail="raise" throws leaves everything as a callback without a check would."""
+
+    class Doubled(nn.Dense):
+        def backward(self, params, cache, upstream):
+            upstream, grads = super().backward(params, cache, upstream)
+            return upstream, {**grads, "b": 2 * grads["b"]}
+
+    def run(callback):
+        model = nn.Sequential([Doubled(4, 3)])
+        training = nn.Trainer(model, nn.SoftmaxCrossEntropy(), nn.Momentum(0.1), callbacks=[callback])
+        with pytest.raises((AssertionError, KeyboardInterrupt)):
+            trained(training)
+        return traces(training)
+
+    assert run(a_hook(on_fail="raise")) == run(At(interrupt, 0))
+
+
+# A loop of one's own
+
+
+class Own:
+    """A model whose loss reads its own arrays; one of them is not contiguous, and there are zeros of either sign."""
+
+    def __init__(self, dtype):
+        rng = np.random.default_rng(2)
+        self.params = {"W": rng.normal(size=(3, 4)).astype(dtype).T, "b": np.array([0.0, -0.0, 0.1], dtype)}
+        self.calls, self.breaks_at, self.error = 0, 0, RuntimeError
+
+    def loss(self):
+        self.calls += 1
+        if self.calls == self.breaks_at:
+            raise self.error("planted")
+        return float(np.mean(np.tanh(INPUTS @ self.params["W"] + self.params["b"]) ** 2))
+
+    def grads(self):
+        outputs = np.tanh(INPUTS @ self.params["W"] + self.params["b"])
+        upstream = 2 * outputs * (1 - outputs**2) / outputs.size
+        return {"dW": INPUTS.T @ upstream, "db": upstream.sum(axis=0)}
+
+    def bits(self):
+        return [(array.tobytes(), array.strides) for array in self.params.values()]
+
+    def check(self, hook):
+        hook.on_step(0, loss=self.loss, params=self.params, grads=self.grads, in_place=True)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_arrays_that_are_changed_in_place_are_restored(dtype):
+    """A loss that reads the user's own arrays sees them moved, and they come back to the bit."""
+    own, hook = Own(dtype), GradCheckHook(reporters=[])
+    before = own.bits(), global_states()
+    own.check(hook)
+    assert (own.bits(), global_states()) == before
+    assert own.calls > COUNTS[-1]
+    assert hook.reports[0].verdict <= (Verdict.GOOD if dtype is np.float64 else Verdict.INCONCLUSIVE)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_arrays_are_restored_when_the_loss_breaks_off(dtype, count, error):
+    """At whichever evaluation the loss raises or Ctrl-C comes, the user's arrays come back to the bit."""
+    own, hook = Own(dtype), GradCheckHook(reporters=[])
+    own.breaks_at, own.error = count, error
+    before = own.bits()
+    with (
+        pytest.raises(KeyboardInterrupt)
+        if error is KeyboardInterrupt
+        else pytest.warns(GradCheckWarning, match="planted")
+    ):
+        own.check(hook)
+    assert own.bits() == before
+    assert own.calls == count
+    assert [report.verdict for report in hook.reports] == ([] if error is KeyboardInterrupt else [Verdict.INCONCLUSIVE])
+
+
+@pytest.mark.parametrize("reseeds", [True, False])
+def test_a_loss_may_draw_from_the_global_generators(reseeds):
+    """Dropout drawn from np.random, seeded in the loss or not, leaves the user's streams alone."""
+
+    def loss(w):
+        if reseeds:
+            np.random.seed(0)
+            random.seed(0)
+        return np.sum(np.random.rand(3) * w**2) + random.random()
+
+    def loop(hook):
+        np.random.seed(4)
+        random.seed(4)
+        drawn = []
+        for step in range(4):
+            if hook is not None:
+                hook.on_step(step, loss=loss, params=np.ones(3), grads=np.ones(3))
+            drawn.append((np.random.rand(), random.random()))
+        return drawn
+
+    hook = GradCheckHook(schedule=first(2), reporters=[], on_fail=lambda report: None)
+    if reseeds:
+        assert loop(hook) == loop(None)
+        assert {report.verdict for report in hook.reports} == {Verdict.WORRY}
+    else:
+        with pytest.warns(GradCheckWarning, match="NondeterministicLoss"):
+            assert loop(hook) == loop(None)

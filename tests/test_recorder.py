@@ -1,0 +1,195 @@
+"""Making a check whatever happens."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+import pytest
+
+from gc_hooks import CheckReport, GradCheckWarning, Verdict
+from gc_hooks.recorder import CheckRecorder
+
+
+class Listener:
+    """A reporter that writes down what it is told, and fails at one verb."""
+
+    def __init__(self, fails_at="", opening=""):
+        self.heard, self.fails_at, self.opening = [], fails_at, opening
+
+    def _hear(self, verb, argument=None):
+        self.heard.append((verb, argument))
+        if verb == self.fails_at:
+            raise OSError(28, "No space left on device")
+
+    def open(self):
+        self._hear("open")
+        return self.opening
+
+    def report(self, report):
+        self._hear("report", report.step)
+
+    def say(self, text):
+        self._hear("say", text)
+
+    def close(self):
+        self._hear("close")
+
+
+def seeded_report(seed):
+    return CheckReport({}, seed=seed)
+
+
+def failing(error):
+    def ask(seed):
+        raise error
+
+    return ask
+
+
+def test_a_check_is_kept_and_handed_on():
+    """A report goes to every reporter, opened before, and into the list."""
+    listeners = Listener(), Listener()
+    recorder = CheckRecorder(listeners, 0)
+    report = recorder.check(3, np.ones(2), lambda seed: CheckReport({}, step=3))
+    assert recorder.reports == [report]
+    assert [listener.heard for listener in listeners] == [[("open", None), ("report", 3)]] * 2
+    assert recorder.seconds > 0
+
+
+def test_what_a_reporter_says_on_opening_is_a_note_of_the_report():
+    """Where the checks go is told with the first of them."""
+    report = CheckRecorder([Listener(opening="They go elsewhere."), Listener()], 0).check(0, 1.0, seeded_report)
+    assert report.notes == ("They go elsewhere.",)
+
+
+def test_each_check_has_a_seed_of_its_own_and_a_run_can_be_repeated():
+    """Seeds differ from check to check, depend on the hook's seed, and are the same in the next run."""
+    runs = []
+    for seed in (0, 0, 1):
+        recorder = CheckRecorder([], seed)
+        runs.append([recorder.check(step, 1.0, seeded_report).seed for step in range(3)])
+    assert runs[0] == runs[1]
+    assert len({*runs[0], *runs[2]}) == 6
+
+
+def test_a_check_that_fails_is_one_warning_and_an_inconclusive_report():
+    """An exception of the loss is told once, recorded with its reason, and handed on."""
+    listener = Listener()
+    recorder = CheckRecorder([listener], 0)
+    with pytest.warns(GradCheckWarning, match="Nothing was checked.*step 5.*ZeroDivisionError: by hand") as caught:
+        report = recorder.check(5, 1.0, failing(ZeroDivisionError("by hand")))
+    assert len(caught) == 1
+    assert (report.verdict, report.step, report.ok) == (Verdict.INCONCLUSIVE, 5, False)
+    assert "ZeroDivisionError: by hand" in report.notes[0]
+    assert recorder.reports == [report]
+    assert listener.heard == [("open", None), ("report", 5)]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_what_ends_a_program_is_not_held_back(error):
+    """Ctrl-C and an exit leave the recorder, without a record, and the time is counted nevertheless."""
+    recorder = CheckRecorder([], 0)
+    with pytest.raises(error):
+        recorder.check(0, 1.0, failing(error()))
+    assert recorder.reports == []
+    assert recorder.seconds > 0
+
+
+@pytest.mark.parametrize("verb", ["open", "report", "say", "close"])
+def test_a_reporter_that_fails_is_left_out_from_then_on(verb):
+    """A full disk is told once; the other reporter, the report and the checks that follow are not touched by it."""
+    broken, sound = Listener(fails_at=verb), Listener()
+    recorder = CheckRecorder([broken, sound], 0)
+
+    def make_checks():
+        for step in range(3):
+            recorder.check(step, 1.0, lambda seed, step=step: CheckReport({}, step=step))
+            recorder.tell("say", "so far")
+        recorder.tell("close")
+        recorder.tell("close")
+
+    with pytest.warns(GradCheckWarning, match="Listener failed with OSError.*No space left.*not used") as caught:
+        make_checks()
+    assert len(caught) == 1
+    assert [argument for heard, argument in sound.heard if heard == "report"] == [0, 1, 2]
+    assert [heard for heard, _ in broken.heard].count(verb) == 1
+    assert len(recorder.reports) == 3
+
+
+def test_a_reporter_need_not_have_every_verb():
+    """Reporters without `open` and `say` are told the rest."""
+
+    class Plain:
+        heard = 0
+
+        def report(self, report):
+            self.heard += 1
+
+    plain = Plain()
+    recorder = CheckRecorder([plain], 0)
+    recorder.check(0, 1.0, seeded_report)
+    recorder.tell("say", "so far")
+    recorder.tell("close")
+    assert plain.heard == 1
+
+
+def test_movement_is_measured_from_the_first_check():
+    """The distance from the first check's weights, in units of their norm, whatever the structure of the parameters."""
+    recorder = CheckRecorder([], 0)
+    points = [{"a": np.array([3.0, 0.0]), "b": [4.0]}, {"a": np.array([3.0, 1.0]), "b": [4.0]}]
+    assert [recorder.check(0, point, seeded_report).moved for point in points] == [0.0, 0.2]
+    assert recorder.check(0, points[0], seeded_report).moved == 0.0
+
+
+def test_movement_from_zero_is_infinite():
+    """From weights that are all zero, no movement is zero and any movement is more than can be said."""
+    recorder = CheckRecorder([], 0)
+    moved = [recorder.check(0, np.array(value), seeded_report).moved for value in (0.0, 0.0, 1.0)]
+    assert moved == [0.0, 0.0, math.inf]
+
+
+def test_the_weights_are_remembered_as_they_were():
+    """An update in place does not move the point from which movement is measured."""
+    recorder, w = CheckRecorder([], 0), np.array([1.0, 0.0], dtype=np.float32)
+    recorder.check(0, w, seeded_report)
+    w *= 2
+    assert recorder.check(1, w, seeded_report).moved == 1.0
+
+
+@pytest.mark.parametrize(("shift", "noted"), [(0.0, True), (1e-9, True), (1e-3, False), (math.nan, False)])
+def test_a_check_that_sees_nothing_new_says_so(shift, noted):
+    """A second check at the same weights says that it has nothing new to see; at other weights, or NaN, it does not."""
+    recorder = CheckRecorder([], 0)
+    first = recorder.check(0, 1.0, seeded_report)
+    second = recorder.check(1, 1.0 + shift, seeded_report)
+    assert not any("nothing new" in note for note in first.notes)
+    assert any("nothing new" in note for note in second.notes) == noted
+
+
+def test_the_global_random_state_is_put_back():
+    """What the loss draws from NumPy's and Python's global generators is put back, also when it raises."""
+
+    def draw(seed):
+        np.random.rand(3)
+        random.random()
+        raise ValueError("drawn")
+
+    before = np.random.get_state()[1].copy(), random.getstate()
+    with pytest.warns(GradCheckWarning, match="drawn"):
+        CheckRecorder([], 0).check(0, 1.0, draw)
+    assert np.array_equal(np.random.get_state()[1], before[0])
+    assert random.getstate() == before[1]
+
+
+def test_the_global_random_state_may_be_of_another_kind():
+    """A global generator that the user replaced by a PCG64 is put back too, without a warning."""
+    original = np.random.get_bit_generator()
+    try:
+        np.random.set_bit_generator(np.random.PCG64(1))
+        before = np.random.get_state(legacy=False)
+        CheckRecorder([], 0).check(0, 1.0, lambda seed: CheckReport({}, loss=np.random.rand()))
+        assert np.random.get_state(legacy=False) == before
+    finally:
+        np.random.set_bit_generator(original)

@@ -1,0 +1,291 @@
+"""The report: what it says, how it is written down, and that nothing in it breaks a table."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+
+from gc_hooks import CheckReport, Comparison, Diagnosis, GradCheckError, Status, Verdict, check_gradients
+from gc_hooks.compare import EntryComparison
+from gc_hooks.tables import html_table, markdown_table, markdown_text, text_table
+
+GOOD, INCONCLUSIVE, DOUBLE_CHECK, WORRY = Verdict
+HOSTILE = [
+    "a|b",
+    "x\ny",
+    "<script>alert(1)</script>",
+    "*bold*_`code`[link](x)",
+    "&amp;",
+    "[red]rich[/red]",
+    "ü ± ∇",
+    "",
+]
+
+
+def comparison(name="w", verdict=GOOD, difference=1e-10, **options):
+    return Comparison(name, (2, 3), difference, 1e-12, verdict, **options)
+
+
+def report_of(*comparisons, **options):
+    return CheckReport({c.name: c for c in comparisons}, **options)
+
+
+FULL = report_of(
+    comparison("good", exact=True, measured=6, sensitivity=2e-7, backprop_norm=1.0, measured_norm=1.0),
+    comparison("nan", INCONCLUSIVE, math.nan, status=Status.NONFINITE, note="the loss is nan"),
+    comparison(
+        "bad",
+        WORRY,
+        0.5,
+        wrong=2,
+        sensitivity=math.inf,
+        status=Status.KINK,
+        worst=(EntryComparison((1, 2), math.inf, -math.inf, math.nan), EntryComparison((), 1.0, 2.0, 0.5)),
+    ),
+    diagnoses=(Diagnosis("sign", ("bad",), "The sign.", "ratio -1", "Try minus."),),
+    difference=0.25,
+    error=math.inf,
+    loss=math.nan,
+    step=7,
+    method="central + complex_step",
+    seed=3,
+    evaluations=42,
+    gradients=2,
+    seconds=0.125,
+    penalty_share=0.25,
+    moved=math.nan,
+    asked=("same bits twice? yes",),
+    unasked=("fresh backward: no function",),
+    notes=("a note",),
+)
+
+
+def same(first, second):
+    """Equal in every field, NaN equal to NaN, types included."""
+    return repr(first) == repr(second)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "worst"),
+    [
+        ([], INCONCLUSIVE),
+        ([GOOD], GOOD),
+        ([GOOD, INCONCLUSIVE], INCONCLUSIVE),
+        ([WORRY, GOOD], WORRY),
+        ([INCONCLUSIVE, DOUBLE_CHECK], DOUBLE_CHECK),
+    ],
+)
+def test_the_verdict_is_the_worst_of_the_parameters(verdicts, worst):
+    """One bad parameter makes a bad report, and nothing looked at is nothing shown."""
+    report = report_of(*(comparison(str(k), verdict) for k, verdict in enumerate(verdicts)))
+    assert report.verdict is worst
+    assert report.ok is (worst is GOOD)
+
+
+@pytest.mark.parametrize("report", [FULL, CheckReport({})])
+def test_a_report_is_neither_true_nor_false(report):
+    """``if report:`` is refused, and the message says what to write instead."""
+    with pytest.raises(TypeError, match=r"report\.ok"):
+        bool(report)
+
+
+def test_the_worst_parameters_come_first():
+    """By verdict, then by difference; a difference that is NaN counts as the largest."""
+    report = report_of(
+        comparison("good"),
+        comparison("small", WORRY, 0.1),
+        comparison("nan", WORRY, math.nan),
+        comparison("large", WORRY, 0.9),
+        comparison("vague", INCONCLUSIVE, 0.99),
+    )
+    assert [c.name for c in report.worst_first] == ["nan", "large", "small", "vague", "good"]
+    assert [row[0] for row in report.rows()] == ["nan", "large", "small", "vague", "good"]
+
+
+def test_the_headline_of_a_good_check_is_short():
+    """Verdict, difference with its bar, and what it cost."""
+    report = report_of(comparison(), step=3, difference=2e-10, error=1e-11, evaluations=50, seconds=0.5)
+    assert report.headline == "step 3: GOOD, difference 2.0e-10 ± 1e-11, 1 parameters, 50 evaluations, 0.5 s"
+
+
+def test_the_headline_of_an_empty_report_is_its_verdict():
+    """Without parameters there is nothing to count, though a difference may be known."""
+    assert CheckReport({}).headline == "step 0: INCONCLUSIVE"
+    assert CheckReport({}, difference=0.5, error=0.1).headline == "step 0: INCONCLUSIVE, difference 5.0e-01 ± 1e-01"
+
+
+def test_the_headline_of_a_bad_check_names_the_parameters():
+    """At most four names, the worst first."""
+    report = report_of(*(comparison(f"W{k}", WORRY, k / 10) for k in range(6)), comparison())
+    assert report.headline == "step 0: WORRY, 6 of 7 parameters: W5, W4, W3, W2 and 2 more"
+
+
+def test_what_is_printed_holds_everything_that_was_found():
+    """The table, the diagnoses, the penalty's share, questions and notes; a difference of NaN is left blank."""
+    text = str(FULL)
+    for said in (
+        "step 7: WORRY",
+        "bad",
+        "2x3",
+        "5.0e-01",
+        "[1, 2] backprop inf, measured -inf",
+        "sign: The sign. ratio -1 Try minus.",
+        "penalty makes up 0.25 of the gradient",
+        "same bits twice? yes",
+        "Not asked: fresh backward: no function",
+        "a note",
+        "the loss is nan",
+    ):
+        assert said in text
+    assert "nan ±" not in text
+
+
+def test_how_far_the_weights_have_moved_is_said():
+    """A hook's second check says how far from the first it was made; without a hook nothing is said."""
+    assert "moved by 0.5 of their norm" in str(replace(FULL, moved=0.5))
+    assert "moved" not in str(FULL)
+
+
+def test_a_number_has_no_shape_to_print():
+    """The shape of a single number is written as a word."""
+    assert CheckReport({"theta": Comparison("theta", (), 0.0, 0.0, GOOD)}).rows()[0][1] == "number"
+
+
+def test_notes_are_added_without_changing_the_report():
+    """Reports are frozen; a note makes a new one."""
+    assert FULL.noted("more", "and more").notes == ("a note", "more", "and more")
+    assert FULL.notes == ("a note",)
+
+
+@pytest.mark.parametrize("report", [FULL, CheckReport({})])
+def test_json_round_trip(report):
+    """Everything comes back, NaN and infinities and tuples too, from one line of standard JSON."""
+    text = report.to_json()
+    assert "\n" not in text
+    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not standard JSON"))
+    assert same(CheckReport.from_json(text), report)
+
+
+def test_json_round_trip_of_real_checks():
+    """A report that a check made, good or bad, is read back as it was; the verdict stands in the JSON by name."""
+    w = np.array([1.0, -2.0])
+    for factor, verdict in ((1, "GOOD"), (2, "WORRY"), (np.nan, "WORRY")):
+        report = check_gradients(lambda w: np.sum(w**2), w, factor * 2 * w, step=np.int64(5), seed=np.int64(2))
+        assert str(CheckReport.from_json(report.to_json())) == str(report)
+        assert json.loads(report.to_json())["verdict"] == verdict
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_json_keeps_any_name(name):
+    """Names with quotes, line breaks and any letters survive."""
+    report = report_of(comparison(name))
+    assert list(CheckReport.from_json(report.to_json()).parameters) == [name]
+
+
+def test_json_of_a_later_writer_is_read():
+    """Fields that a newer version of the same schema added are passed over, at every level."""
+    document = json.loads(FULL.to_json())
+    document["new"] = document["parameters"]["bad"]["new"] = document["diagnoses"][0]["new"] = 1
+    document["parameters"]["bad"]["worst"][0]["new"] = 1
+    assert same(CheckReport.from_json(json.dumps(document)), FULL)
+
+
+def test_json_of_a_newer_schema_is_refused():
+    """A schema from the future is an error that says to upgrade."""
+    document = {**json.loads(FULL.to_json()), "schema": 2}
+    with pytest.raises(GradCheckError, match=r"schema 2, this version of gc_hooks reads up to 1.*upgrade"):
+        CheckReport.from_json(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "nonsense",
+        "[]",
+        "3",
+        "null",
+        '"text"',
+        "{}",
+        '{"schema": null}',
+        '{"schema": "1"}',
+        '{"schema": 1}',
+        '{"schema": 1, "parameters": 3, "diagnoses": []}',
+        '{"schema": 1, "parameters": {"w": {}}, "diagnoses": []}',
+        FULL.to_json()[:-10],
+        FULL.to_json().replace('"WORRY"', '"FINE"'),
+    ],
+)
+def test_what_is_no_report_is_refused(text):
+    """Anything else than a report is an error of this package that shows its beginning, not a KeyError."""
+    with pytest.raises(GradCheckError, match="not the JSON of a gradient check"):
+        CheckReport.from_json(text)
+
+
+def test_every_field_is_documented():
+    """The docstring's list of attributes is complete."""
+    for kind in (CheckReport, Comparison):
+        for field in fields(kind):
+            assert field.name in kind.__doc__
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_names_break_no_table(name):
+    """A name with a bar, a line break or markup stays one cell: as many lines and columns as without it."""
+    bad = comparison(name, WORRY, 0.5, note=name)
+    hostile = report_of(bad, notes=(name,), diagnoses=(Diagnosis("sign", (name,), name),))
+    tame = report_of(comparison("x", WORRY, 0.5, note="x"), notes=("x",), diagnoses=(Diagnosis("s", ("x",), "x"),))
+    assert hostile.to_markdown().count("\n") == tame.to_markdown().count("\n")
+    assert hostile.to_markdown().count("|") == tame.to_markdown().count("|")
+    assert "<" not in hostile.to_markdown()
+    html = hostile._repr_html_()
+    assert html.count("<") == tame._repr_html_().count("<")
+    assert "<script" not in html
+    table = text_table(("a", "b"), [(name, "x")])
+    assert len(table.splitlines()) == 2
+
+
+def test_html_has_rows_and_remarks():
+    """A notebook shows the headline, one row a parameter and every remark."""
+    html = FULL._repr_html_()
+    assert html.count("<tr>") == 1 + len(FULL.parameters)
+    assert html.count("<li>") == len(FULL.remarks)
+    assert "step 7: WORRY" in html
+
+
+def test_markdown_has_rows_and_remarks():
+    """TensorBoard's text dashboard gets the headline in bold, a table and a list."""
+    lines = FULL.to_markdown().splitlines()
+    assert lines[0].startswith("**step 7: WORRY")
+    assert sum(line.startswith("|") for line in lines) == 2 + len(FULL.parameters)
+    assert sum(line.startswith("* ") for line in lines) == len(FULL.remarks)
+
+
+def test_text_columns_are_aligned():
+    """Each column begins where its header does, and no line ends in blanks."""
+    table = text_table(["a", "long header", "c"], [["1", "2", "3"], ["wide cell", "", "x"], ["", "", "y"]])
+    assert table.splitlines() == [
+        "a          long header  c",
+        "1          2            3",
+        "wide cell               x",
+        "                        y",
+    ]
+
+
+@pytest.mark.parametrize("make", [text_table, markdown_table, html_table])
+def test_a_table_without_rows_is_its_header(make):
+    """No rows are no error."""
+    assert "parameter" in make(["parameter"], [])
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [("a|b", "a&#124;b"), ("x\r\ny", "x y"), ("<b>", "&lt;b&gt;"), ("a_b*", "a&#95;b&#42;"), ("&lt;", "&amp;lt;")],
+)
+def test_markdown_shows_text_as_it_is(text, plain):
+    """Every character that markdown gives a meaning is written as an entity, once."""
+    assert markdown_text(text) == plain

@@ -1,0 +1,378 @@
+"""Who is told of a check: the terminal, TensorBoard, and a file of JSON lines."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
+
+from gc_hooks import (
+    CheckReport,
+    Comparison,
+    ConsoleReporter,
+    Diagnosis,
+    GradCheckError,
+    GradCheckHook,
+    InvalidProblem,
+    JsonlReporter,
+    MissingDependency,
+    TensorBoardReporter,
+    Verdict,
+    read_jsonl,
+)
+from gc_hooks.reporters.tensorboard import unique_tags
+
+ROOT = Path(__file__).parents[1]
+HOSTILE = [
+    "[bold]x[/bold]",
+    "a|b*c_d`e",
+    "<script>alert(1)</script>",
+    "[x](javascript:alert(1))",
+    "W\n# title",
+    "../up",
+]
+
+
+def a_report(step=0, difference=1e-9, parameters=None, **fields):
+    """A report of parameters that differ by that much; more than 1e-3 is WORRY."""
+    compared = {
+        name: Comparison(name, (2, 3), d, 1e-12, Verdict.WORRY if d > 1e-3 else Verdict.GOOD)
+        for name, d in (parameters or {"W": difference}).items()
+    }
+    return CheckReport(compared, difference=difference, error=1e-12, step=step, evaluations=17, **fields)
+
+
+# The terminal
+
+
+def printed(*reports, width=200):
+    out = io.StringIO()
+    reporter = ConsoleReporter(Console(file=out, width=width))
+    for report in reports:
+        reporter.report(report)
+    reporter.close()
+    return out.getvalue()
+
+
+def test_a_good_check_is_one_line():
+    """When all is well there is one line, without a table and without escape codes in a file."""
+    text = printed(a_report(step=7, asked=("Slopes.",), penalty_share=0.1), width=20)
+    assert text == "gradient check, step 7: GOOD, difference 1.0e-09 ± 1e-12, 1 parameters, 17 evaluations, 0 s\n"
+
+
+def test_a_failing_check_is_a_table_with_the_worst_first():
+    """Otherwise every parameter has a row, the worst first, and the diagnosis follows."""
+    found = Diagnosis("scaled", ("b",), "b is twice what it should be.")
+    parameters = {"good": 1e-12, "bad": 0.2, "worse": 0.5}
+    text = printed(a_report(3, 0.3, parameters, diagnoses=(found,), asked=("Slopes.",)))
+    assert text.startswith("gradient check, step 3: WORRY, difference 3.0e-01")
+    assert re.findall(r"^ *(good|bad|worse) +2x3 +(\w+)", text, re.MULTILINE) == [
+        ("worse", "WORRY"),
+        ("bad", "WORRY"),
+        ("good", "GOOD"),
+    ]
+    assert "scaled: b is twice what it should be." in text
+    assert "Slopes." in text
+
+
+@pytest.mark.parametrize("name", [name for name in HOSTILE if "\n" not in name])
+def test_names_are_shown_as_they_are(name):
+    """What a name or a remark holds is not read as Rich's markup."""
+    text = printed(a_report(0, 0.3, {name: 0.3}, notes=(f"Not parameters, ignored: {name}.",)))
+    assert text.count(name) == 3  # in the headline, in the table and in the note
+
+
+def test_a_remark_is_told_once():
+    """A note that was printed before is not printed again; a new one is."""
+    text = printed(a_report(0, notes=("ignored: dZ",)), a_report(1, notes=("ignored: dZ", "moved")), a_report(2))
+    assert (text.count("ignored: dZ"), text.count("moved"), text.count("GOOD")) == (1, 1, 3)
+
+
+def test_a_long_table_is_cut():
+    """Of very many parameters the worst are shown, and how many more there are."""
+    text = printed(a_report(0, 0.5, {f"p{k:02}": 0.5 if k == 44 else 1e-9 for k in range(45)}))
+    assert "and 5 more parameters" in text
+    assert len(re.findall(r"^ *p\d\d", text, re.MULTILINE)) == 40
+    assert re.search(r"^ *p44 ", text, re.MULTILINE)
+
+
+def test_the_default_console_is_the_one_that_everybody_shares(capsys):
+    """Without a console of its own it prints on Rich's shared one, a single line each time it is told something."""
+    reporter = ConsoleReporter()
+    reporter.report(a_report())
+    reporter.say("[i]3 checks[/i]")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:17] for line in lines] == ["gradient check, s", "[i]3 checks[/i]"]
+
+
+# JSON lines
+
+
+def test_checks_are_read_back(tmp_path):
+    """Every report is read back as it was, from a file in folders that are made; checks are added to an old file."""
+    path = tmp_path / "new" / "folder" / "checks.jsonl"
+    reports = [
+        a_report(step, d, {name: d}) for step, (d, name) in enumerate(zip([1e-9, 0.3, 0.0], HOSTILE, strict=False))
+    ]
+    for report in reports:  # each by a reporter of its own
+        reporter = JsonlReporter(path)
+        reporter.report(report)
+        reporter.close()
+    assert path.read_bytes().count(b"\n") == 3
+    assert [report.to_json() for report in read_jsonl(path)] == [report.to_json() for report in reports]
+
+
+def test_every_kind_of_line_break_in_a_name_is_read_back(tmp_path):
+    """A parameter's name or an error message may hold a line separator."""
+    report = a_report(0, parameters={"a\u2028b\x85c\nd": 1e-9}, notes=("one\rtwo\x0bthree",))
+    JsonlReporter(tmp_path / "checks").report(report)
+    (read,) = read_jsonl(tmp_path / "checks")
+    assert (list(read.parameters), read.notes) == (list(report.parameters), report.notes)
+
+
+def test_a_half_written_last_line_is_passed_over(tmp_path):
+    """Wherever a kill cut the last line, in the middle of a letter too, the checks before are read back."""
+    path = tmp_path / "checks.jsonl"
+    reporter = JsonlReporter(path)
+    reporter.report(a_report(1))
+    length = path.stat().st_size
+    reporter.report(a_report(2, parameters={"β": 1e-9}))
+    whole = path.read_bytes()
+    for cut in (*range(length, length + 14), *range(whole.index("β".encode()) - 2, len(whole) - 2)):
+        path.write_bytes(whole[:cut])
+        assert [report.step for report in read_jsonl(path)] == [1], cut
+
+
+def test_a_file_with_a_half_written_line_is_added_to(tmp_path):
+    """After a kill a resumed training goes on with the same file, and nothing but the half line is lost."""
+    path = tmp_path / "checks.jsonl"
+    JsonlReporter(path).report(a_report(1))
+    with path.open("ab") as file:
+        file.write(a_report(2).to_json().encode()[:50])
+    for step in (3, 4):
+        JsonlReporter(path).report(a_report(step))
+    assert [report.step for report in read_jsonl(path)] == [1, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("line", "seen"),
+    [
+        (b'{"schema": 999, "parameters": {}}', "schema 999, this version.*upgrade gc_hooks"),
+        (b'{"schema": 1}', "not the JSON of a gradient check"),
+        (b"step,loss", "not the JSON of a gradient check"),
+        (b"\xff\xfe", "not the JSON of a gradient check"),
+    ],
+)
+def test_a_line_that_is_no_report_is_an_error(tmp_path, line, seen):
+    """A report of a newer version and another kind of file are refused with what they are."""
+    path = tmp_path / "checks.jsonl"
+    path.write_bytes(a_report().to_json().encode() + b"\n" + line + b"\n")
+    with pytest.raises(GradCheckError, match=seen):
+        read_jsonl(path)
+
+
+# TensorBoard
+
+
+def events_of(folder):
+    """What TensorBoard's own loader reads in a directory with one event file."""
+    (file,) = folder.iterdir()
+    assert ".tfevents." in file.name
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0})
+    events.Reload()
+    return events
+
+
+def scalars_of(folder, tag):
+    return [(event.step, event.value) for event in events_of(folder).Scalars(f"gradcheck/{tag}")]
+
+
+def texts_of(folder):
+    tensors = events_of(folder).Tensors("gradcheck/report/text_summary")
+    return [(event.step, make_ndarray(event.tensor_proto).item().decode()) for event in tensors]
+
+
+def write(log_dir, *reports):
+    reporter = TensorBoardReporter(log_dir)
+    for report in reports:
+        reporter.report(report)
+    return reporter
+
+
+def test_the_figures_of_a_check_are_read_back(tmp_path):
+    """Differences and logarithms, over all and per parameter, verdict and evaluations, from a file still open."""
+    reporter = write(tmp_path, a_report(0, 1e-9), a_report(5, 0.25, {"W": 0.0, "dense1.b": 0.5}))
+    series = ("difference", "log10_difference")
+    tags = ["verdict", "evaluations", *series, *(f"{tag}/{name}" for tag in series for name in ("W", "dense1.b"))]
+    assert sorted(events_of(reporter.path).Tags()["scalars"]) == sorted(f"gradcheck/{tag}" for tag in tags)
+    assert scalars_of(reporter.path, "difference") == [(0, pytest.approx(1e-9)), (5, 0.25)]
+    assert scalars_of(reporter.path, "log10_difference") == [(0, -9.0), (5, pytest.approx(math.log10(0.25)))]
+    assert scalars_of(reporter.path, "difference/W") == [(0, pytest.approx(1e-9)), (5, 0.0)]
+    assert scalars_of(reporter.path, "log10_difference/W") == [(0, -9.0), (5, -17.0)]
+    assert scalars_of(reporter.path, "difference/dense1.b") == [(5, 0.5)]
+    assert scalars_of(reporter.path, "verdict") == [(0, 0.0), (5, 3.0)]
+    assert scalars_of(reporter.path, "evaluations") == [(0, 17.0), (5, 17.0)]
+    reporter.close()
+
+
+def test_steps_increase_strictly(tmp_path):
+    """Steps that repeat or go back are moved on: TensorBoard would drop what a smaller step follows."""
+    reporter = write(tmp_path, *(a_report(step, 2.0**-k) for k, step in enumerate([5, 5, 3, 100, 6])))
+    expected = [(step, 2.0**-k) for k, step in enumerate([5, 6, 7, 100, 101])]
+    assert scalars_of(reporter.path, "difference") == expected
+    assert [step for step, _ in texts_of(reporter.path)] == [5, 6, 7, 100, 101]
+    reporter.close()
+
+
+def test_a_difference_that_is_no_number_is_left_out(tmp_path):
+    """NaN is no point of a chart; the verdict and the report are written nevertheless."""
+    reporter = write(tmp_path, a_report(0, math.nan, {"W": math.nan, "b": 0.5}), a_report(1, 0.5))
+    assert scalars_of(reporter.path, "difference") == [(1, 0.5)]
+    assert scalars_of(reporter.path, "difference/W") == [(1, 0.5)]
+    assert scalars_of(reporter.path, "difference/b") == [(0, 0.5)]
+    assert [step for step, _ in scalars_of(reporter.path, "verdict")] == [0, 1]
+    reporter.close()
+
+
+def test_the_report_is_a_text_that_no_name_can_break(tmp_path):
+    """The whole report is there as markdown; names bring no HTML, no link, no emphasis, no row and no heading."""
+    reporter = write(tmp_path, a_report(4, 0.3, dict.fromkeys(HOSTILE, 0.3), notes=tuple(HOSTILE)))
+    ((step, text),) = texts_of(reporter.path)
+    assert step == 4
+    assert text.startswith("**step 4: WORRY, difference 3.0e-01")
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert [row.count("|") for row in rows] == [6] * (2 + len(HOSTILE))
+    assert not re.search(r"<|`|\[|_|^#", text, re.MULTILINE)
+    assert "&lt;script&gt;" in text
+    assert text.count("*") == 4 + len([line for line in text.splitlines() if line.startswith("* ")])
+    reporter.close()
+
+
+def test_names_that_look_the_same_as_tags_stay_apart(tmp_path):
+    """Two names that TensorBoard cannot tell apart get tags of their own."""
+    parameters = {"W[1]": 0.25, "W(1)": 0.5, "/W 1 ": 0.125, "W_1_-2": 0.0625}
+    reporter = write(tmp_path, a_report(0, 0.3, parameters))
+    tags = unique_tags(parameters)
+    assert len(set(tags.values())) == 4
+    assert {name: scalars_of(reporter.path, f"difference/{tag}") for name, tag in tags.items()} == {
+        name: [(0, difference)] for name, difference in parameters.items()
+    }
+    reporter.close()
+
+
+def test_a_directory_that_holds_checks_is_left_as_it_is(tmp_path):
+    """The next runs go to gradcheck-2 and -3, and say so; the first file keeps every byte."""
+    hooks = []
+    for run in range(3):
+        with GradCheckHook(log_dir=tmp_path, after=0) as hook:
+            hook.on_step(run, loss=lambda w: w**2, params=3.0, grads=6.0)
+        hooks.append(hook)
+        if run == 0:
+            (first,) = (tmp_path / "gradcheck").iterdir()
+            before = first.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gradcheck", "gradcheck-2", "gradcheck-3"]
+    assert first.read_bytes() == before
+    assert [scalars_of(tmp_path / f"gradcheck{k}", "verdict") for k in ("", "-2")] == [[(0, 0.0)], [(1, 0.0)]]
+    assert not hooks[0].reports[0].notes
+    assert f"these go to {tmp_path / 'gradcheck-2'}." in hooks[1].reports[0].notes[-1]
+
+
+def test_two_reporters_of_the_same_second_do_not_share_a_file(tmp_path):
+    """Two reporters in one process and one log directory write to different directories and files."""
+    reporters = [TensorBoardReporter(tmp_path) for _ in range(2)]
+    for reporter, difference in zip(reporters, (0.25, 0.5), strict=True):
+        reporter.report(a_report(0, difference))
+    names = {next(reporter.path.iterdir()).name for reporter in reporters}
+    assert len(names) == 2
+    assert [scalars_of(r.path, "difference") for r in reporters] == [[(0, 0.25)], [(0, 0.5)]]
+    for reporter in reporters:
+        reporter.close()
+
+
+def test_nothing_is_made_before_the_first_check(tmp_path):
+    """A reporter that is never used leaves no directory behind, and can be closed."""
+    reporter = TensorBoardReporter(tmp_path / "runs")
+    reporter.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_reporter_that_is_forgotten_is_closed(tmp_path):
+    """Dropping the last reference closes the file (an open one would be a ResourceWarning, an error here)."""
+    path = write(tmp_path, a_report()).path
+    assert len(scalars_of(path, "difference")) == 1
+
+
+def test_a_writer_of_ones_own_is_used_and_not_closed(tmp_path):
+    """A tensorboardX SummaryWriter gets the checks among its own figures, and stays its owner's to close."""
+    from tensorboardX import SummaryWriter
+
+    with SummaryWriter(str(tmp_path)) as writer:
+        writer.add_scalar("loss", 1.0, 0)
+        reporter = TensorBoardReporter(writer=writer)
+        reporter.report(a_report(3, 0.25, {"W[1]": 0.5}))
+        reporter.report(a_report(3, 0.25, {"W[1]": 0.5}))
+        reporter.close()
+        writer.add_scalar("loss", 0.5, 1)
+    events = events_of(tmp_path)
+    assert [event.step for event in events.Scalars("loss")] == [0, 1]
+    assert scalars_of(tmp_path, "difference/W_1_") == [(3, 0.5), (4, 0.5)]
+    assert "W&#91;1]" in texts_of(tmp_path)[0][1]
+    assert reporter.path is None
+
+
+@pytest.mark.parametrize("options", [{}, {"log_dir": "runs", "writer": object()}])
+def test_one_place_to_write_to_is_needed(options):
+    """Neither and both of log_dir and writer are refused."""
+    with pytest.raises(InvalidProblem, match="give one of the two"):
+        TensorBoardReporter(**options)
+
+
+def test_without_tensorboardx_the_message_says_what_to_install(tmp_path, monkeypatch):
+    """A missing tensorboardX is told as such, at the first check."""
+    monkeypatch.setitem(sys.modules, "tensorboardX.event_file_writer", None)
+    with pytest.raises(MissingDependency, match="pip install tensorboardX"):
+        TensorBoardReporter(tmp_path).report(a_report())
+
+
+def test_another_process_writes_nothing(tmp_path, monkeypatch):
+    """Under another process id the reporter keeps its hands off the file."""
+    reporter = write(tmp_path, a_report(0))
+    (file,) = reporter.path.iterdir()
+    before = file.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: -1)
+        reporter.report(a_report(1))
+    assert file.read_bytes() == before
+    reporter.close()
+
+
+FORK = """
+import os, sys
+from gc_hooks import CheckReport, TensorBoardReporter
+reporter = TensorBoardReporter(sys.argv[1])
+reporter.report(CheckReport({}, step=1))
+child = os.fork()
+if not child:
+    reporter.report(CheckReport({}, step=2))
+    reporter.close()
+    sys.exit()  # with all that a normal exit does
+assert os.waitpid(child, 0)[1] == 0
+reporter.report(CheckReport({}, step=3))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_writes_nothing(tmp_path):
+    """A data loader's child that inherits the reporter, uses and closes it, leaves no trace in the file."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", FORK, str(tmp_path)], check=True, timeout=60, env=environment)
+    assert [step for step, _ in scalars_of(tmp_path / "gradcheck", "verdict")] == [1, 3]

@@ -1,0 +1,61 @@
+"""When a check is due."""
+
+from __future__ import annotations
+
+import pytest
+
+from gc_hooks import InvalidProblem, any_of, at, every, first, logspaced
+
+
+def due(schedule, calls=1100):
+    return [call for call in range(calls) if schedule(call)]
+
+
+def test_at_names_the_calls():
+    """`at` is due at the calls that it was given, in any order and more than once, and at no other."""
+    assert due(at(1000, 0, 1, 1)) == [0, 1, 1000]
+    assert due(at()) == []
+
+
+def test_first_is_the_beginning():
+    """`first` is due at so many calls from the first on."""
+    assert due(first(3)) == [0, 1, 2]
+    assert due(first(0)) == []
+
+
+def test_every_is_a_period():
+    """`every` begins with the first call and comes back once a period."""
+    assert due(every(400)) == [0, 400, 800]
+    assert due(every(1), 4) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("per_decade", [1, 2, 5])
+def test_logspaced_makes_so_many_checks_for_each_tenfold(per_decade):
+    """`logspaced` is due at the first two calls and equally often between 10 and 100 as between 100 and 1000."""
+    calls = due(logspaced(per_decade))
+    assert calls[:2] == [0, 1]
+    assert {10, 100, 1000} <= set(calls)
+    assert sum(10 <= call < 100 for call in calls) == sum(100 <= call < 1000 for call in calls) == per_decade
+
+
+def test_any_of_is_the_union():
+    """`any_of` is due where one of its schedules is, a plain function among them; with none it is never due."""
+    assert due(any_of(at(3), every(500), lambda calls: calls == 7)) == [0, 3, 7, 500, 1000]
+    assert due(any_of()) == []
+
+
+@pytest.mark.parametrize(
+    ("make", "seen"),
+    [
+        (lambda: at(0, -1), r"at\(-1\): a whole number of calls, at least 0"),
+        (lambda: at(True), r"at\(True\)"),
+        (lambda: first(2.5), r"first\(2.5\): a whole number of calls, at least 0"),
+        (lambda: every(0), r"every\(0\): a whole number of calls, at least 1"),
+        (lambda: logspaced(0), r"logspaced\(0\): a whole number of calls, at least 1"),
+        (lambda: any_of(at(1), 500), r"any_of: 500 is no schedule.*every\(500\)"),
+    ],
+)
+def test_what_is_no_number_of_calls_is_refused(make, seen):
+    """A number that cannot count calls, and a schedule that cannot be asked, are refused where they are written."""
+    with pytest.raises(InvalidProblem, match=seen):
+        make()
