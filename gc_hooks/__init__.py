@@ -3,7 +3,7 @@
 from gc_hooks import nn
 from gc_hooks.callbacks import Callback, TrainState
 from gc_hooks.check import check_gradients
-from gc_hooks.compare import Comparison, Tolerance, Verdict
+from gc_hooks.comparison import Basis, Comparison
 from gc_hooks.diagnose import Diagnosis
 from gc_hooks.errors import (
     GradCheckError,
@@ -16,15 +16,17 @@ from gc_hooks.errors import (
 from gc_hooks.estimate import Estimate, Status
 from gc_hooks.hook import GradCheckHook
 from gc_hooks.methods import central, complex_step, fixed_step
-from gc_hooks.probes import entries
+from gc_hooks.probes import entries, joint, per_parameter
 from gc_hooks.report import CheckReport
 from gc_hooks.reporters import ConsoleReporter, JsonlReporter, TensorBoardReporter, read_jsonl
 from gc_hooks.schedule import any_of, at, every, first, logspaced
 from gc_hooks.testing import assert_gradients
+from gc_hooks.verdict import Tolerance, Verdict
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Basis",
     "Callback",
     "CheckReport",
     "Comparison",
@@ -54,7 +56,9 @@ __all__ = [
     "every",
     "first",
     "fixed_step",
+    "joint",
     "logspaced",
     "nn",
+    "per_parameter",
     "read_jsonl",
 ]

@@ -12,7 +12,7 @@ from gc_hooks._typing import Array, Batch, Params, RandomState
 class Objective(Protocol):
     """What is being minimised, as pure functions that touch nothing which the trainer's own backward pass reads.
 
-    All three compute in the precision of what they are given: float32, float64, or (the two values) complex.
+    All compute in the precision of what they are given: float32, float64, or (the two values) complex.
     ``random_state`` fixes the random draws of a training pass, dropout's masks that is; ``None`` forces dropout's
     rate to zero and stays in training mode.
     """
@@ -25,6 +25,9 @@ class Objective(Protocol):
 
     def gradient(self, params: Params, batch: Batch, random_state: RandomState | None = None) -> dict[str, Array]:
         """The gradient of data loss plus penalty, by a forward and a backward pass of its own."""
+
+    def data_gradient(self, params: Params, batch: Batch, random_state: RandomState | None = None) -> dict[str, Array]:
+        """The gradient of the data loss alone; what `gradient` adds to it is the penalty's part."""
 
 
 @dataclass

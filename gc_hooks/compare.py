@@ -3,286 +3,195 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from enum import IntEnum
+from dataclasses import replace
 
 import numpy as np
 
-from gc_hooks._typing import Array
-from gc_hooks.errors import InvalidProblem
-from gc_hooks.estimate import Status
+from gc_hooks.chance import lower_factor, upper_factor
+from gc_hooks.comparison import Basis, Comparison, EntryComparison
+from gc_hooks.estimate import EPS, Status
+from gc_hooks.evidence import Evidence, Measured, MeasuredEntries
+from gc_hooks.interval import Interval, finite_norm, of_directions, of_entries, root_mean_square
 from gc_hooks.matching import norm
-from gc_hooks.measure import Measured
 from gc_hooks.problem import Problem
+from gc_hooks.verdict import Tolerance, Verdict
 
 WORST = 5
+MOST_DIRECTIONS = 16
+EARLY_STAGES = 1.15
+"""What sixteen directions would just have seen may have passed as good after fewer; so much more would not."""
 
 
-class Verdict(IntEnum):
-    """What a check says, from good to bad."""
-
-    GOOD = 0
-    INCONCLUSIVE = 1
-    DOUBLE_CHECK = 2
-    WORRY = 3
-
-    def __str__(self) -> str:
-        return self.name
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """The bands of the difference; the classic ones by default.
-
-    Attributes
-    ----------
-    good : float
-        A difference that is certainly above this one is there.
-    certain : float
-        Good needs the difference and its error bar together to stay below this.
-    worry : float
-        From here on a difference is WORRY instead of DOUBLE_CHECK.
-
-    Raises
-    ------
-    InvalidProblem
-        They are not in the order 0 < good <= certain <= worry < 1.
-    """
-
-    good: float = 1e-7
-    certain: float = 1e-5
-    worry: float = 1e-3
-
-    def __post_init__(self) -> None:
-        if not 0 < self.good <= self.certain <= self.worry < 1:
-            raise InvalidProblem(
-                f"{self}: the bands have to keep the order 0 < good <= certain <= worry < 1. A difference is a ratio "
-                "between 0 (equal) and 1 (nothing in common)."
-            )
-
-    def judge(self, difference: float, error: float) -> Verdict:
-        """The verdict on a difference with its error bar; what cannot be told is INCONCLUSIVE, NaN too.
-
-        Examples
-        --------
-        >>> Tolerance().judge(3e-9, 1e-10), Tolerance().judge(0.3, 1e-9), Tolerance().judge(float("nan"), 0.0)
-        (<Verdict.GOOD: 0>, <Verdict.WORRY: 3>, <Verdict.INCONCLUSIVE: 1>)
-        """
-        if difference - error > self.good:
-            return Verdict.WORRY if difference >= self.worry else Verdict.DOUBLE_CHECK
-        return Verdict.GOOD if difference + error <= self.certain else Verdict.INCONCLUSIVE
-
-
-@dataclass(frozen=True)
-class EntryComparison:
-    """One entry: where it is, what backprop says, what was measured, and how far the measurement can be off."""
-
-    index: tuple[int, ...]
-    backprop: float
-    measured: float
-    error: float
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One parameter: how far backprop's gradient is from the measured one.
-
-    Attributes
-    ----------
-    name : str
-    shape : tuple of int
-    difference : float
-        ``||g - n|| / (||g|| + ||n||)``, between 0 and 1; NaN where there is nothing to compare.
-    error : float
-        Its error bar, a bound: measurement, and the rounding of backprop's own arithmetic where that matters.
-    verdict : Verdict
-    sensitivity : float
-        The smallest relative error ``||g - n|| / ||n||`` that this check would have seen.
-    exact : bool
-        All entries were measured.
-    measured : int
-        Number of entries that were measured.
-    wrong : int
-        Number of measured entries whose difference is certain.
-    backprop_norm, measured_norm : float
-        ``||g||`` and ``||n||`` over the measured entries.
-    penalty_share : float
-        ``||penalty's part|| / ||n||``; 0 unless the penalty was handed in apart.
-    status : Status
-        The worst that happened to a measurement.
-    worst : tuple of EntryComparison
-        The entries that differ most.
-    note : str
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    difference: float
-    error: float
-    verdict: Verdict
-    sensitivity: float = math.nan
-    exact: bool = False
-    measured: int = 0
-    wrong: int = 0
-    backprop_norm: float = math.nan
-    measured_norm: float = math.nan
-    penalty_share: float = 0.0
-    status: Status = Status.OK
-    worst: tuple[EntryComparison, ...] = ()
-    note: str = ""
-
-    @property
-    def size(self) -> int:
-        """Number of entries."""
-        return math.prod(self.shape)
-
-    def noted(self, note: str, verdict: Verdict | None = None) -> Comparison:
-        """The same with one more note, and another verdict if one is given."""
-        return replace(
-            self,
-            note="; ".join(filter(None, (self.note, note))),
-            verdict=self.verdict if verdict is None else verdict,
-        )
-
-
-def compare(problem: Problem, measured: dict[str, Measured], tolerance: Tolerance) -> dict[str, Comparison]:
+def compare(problem: Problem, evidence: Evidence, tolerance: Tolerance) -> dict[str, Comparison]:
     """Compare every parameter, in the order in which the user gave them."""
-    whole = whole_norm(problem, measured)
+    whole = whole_norm(problem, evidence)
     return {
-        name: _flagged(problem, name, compare_parameter(problem, name, measured[name], tolerance, whole))
-        if name in measured
+        name: _flagged(problem, compare_parameter(problem, name, evidence, tolerance, whole))
+        if name in evidence.parameters
         else _not_comparable(problem, name)
         for name in problem.point
     }
 
 
 def compare_parameter(
-    problem: Problem, name: str, measured: Measured, tolerance: Tolerance, whole: float, rounding: float = 0.0
+    problem: Problem, name: str, evidence: Evidence, tolerance: Tolerance, whole: float, rounding: float = 0.0
 ) -> Comparison:
-    """Compare one parameter.
+    """Compare one parameter on the best basis that the evidence gives.
 
     Parameters
     ----------
-    problem, name, measured, tolerance
+    problem, name, evidence, tolerance
     whole : float
-        Norm of the whole gradient, against which a vanishing one is judged.
+        Norm of the whole gradient (`whole_norm`), against which a vanishing one is judged.
     rounding : float
         What the rounding of backprop's own arithmetic can do to this gradient, as a norm.
     """
-    seen = measured.seen
-    grad, slopes = problem.grads[name][seen], measured.slopes[seen]
-    errors = measured.errors[seen]
-    base = Comparison(
+    measured = evidence.parameters[name]
+    base = _base(problem, name, evidence, tolerance)
+    if not measured.size:
+        return replace(base, difference=0.0, error=0.0, verdict=Verdict.GOOD, note="no entries", basis=Basis.EXACT)
+    if (not_finite := _not_finite(problem, base, measured)) is not None:
+        return not_finite
+    if base.basis is Basis.NOTHING:
+        return base.noted("not measured: the budget was spent before")
+    interval = _interval(problem, base, measured, evidence, rounding)
+    nothing = whole == 0 and not _any_slope(measured, evidence)  # there is nothing to hold it against
+    if (vanishing := _no_gradient(problem, base, interval, whole, nothing)) is not None:
+        return vanishing
+    return _limited(_judged(base, interval, tolerance))
+
+
+def _base(problem: Problem, name: str, evidence: Evidence, tolerance: Tolerance) -> Comparison:
+    """All that is known before anything is judged."""
+    measured = evidence.parameters[name]
+    entries = measured.entries(problem.grads[name])
+    certain = entries.away > entries.errors + tolerance.good * (np.abs(entries.grad) + np.abs(entries.slopes))
+    return Comparison(
         name=name,
         shape=problem.point[name].shape,
         difference=math.nan,
         error=math.nan,
         verdict=Verdict.INCONCLUSIVE,
-        exact=bool(seen.all()),
-        measured=int(seen.sum()),
-        backprop_norm=norm(grad),
-        measured_norm=norm(slopes),
-        status=_worst_status(measured),
-        penalty_share=_share(measured.shares[seen], slopes),
-        worst=_worst_entries(problem.grads[name], measured),
+        basis=_basis(measured, evidence),
+        measured=len(entries.indices),
+        directions=len(measured.directions),
+        suspect=any(abs(reading.residual) > reading.bar(evidence.rounding) for reading in evidence.joint),
+        status=_worst_status(measured, evidence),
+        worst=_worst_entries(problem.point[name].shape, entries),
+        wrong=int(np.sum(certain)),
     )
-    if not problem.point[name].size:
-        return replace(base, difference=0.0, error=0.0, verdict=Verdict.GOOD, note="no entries")
-    if (not_finite := _not_finite(base, problem, slopes)) is not None:
-        return not_finite
-    if not seen.any():
-        return base.noted("not measured: the budget was spent before")
-    if (vanishing := _no_gradient(base, problem, norm(errors), whole)) is not None:
-        return _limited(vanishing)
-    return _limited(_judged(base, grad, slopes, errors, rounding, tolerance))
 
 
-def _judged(
-    base: Comparison, grad: Array, slopes: Array, errors: Array, rounding: float, tolerance: Tolerance
-) -> Comparison:
-    difference, error = ratio(grad, slopes, norm(errors) + rounding)
-    certain = np.abs(grad - slopes) - errors - rounding > tolerance.good * (np.abs(grad) + np.abs(slopes))
+def _basis(measured: Measured, evidence: Evidence) -> Basis:
+    if measured.complete:
+        return Basis.EXACT
+    if measured.directions:
+        return Basis.ESTIMATED
+    if measured.indices:
+        return Basis.PARTIAL
+    return Basis.BOUNDED if evidence.joint else Basis.NOTHING
+
+
+def _interval(problem: Problem, base: Comparison, measured: Measured, evidence: Evidence, rounding: float) -> Interval:
+    grad = problem.grads[base.name]
+    if base.basis in (Basis.EXACT, Basis.PARTIAL):
+        return of_entries(measured.entries(grad), evidence.rounding, rounding)
+    if base.basis is Basis.ESTIMATED:
+        return of_directions(measured.directions, norm(grad), 1.0, evidence.rounding, rounding)
+    weight = evidence.joint[0].probe.weights[base.name]
+    within = of_directions(evidence.joint, norm(grad), weight, evidence.rounding, rounding)
+    return replace(within, estimate=within.at_most, at_least=0.0, measured_norm=within.backprop_norm, share=0.0)
+
+
+def _judged(base: Comparison, interval: Interval, tolerance: Tolerance) -> Comparison:
+    """The classic ratio with its bounds, and the verdict."""
+    difference, at_most, at_least = _ratios(interval, base.basis)
     return replace(
         base,
         difference=difference,
-        error=error,
-        verdict=tolerance.judge(difference, error),
-        wrong=int(certain.sum()),
-        sensitivity=_sensitivity(tolerance.good, error),
+        error=at_most - difference,
+        at_least=at_least,
+        verdict=tolerance.judge(difference, at_most - difference, at_least),
+        backprop_norm=interval.backprop_norm,
+        measured_norm=interval.measured_norm,
+        penalty_share=min(interval.share / interval.measured_norm, 1e6) if interval.measured_norm > 0 else 0.0,
+        sensitivity=_sensitivity(base.basis, interval, tolerance),
     )
 
 
-def ratio(grad: Array, slopes: Array, bar: float) -> tuple[float, float]:
-    """The classic ratio ``||g - n|| / (||g|| + ||n||)``, and how far a bar on ``||n||`` can move it.
+def _ratios(interval: Interval, basis: Basis) -> tuple[float, float, float]:
+    """The ratio, the most and the least it can be.
 
-    Examples
-    --------
-    >>> ratio(np.array([1.0]), np.array([1.0]), 1e-9)
-    (0.0, 5.000000002500001e-10)
+    Where both sides are known, their sizes are; else ``||n||`` lies within ``||g - n||`` of ``||g||``, so that an error
+    of x makes a ratio between ``x / (2 ||g|| + x)`` and ``x / (2 ||g|| - x)``.
     """
-    size, away = norm(grad) + norm(slopes), norm(grad - slopes)
-    if size == 0:
-        return 0.0, 0.0 if bar == 0 else 1.0
-    difference = away / size
-    highest = (away + bar) / (size - bar) if bar < size else math.inf
-    lowest = max(0.0, away - bar) / (size + bar)
-    return difference, min(1.0, max(highest - difference, difference - lowest))
+    size = interval.backprop_norm + interval.measured_norm
+    if basis in (Basis.EXACT, Basis.PARTIAL):
+        smallest, largest = size - interval.bar, size + interval.bar
+    else:
+        doubled = 2 * interval.backprop_norm
+        smallest = max(doubled - interval.at_most, interval.backprop_norm, interval.at_most)
+        largest = doubled + interval.at_least
+        size = max(size, interval.estimate) if interval.estimate > 1e-3 * interval.backprop_norm else doubled
+    at_most = min(1.0, interval.at_most / smallest) if smallest > 0 else 1.0
+    at_least = interval.at_least / largest if largest > 0 else 0.0
+    difference = interval.estimate / size if size > 0 else 0.0
+    return min(max(difference, at_least), at_most), at_most, at_least
 
 
-def overall(problem: Problem, measured: dict[str, Measured], comparisons: dict[str, Comparison]) -> tuple[float, float]:
-    """The classic ratio over all parameters, and its error bar; NaN where nothing was measured."""
-    seen = {name: m.seen for name, m in measured.items() if m.seen.any()}
-    if not seen:
-        return math.nan, math.nan
-    grad, slopes = (
-        np.concatenate([source(name)[mask] for name, mask in seen.items()])
-        for source in (problem.grads.__getitem__, lambda name: measured[name].slopes)
-    )
-    parts = [comparisons[name] for name in seen if math.isfinite(comparisons[name].error)]
-    bar = math.hypot(*(part.error * (part.backprop_norm + part.measured_norm) for part in parts))
-    with np.errstate(all="ignore"):
-        return ratio(grad, slopes, bar)
+def _sensitivity(basis: Basis, interval: Interval, tolerance: Tolerance) -> float:
+    """The relative error that would have been seen with 99 %: it has to leave the bars, and then the good band.
 
-
-def penalty_share(measured: dict[str, Measured]) -> float:
-    """What the penalty contributes to the whole slope, as a ratio of norms."""
-    whole = math.hypot(*(norm(m.slopes[m.seen]) for m in measured.values()))
-    part = math.hypot(*(norm(m.shares[m.seen]) for m in measured.values()))
-    return part / whole if whole > 0 else math.nan
-
-
-def _sensitivity(good: float, error: float) -> float:
-    """The relative error r with ``r / (2 + r) - error > good``: what DOUBLE_CHECK would have begun at.
-
-    An error of r moves the classic ratio to about ``r / (2 + r)``; the bar is counted twice, once because it may hide
-    the error and once because it is subtracted.
+    What leaves the bars along one direction is measured along more, up to 16, before it is judged.
     """
-    seen = good + 2 * error
-    return 2 * seen / (1 - seen) if seen < 1 else math.inf
+    if interval.measured_norm <= 0:
+        return math.inf
+    escape = interval.escape / interval.measured_norm
+    if basis in (Basis.EXACT, Basis.PARTIAL):
+        band = 2 * tolerance.good
+    else:
+        spread = upper_factor(MOST_DIRECTIONS) / lower_factor(MOST_DIRECTIONS)
+        band = 2 * tolerance.good * EARLY_STAGES * spread
+    return band + escape
 
 
-def _no_gradient(base: Comparison, problem: Problem, bar: float, whole: float) -> Comparison | None:
+def _no_gradient(
+    problem: Problem, base: Comparison, interval: Interval, whole: float, nothing: bool
+) -> Comparison | None:
     """Both sides vanish against the whole gradient: a bias in front of batch norm, a unit that is never active."""
-    if base.backprop_norm > 100 * problem.precision * whole or base.measured_norm > bar:
+    grad_norm = norm(problem.grads[base.name])
+    largest = interval.at_most if base.basis is not Basis.EXACT else interval.measured_norm + interval.bar
+    inside = interval.measured_norm <= max(interval.bar, 100 * EPS * whole) or base.basis is Basis.BOUNDED
+    if grad_norm > 100 * problem.precision * whole or not inside:
         return None
-    if bar <= 1e-6 * whole or whole == 0:  # with nothing to hold it against, both are exactly zero
-        return replace(base, difference=0.0, error=0.0, verdict=Verdict.GOOD, note="no gradient")
-    return replace(base, difference=0.0, error=1.0, note="no gradient, but the bar is too wide to be sure")
+    settled = replace(
+        base, difference=0.0, error=0.0, verdict=Verdict.GOOD, note="no gradient", backprop_norm=grad_norm
+    )
+    settled = replace(settled, measured_norm=interval.measured_norm, wrong=0)
+    if nothing or largest <= 1e-6 * whole:
+        return _limited(settled)
+    vague = replace(settled, error=1.0, verdict=Verdict.INCONCLUSIVE, note="")
+    return vague.noted("no gradient, but the bar is too wide to be sure")
+
+
+def _any_slope(measured: Measured, evidence: Evidence) -> bool:
+    """Whether any slope was measured that is not exactly zero."""
+    return any(measured.slopes) or any(reading.slope for reading in (*measured.directions, *evidence.joint))
 
 
 def _limited(comparison: Comparison) -> Comparison:
     """What was not looked at is said, and is never good."""
-    if comparison.exact:
+    if comparison.basis is not Basis.PARTIAL:
         return comparison
     note = f"{comparison.measured} of {comparison.size} entries measured: the budget was spent"
-    worse = comparison.verdict if comparison.verdict > Verdict.INCONCLUSIVE else Verdict.INCONCLUSIVE
-    return comparison.noted(note, worse)
+    return comparison.noted(note, max(comparison.verdict, Verdict.INCONCLUSIVE))
 
 
-def _not_finite(base: Comparison, problem: Problem, slopes: Array) -> Comparison | None:
+def _not_finite(problem: Problem, base: Comparison, measured: Measured) -> Comparison | None:
     """NaN and infinity never pass; they are WORRY where backprop alone makes them."""
     if not math.isfinite(problem.value):
         return base.noted(f"the loss is {problem.value}")
+    slopes = [*measured.slopes, *(reading.slope for reading in measured.directions)]
     if not np.all(np.isfinite(slopes)):
         return base.noted("the loss is not finite next to this point")
     if not np.all(np.isfinite(problem.grads[base.name])):
@@ -295,39 +204,38 @@ def _not_comparable(problem: Problem, name: str) -> Comparison:
     return Comparison(name, problem.point[name].shape, math.nan, math.nan, Verdict.WORRY, note=flaw.text)
 
 
-def _flagged(problem: Problem, name: str, comparison: Comparison) -> Comparison:
+def _flagged(problem: Problem, comparison: Comparison) -> Comparison:
     """A gradient that was usable but has a flaw (it does not repeat itself) is wrong whatever the slopes say."""
-    flaw = problem.flaws.get(name)
+    flaw = problem.flaws.get(comparison.name)
     return comparison.noted(flaw.text, Verdict.WORRY) if flaw else comparison
 
 
-def whole_norm(problem: Problem, measured: dict[str, Measured]) -> float:
+def whole_norm(problem: Problem, evidence: Evidence) -> float:
     """Norm of the whole gradient, as backprop or as the measurement has it, whichever is larger."""
-    sides = ([problem.grads[name] for name in measured], [m.slopes[m.seen] for m in measured.values()])
-    norms = [math.hypot(*(norm(array[np.isfinite(array)]) for array in side)) for side in sides]
-    return max(norms, default=0.0)
+    backprop = math.hypot(*(finite_norm(problem.grads[name]) for name in evidence.parameters))
+    return max(backprop, math.hypot(*(_measured_norm(m) for m in evidence.parameters.values())))
 
 
-def _worst_status(measured: Measured) -> Status:
-    order = (Status.NONFINITE, Status.KINK, Status.NOISY)
-    return next((status for status in order if measured.statuses[status]), Status.OK)
+def _measured_norm(measured: Measured) -> float:
+    if measured.indices:
+        return finite_norm(np.array(measured.slopes))
+    return root_mean_square(np.array([reading.slope for reading in measured.directions]))
 
 
-def _share(shares: Array, slopes: Array) -> float:
-    size = norm(slopes)
-    return min(norm(shares) / size, 1e6) if size > 0 else 0.0
+def _worst_status(measured: Measured, evidence: Evidence) -> Status:
+    seen = measured.statuses or {reading.status: 1 for reading in evidence.joint}
+    return next((status for status in (Status.NONFINITE, Status.KINK, Status.NOISY) if seen.get(status)), Status.OK)
 
 
-def _worst_entries(grad: Array, measured: Measured) -> tuple[EntryComparison, ...]:
-    away = np.where(measured.seen, np.nan_to_num(np.abs(grad - measured.slopes), nan=math.inf), -1.0).reshape(-1)
-    order = np.argsort(-away, kind="stable")[:WORST]
+def _worst_entries(shape: tuple[int, ...], entries: MeasuredEntries) -> tuple[EntryComparison, ...]:
+    order = np.argsort(-np.nan_to_num(entries.away, nan=math.inf), kind="stable")[:WORST]
     return tuple(
         EntryComparison(
-            index=tuple(int(i) for i in np.unravel_index(int(k), grad.shape)),
-            backprop=float(grad.flat[k]),
-            measured=float(measured.slopes.flat[k]),
-            error=float(measured.errors.flat[k]),
+            index=tuple(int(i) for i in np.unravel_index(entries.indices[k], shape)),
+            backprop=float(entries.grad[k]),
+            measured=float(entries.slopes[k]),
+            error=float(entries.errors[k]),
         )
         for k in order
-        if away[k] > 0
+        if entries.away[k] != 0
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from gc_hooks.compare import Comparison, Verdict
+from gc_hooks.comparison import Comparison
 from gc_hooks.problem import Problem
+from gc_hooks.verdict import Verdict
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 from gc_hooks._typing import Array, Loss, Params
 from gc_hooks.errors import InvalidProblem, NondeterministicLoss
 from gc_hooks.matching import Matched, match_gradients
-from gc_hooks.problem import Gradient, Meter, Problem, parameter_scales, rebuild_params, written
+from gc_hooks.problem import Backprop, Meter, Problem, parameter_scales, rebuild_params, written
 from gc_hooks.tree import flatten
 
 
@@ -202,7 +202,7 @@ def _with_gradient(problem: Problem, values: tuple[float, ...], grads: Any, dtyp
     if callable(grads):
         call = _as_function(problem, grads)
         matched = call(problem.point).compared_with(call(problem.point))
-        gradient: Gradient | None = lambda point: call(point).grads  # noqa: E731 - a name for a one-line closure
+        gradient: Backprop | None = lambda point: call(point).grads  # noqa: E731 - a name for a one-line closure
         precision = problem.precision
     else:
         matched, gradient = match_gradients(grads, problem.point), None
@@ -218,7 +218,7 @@ def _with_gradient(problem: Problem, values: tuple[float, ...], grads: Any, dtyp
     )
 
 
-def _precision_note(precision: float, gradient: Gradient | None) -> tuple[str, ...]:
+def _precision_note(precision: float, gradient: Backprop | None) -> tuple[str, ...]:
     if precision < 1e-10 or gradient is not None:
         return ()
     kind = "float32" if precision < 1e-6 else "half precision"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from gc_hooks.errors import InvalidProblem
 from gc_hooks.estimate import EPS, SAFETY, Curve, Estimate, LineLike, Method, Status
@@ -22,12 +23,13 @@ def complex_step(line: LineLike, *, scale: float = 1.0, noise: float | None = No
     scale : float
         The unit of length of the parameters on the line.
     noise : float, optional
-        Noise of the loss, in units of the loss; sets the bar below which a slope is rounding.
+        Noise of the loss, in units of the loss; by default the rounding of its value.
 
     Returns
     -------
     Estimate
-        With an error bar for rounding only.
+        With an error bar for rounding only, on the safe side; `check_gradients` replaces it by what it has measured of
+        the rounding of slopes.
 
     Raises
     ------
@@ -52,8 +54,8 @@ def complex_step(line: LineLike, *, scale: float = 1.0, noise: float | None = No
     slope = value.imag / step
     if not (math.isfinite(slope) and math.isfinite(value.real)):
         return Estimate(slope, math.inf, step, 1, Status.NONFINITE)
-    rounding = SAFETY * (4 * EPS * abs(slope) + _noise_or_rounding(line, noise) / scale)
-    return Estimate(slope, rounding, step, 1)
+    rounding = 4 * EPS * abs(slope) + _noise_or_rounding(line, noise) / scale
+    return Estimate(slope, SAFETY * rounding, step, 1)
 
 
 def fixed_step(step: float = 1e-7) -> Method:
@@ -84,7 +86,17 @@ def fixed_step(step: float = 1e-7) -> Method:
     if not (isinstance(step, (int, float)) and 0 < step < math.inf):
         raise InvalidProblem(f"fixed_step({step!r}): the step has to be a positive number. Try 1e-7, the textbooks'.")
 
-    def fixed(line: LineLike, *, scale: float = 1.0, noise: float | None = None) -> Estimate:
+    return _FixedStep(step)
+
+
+@dataclass(frozen=True)
+class _FixedStep:
+    """A class and not a function inside a function, so that it can be sent to another process."""
+
+    step: float
+
+    def __call__(self, line: LineLike, *, scale: float = 1.0, noise: float | None = None) -> Estimate:
+        step = self.step
         above, below = line(step), line(-step)
         value = (above - below) / (2 * step)
         if not math.isfinite(value):
@@ -94,8 +106,8 @@ def fixed_step(step: float = 1e-7) -> Method:
         status = Status.NOISY if rounding > abs(value) else Status.OK
         return Estimate(value, rounding + asymmetry / 2, step, 2, status)
 
-    fixed.__name__ = f"fixed_step({step:g})"
-    return fixed
+    def __repr__(self) -> str:
+        return f"fixed_step({self.step:g})"
 
 
 def central(line: LineLike, *, scale: float = 1.0, noise: float | None = None) -> Estimate:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import chain, zip_longest
 from typing import Any
 
@@ -56,17 +56,20 @@ class Direction:
         ``v``, for the parameters that the line changes.
     scale : float
         The unit in which steps along this line are chosen; 1 where the vector carries the parameters' own scales.
+    name : str or None
+        The parameter that is judged by it; None when it goes through several.
+    weights : mapping of str to float
+        How far a direction through several parameters goes along each.
     """
 
     vector: Params
     scale: float = 1.0
+    name: str | None = None
+    weights: Mapping[str, float] = field(default_factory=dict)
 
     def changes(self, point: Params, t: complex) -> dict[str, Array]:
         """The parameters that ``point + t v`` changes."""
-        return {
-            name: (point[name] + t * v).astype(np.result_type(point[name], type(t)), copy=False)
-            for name, v in self.vector.items()
-        }
+        return {name: _shifted(point[name], t, v) for name, v in self.vector.items()}
 
     def realised(self, point: Params, t: float) -> float:
         """The step: rounding of single entries averages out."""
@@ -75,6 +78,16 @@ class Direction:
     def slope(self, grads: Params) -> float:
         """Backprop's slope along this line, ``<v, g>``."""
         return float(sum(np.vdot(v, grads[name]) for name, v in self.vector.items()))
+
+
+def _shifted(array: Array, t: complex, v: Array) -> Array:
+    """``array + t v``; along the imaginary axis the real part stays the array, to the bit."""
+    if not isinstance(t, complex):
+        return (array + t * v).astype(array.dtype, copy=False)
+    shifted = np.empty(array.shape, dtype=np.complex128)
+    shifted.real = array + t.real * v if t.real else array
+    np.multiply(v, t.imag, out=shifted.imag)
+    return shifted
 
 
 Probe = Entry | Direction
@@ -105,6 +118,18 @@ class Line:
         return self.probe.realised(self.problem.point, t)
 
 
+SMALL = 64
+"""Parameters of up to so many entries are measured entry by entry when nothing else is asked for."""
+DIRECTIONS = 1
+
+
+def automatic(problem: Problem, generator: Generator) -> Iterator[Probe]:
+    """Small parameters entry by entry, large ones along a random direction each."""
+    small = [name for name in _judged(problem) if problem.point[name].size <= SMALL]
+    large = [name for name in _judged(problem) if problem.point[name].size > SMALL]
+    return chain(_all_entries(problem, generator, small), _directions(problem, generator, large))
+
+
 def entries(problem: Problem, generator: Generator) -> Iterator[Probe]:
     """Every entry of every parameter that has a gradient: the classic difference is exact.
 
@@ -112,18 +137,71 @@ def entries(problem: Problem, generator: Generator) -> Iterator[Probe]:
     something of each. Costs as many slopes as there are parameters: one evaluation each with complex step, about six
     with central differences.
     """
-    names = [name for name in problem.grads if problem.point[name].size]
-    orders = [generator.permutation(problem.point[name].size) for name in names]
-    turns = ([Entry(n, int(i), problem.scales[n]) for i in order] for n, order in zip(names, orders, strict=True))
+    return _all_entries(problem, generator, _judged(problem))
+
+
+def per_parameter(problem: Problem, generator: Generator) -> Iterator[Probe]:
+    """A random direction in each parameter: its difference is estimated, with bounds that hold with 99 %.
+
+    Costs one slope for each parameter whatever its size; more directions where a residual leaves its error bar or the
+    bound is too wide.
+    """
+    return _directions(problem, generator, _judged(problem))
+
+
+def joint(problem: Problem, generator: Generator) -> Iterator[Probe]:
+    """One random direction through all parameters at once: each parameter's difference is bounded from above.
+
+    Costs one slope whatever the network. Where it leaves its error bar, or bounds a parameter too weakly, the check
+    opens up into `per_parameter`.
+    """
+    names = _judged(problem)
+    return iter([random_direction(problem, generator, names)] if names else [])
+
+
+def _judged(problem: Problem) -> list[str]:
+    """The parameters that there is something to measure for."""
+    return [name for name in problem.grads if problem.point[name].size]
+
+
+def _all_entries(problem: Problem, generator: Generator, names: list[str]) -> Iterator[Probe]:
+    turns = [_shuffled_entries(problem, generator, name) for name in names]
     return (probe for probe in chain.from_iterable(zip_longest(*turns)) if probe is not None)
 
 
+def _shuffled_entries(problem: Problem, generator: Generator, name: str) -> Iterator[Entry]:
+    order = generator.permutation(problem.point[name].size)
+    return (Entry(name, int(index), problem.scales[name]) for index in order)
+
+
+def _directions(problem: Problem, generator: Generator, names: list[str], count: int = DIRECTIONS) -> Iterator[Probe]:
+    return (direction_within(problem, generator, name) for _ in range(count) for name in names)
+
+
+def direction_within(problem: Problem, generator: Generator, name: str) -> Direction:
+    """A direction with normal entries in one parameter."""
+    return Direction({name: generator.standard_normal(problem.point[name].shape)}, problem.scales[name], name)
+
+
 def random_direction(problem: Problem, generator: Generator, names: list[str] | None = None) -> Direction:
-    """A direction with normal entries, each parameter weighted by its scale (by default through all of them).
+    """A direction with normal entries through several parameters, each with its `joint_weights`.
 
     Signs instead of normal entries would lose two equal or exchanged errors one time in two.
     """
-    chosen = problem.point if names is None else names
-    return Direction(
-        {name: problem.scales[name] * generator.standard_normal(problem.point[name].shape) for name in chosen}
-    )
+    weights = joint_weights(problem)
+    chosen = list(problem.point) if names is None else names
+    vector = {n: weights[n] * generator.standard_normal(problem.point[n].shape) for n in chosen}
+    return Direction(vector, weights=weights)
+
+
+def joint_weights(problem: Problem) -> dict[str, float]:
+    """How far a direction through all parameters goes along each: its scale, balanced so that parameters with a small
+    gradient are not drowned, by a factor of eight at most (a longer way meets more kinks)."""
+    shares = {name: problem.scales[name] * float(np.linalg.norm(grad)) for name, grad in problem.grads.items()}
+    usable = [share for share in shares.values() if np.isfinite(share) and share > 0]
+    typical = float(np.sqrt(np.mean(np.square(usable)))) if usable else 1.0
+    return {name: scale * _balance(typical, shares.get(name, typical)) for name, scale in problem.scales.items()}
+
+
+def _balance(typical: float, share: float) -> float:
+    return float(np.clip(typical / share, 0.125, 8.0)) if np.isfinite(share) and share > 0 else 1.0

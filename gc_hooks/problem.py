@@ -15,7 +15,11 @@ from gc_hooks._typing import Array, Loss, Params
 from gc_hooks.matching import Flaw, norm
 from gc_hooks.tree import rebuild
 
-Gradient = Callable[[Params], "dict[str, Array]"]
+Backprop = Callable[[Params], "dict[str, Array]"]
+
+
+class BudgetSpent(Exception):
+    """A limit was reached; caught inside the package, where what was not looked at is said."""
 
 
 @dataclass
@@ -26,6 +30,8 @@ class Meter:
     ----------
     evaluations : int
         Calls of the loss so far (a penalty that is handed in apart is not counted: it costs next to nothing).
+    complex_evaluations : int
+        How many of them were complex, which cost 2 to 7 times as much.
     gradients : int
         Calls of the gradient function so far.
     max_evaluations : int or None
@@ -35,6 +41,7 @@ class Meter:
     max_evaluations: int | None = None
     max_seconds: float | None = None
     evaluations: int = 0
+    complex_evaluations: int = 0
     gradients: int = 0
     started: float = field(default_factory=time.perf_counter)
 
@@ -90,7 +97,7 @@ class Problem:
     values: tuple[float, ...]
     precision: float
     meter: Meter
-    gradient: Gradient | None = None
+    gradient: Backprop | None = None
     live: dict[str, Array] | None = None
     flaws: dict[str, Flaw] = field(default_factory=dict)
     scales: dict[str, float] = field(default_factory=dict)
@@ -103,9 +110,18 @@ class Problem:
         return float(sum(self.values))
 
     def evaluate(self, term: int, changes: Params) -> Any:
-        """One term of the loss with some parameters replaced: one loss evaluation."""
+        """One term of the loss with some parameters replaced: one loss evaluation.
+
+        Raises
+        ------
+        BudgetSpent
+            A limit was reached before. The two evaluations at the door are always made.
+        """
+        if self.meter.exhausted and self.values:
+            raise BudgetSpent
         if term == 0:
             self.meter.evaluations += 1
+            self.meter.complex_evaluations += any(array.dtype.kind == "c" for array in changes.values())
         with np.errstate(all="ignore"):
             if self.live is None:
                 return as_number(self.terms[term](rebuild_params(self.structure, {**self.point, **changes})))
@@ -119,6 +135,18 @@ class Problem:
             grads = {} if self.gradient is None else self.gradient(moved.point)
         values = tuple(float(moved.evaluate(term, {})) for term in range(len(self.terms)))
         return replace(moved, values=values, grads=grads)
+
+    def jittered(self) -> Problem:
+        """The same problem with every entry moved by its own rounding, up and down in turn; nothing is evaluated."""
+        size = 2 * float(np.finfo(np.float64).eps)
+        return replace(self, point={n: a + size * a * _alternating(a.shape) for n, a in self.point.items()}, moved=True)
+
+
+def _alternating(shape: tuple[int, ...]) -> Array:
+    """Plus and minus one in turn, in C order."""
+    signs = np.ones(shape)
+    signs.reshape(-1)[1::2] = -1.0
+    return signs
 
 
 def rebuild_params(structure: Any, leaves: Params) -> Any:

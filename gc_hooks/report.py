@@ -11,11 +11,12 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from gc_hooks.compare import Comparison, EntryComparison, Verdict
+from gc_hooks.comparison import Basis, Comparison, EntryComparison
 from gc_hooks.diagnose import Diagnosis
 from gc_hooks.errors import GradCheckError
 from gc_hooks.estimate import Status
 from gc_hooks.tables import html_table, markdown_table, markdown_text, text_table
+from gc_hooks.verdict import Verdict
 
 SCHEMA = 1
 HEADER = ("parameter", "shape", "verdict", "difference", "what was seen")
@@ -40,8 +41,8 @@ class CheckReport:
         How the slopes were measured.
     seed : int
         With it the check can be repeated.
-    evaluations, gradients : int
-        Calls of the loss and of the gradient function that the check has cost.
+    evaluations, complex_evaluations, gradients : int
+        Calls of the loss that the check has cost, how many of them were complex, and calls of the gradient function.
     seconds : float
     penalty_share : float
         ``||penalty's part|| / ||whole slope||`` over all parameters; NaN unless the penalty was handed in apart.
@@ -70,6 +71,7 @@ class CheckReport:
     method: str = ""
     seed: int = 0
     evaluations: int = 0
+    complex_evaluations: int = 0
     gradients: int = 0
     seconds: float = 0.0
     penalty_share: float = math.nan
@@ -206,8 +208,12 @@ def _wrong_entries(comparison: Comparison) -> str:
     worst = comparison.worst[0]
     entry = f"{list(worst.index)} backprop {worst.backprop:.4g}, measured {worst.measured:.4g}"
     if comparison.wrong:
-        return f"{comparison.wrong} of {comparison.size} wrong, most {entry}"
+        return f"{comparison.wrong} of {_looked_at(comparison)} wrong, most {entry}"
     return f"most {entry} ± {worst.error:.0e}" if comparison.verdict is Verdict.INCONCLUSIVE else ""
+
+
+def _looked_at(comparison: Comparison) -> str:
+    return str(comparison.size) if comparison.exact else f"{comparison.measured} entries looked at"
 
 
 def _to_plain(value: Any) -> Any:
@@ -218,7 +224,7 @@ def _to_plain(value: Any) -> Any:
         return [_to_plain(item) for item in value]
     if isinstance(value, Verdict):
         return value.name
-    if isinstance(value, Status):
+    if isinstance(value, (Status, Basis)):
         return value.value
     plain = value.item() if isinstance(value, np.generic) else value
     return str(plain) if isinstance(plain, float) and not math.isfinite(plain) else plain
@@ -236,6 +242,7 @@ def _comparison(item: dict[str, Any]) -> Comparison:
     fields = _known(Comparison, item)
     fields["verdict"] = Verdict[item["verdict"]]
     fields["status"] = Status(item["status"])
+    fields["basis"] = Basis(item["basis"])
     fields["worst"] = tuple(EntryComparison(**_known(EntryComparison, entry)) for entry in item["worst"])
     return Comparison(**fields)
 

@@ -66,8 +66,9 @@ class TensorBoardReporter:
         """Make the directory and the file, if that has not happened yet; what a person should know of it."""
         if self._sink is not None or self._log_dir is None:
             return ""
+        writer = _events_writer()
         self.path = _claim(self._log_dir)
-        self._sink = _EventFile(self.path)
+        self._sink = _EventFile(self.path, writer)
         if self.path.name == FOLDER:
             return ""
         return f"{self._log_dir / FOLDER} holds earlier checks and stays as it is: these go to {self.path}."
@@ -84,9 +85,11 @@ class TensorBoardReporter:
         self._sink.flush()
 
     def close(self) -> None:
-        """Close the file, if this reporter opened one."""
+        """Close the file, if this reporter opened one; a report after that goes to a new one."""
         if self._sink is not None:
             self._sink.close()
+        if self._log_dir is not None:
+            self._sink = None
 
 
 def scalars(report: CheckReport) -> Iterable[tuple[str, float]]:
@@ -155,19 +158,13 @@ class _EventFile:
     process is killed, and gives two writers of the same second the same file.
     """
 
-    def __init__(self, folder: Path) -> None:
-        try:
-            from tensorboardX.event_file_writer import EventsWriter
-            from tensorboardX.proto import event_pb2
-            from tensorboardX.summary import scalar, text
-        except ImportError as error:
-            raise MissingDependency(
-                f"Writing for TensorBoard needs tensorboardX, which cannot be imported: {error}. Try "
-                "pip install tensorboardX."
-            ) from error
+    def __init__(self, folder: Path, writer: Any) -> None:
+        from tensorboardX.proto import event_pb2
+        from tensorboardX.summary import scalar, text
+
         self._event, self._scalar, self._text = event_pb2.Event, scalar, text
         self._pid = os.getpid()
-        self._writer = EventsWriter(str(folder / "events"), f".{self._pid}.{next(_files)}")
+        self._writer = writer(str(folder / "events"), f".{self._pid}.{next(_files)}")
         self._closing = weakref.finalize(self, self._writer.close)
         self._writer.flush()
 
@@ -187,6 +184,18 @@ class _EventFile:
 
     def close(self) -> None:
         self._closing()
+
+
+def _events_writer() -> Any:
+    """tensorboardX's writer class, or a message that says how to get it."""
+    try:
+        from tensorboardX.event_file_writer import EventsWriter
+    except ImportError as error:
+        raise MissingDependency(
+            f"Writing for TensorBoard needs tensorboardX, which cannot be imported: {error}. Try "
+            "pip install tensorboardX."
+        ) from error
+    return EventsWriter
 
 
 class _UsersWriter:

@@ -1,0 +1,213 @@
+"""Making the instrument ready: which method can be trusted with this loss, and how noisy is it?"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass, replace
+
+from numpy.exceptions import ComplexWarning
+
+from gc_hooks._typing import Generator
+from gc_hooks.estimate import EPS, SAFETY, Estimate, LineLike, Method, Status
+from gc_hooks.evidence import typical_slope
+from gc_hooks.methods import central, complex_step
+from gc_hooks.noise import measure_noise
+from gc_hooks.probes import Direction, Line, Probe, random_direction
+from gc_hooks.problem import BudgetSpent, Problem
+
+TRUSTED = 1e-6
+ELSEWHERE = 4
+TRIAL_STEPS, SKETCH_STEPS = (2.0**-22, 2.0**-24), (2.0**-14, 2.0**-17)
+ROUNDINGS, ASSUMED_ROUNDING = 8.0, 64 * EPS
+VAGUE = "central differences were too vague to confirm it"
+
+
+@dataclass(frozen=True)
+class Instrument:
+    """A method made ready for one term of the loss.
+
+    Attributes
+    ----------
+    method : Method
+    name : str
+    noise : float or None
+        Standard deviation of the noise of this term.
+    rounding : float
+        Relative rounding of a slope by complex step, as measured; 0 for other methods.
+    notes : tuple of str
+        Why it is not the method that was asked for.
+    trial : tuple of Probe and Estimate, or None
+        A direction that was measured on the way, so that it need not be measured again.
+    """
+
+    method: Method
+    name: str
+    noise: float | None = None
+    rounding: float = 0.0
+    notes: tuple[str, ...] = ()
+    trial: tuple[Probe, Estimate] | None = None
+
+    def measure(self, problem: Problem, probe: Probe, term: int) -> Estimate:
+        """One slope of one term."""
+        if self.trial is not None and self.trial[0] is probe and not problem.moved:
+            return self.trial[1]
+        estimate = self.method(Line(problem, probe, term), scale=probe.scale, noise=self.noise)
+        by_complex_step = self.rounding > 0 and estimate.evaluations == 1
+        return replace(estimate, error=self.rounding * abs(estimate.value)) if by_complex_step else estimate
+
+    def sketch(self, problem: Problem, probe: Probe, term: int) -> Estimate:
+        """A cheaper slope with a wider bar, to find out where to look: four evaluations with central differences."""
+        if self.method is not central or not self.noise or not math.isfinite(self.noise):
+            return self.measure(problem, probe, term)
+        return _two_steps(Line(problem, probe, term), probe.scale, SKETCH_STEPS, self.noise)
+
+
+def calibrate(
+    problem: Problem, method: Method | None, generator: Generator, along: Direction | None = None
+) -> list[Instrument]:
+    """An instrument for each term: the method that was asked for, or the best one that can be trusted here.
+
+    Complex step earns its place at every check: along a random direction through all parameters it has to agree with
+    central differences. That costs one complex evaluation, four real ones at small steps, and one complex evaluation
+    more for its rounding; where these are too vague, 8 to 16 for the noise of the loss and up to 18 for a ladder of
+    steps. Central differences cost that noise measurement. With ``along``, noise and rounding are assumed for now.
+
+    Parameters
+    ----------
+    problem, method, generator
+    along : Direction, optional
+        The direction to try complex step on: one that the check will want measured anyhow.
+    """
+    trial = along or random_direction(problem, generator)
+    tools = [_calibrate(problem, term, method, generator, trial) for term in range(len(problem.terms))]
+    # One direction through everything gives a wide bound, for which the rounding of the loss's value is noise enough.
+    return tools if along is not None else sharpen(problem, tools, trial)
+
+
+def sharpen(problem: Problem, tools: list[Instrument], along: Direction) -> list[Instrument]:
+    """The same instruments with their noise or rounding measured instead of assumed.
+
+    Costs one complex evaluation for complex step, and 8 to 16 real ones for central differences.
+    """
+    return [_sharpened(problem, term, tool, along) for term, tool in enumerate(tools)]
+
+
+def _sharpened(problem: Problem, term: int, tool: Instrument, along: Direction) -> Instrument:
+    if tool.method is central and tool.noise is None:
+        return replace(tool, noise=_noise(problem, term, along))
+    return _with_rounding(problem, term, tool) if tool.trial is not None else tool
+
+
+def _calibrate(
+    problem: Problem, term: int, method: Method | None, generator: Generator, trial: Direction
+) -> Instrument:
+    if method not in (None, central, complex_step):
+        return Instrument(method, getattr(method, "__name__", repr(method)))
+    refusal = ""
+    if problem.live is None and method is not central:
+        outcome = _try_complex_step(problem, term, generator, trial)
+        if isinstance(outcome, Instrument):
+            return outcome
+        refusal = f"Complex step was refused: {outcome}. Measured by central differences."
+    elif problem.live is not None and method is complex_step:
+        refusal = "Complex step cannot be written into arrays of real numbers; measured by central differences."
+    return Instrument(central, "central", notes=(refusal,) if refusal else ())
+
+
+def _noise(problem: Problem, term: int, along: Direction) -> float:
+    """Standard deviation of a term's noise; infinite for a term that does not change at all."""
+    precision = problem.precision if problem.live is not None else EPS
+    noise = measure_noise(Line(problem, along, term), precision=precision)
+    return math.inf if math.isnan(noise) else noise
+
+
+def _try_complex_step(problem: Problem, term: int, generator: Generator, trial: Direction) -> Instrument | str:
+    """The instrument, or why complex step cannot be trusted with this term."""
+    estimate = _complex_slope(problem, term, trial)
+    verdict = estimate if isinstance(estimate, str) else _confirm(problem, term, trial, estimate)
+    for _ in range(ELSEWHERE):
+        if verdict != VAGUE:
+            break
+        verdict = _confirm_elsewhere(problem, term, generator)  # flat or rough here: judge the code where it is neither
+    if verdict or isinstance(estimate, str):
+        return verdict
+    return Instrument(_complex_step_or_central, "complex_step", None, ASSUMED_ROUNDING, trial=(trial, estimate))
+
+
+def _complex_slope(problem: Problem, term: int, probe: Probe) -> Estimate | str:
+    """The slope by complex step, or why there is none."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ComplexWarning)
+            estimate = complex_step(Line(problem, probe, term), scale=probe.scale)
+    except BudgetSpent:
+        raise
+    except Exception as error:  # whatever a loss does to a complex number is a refusal
+        return f"the loss does not take complex numbers ({type(error).__name__})"
+    return estimate if estimate.status is Status.OK else "it gave a value that is not finite"
+
+
+def _confirm(problem: Problem, term: int, probe: Direction, estimate: Estimate) -> str:
+    """Why complex step is not confirmed by central differences; empty when it is.
+
+    Two small steps with the noise that rounding alone would make are enough as a rule, and do not reach the kinks
+    that larger ones meet; else the noise is measured and the whole ladder climbed down.
+    """
+    line, typical = Line(problem, probe, term), typical_slope(probe, problem.grads)
+    if _agree(estimate, _two_steps(line, probe.scale, TRIAL_STEPS, 2 * EPS * abs(line.value)), typical) == "":
+        return ""
+    return _agree(estimate, central(line, scale=probe.scale, noise=_noise(problem, term, probe)), typical)
+
+
+def _confirm_elsewhere(problem: Problem, term: int, generator: Generator) -> str:
+    elsewhere = untrained(problem, generator)
+    probe = random_direction(elsewhere, generator)
+    estimate = _complex_slope(elsewhere, term, probe)
+    return estimate if isinstance(estimate, str) else _confirm(elsewhere, term, probe, estimate)
+
+
+def _agree(estimate: Estimate, real: Estimate, typical: float) -> str:
+    away = abs(estimate.value - real.value)
+    if not away <= estimate.error + real.error:
+        return f"{estimate.value:.6g} where central differences gave {real.value:.6g}"
+    vague = real.error > TRUSTED * max(abs(real.value), typical) or real.value == 0
+    return VAGUE if vague else ""
+
+
+def _two_steps(line: LineLike, scale: float, steps: tuple[float, float], noise: float) -> Estimate:
+    """Central differences at two steps; the bar is their disagreement and what the noise does to the larger one."""
+    slopes = [(float(line(h * scale)) - float(line(-h * scale))) / (2 * h * scale) for h in steps]
+    bar = SAFETY * noise / (math.sqrt(2) * steps[0] * scale) + abs(slopes[0] - slopes[1])
+    return Estimate(slopes[0], bar, steps[0] * scale, 4)
+
+
+def _with_rounding(problem: Problem, term: int, tool: Instrument) -> Instrument:
+    """With the relative rounding of a slope: how far it moves when every parameter is moved by its own rounding."""
+    assert tool.trial is not None
+    probe, estimate = tool.trial
+    jittered = _complex_slope(problem.jittered(), term, probe)
+    if isinstance(jittered, str) or estimate.value == 0:
+        return tool
+    moved = abs(jittered.value - estimate.value) / abs(estimate.value)
+    return replace(tool, rounding=ROUNDINGS * (EPS + moved))
+
+
+def untrained(problem: Problem, generator: Generator) -> Problem:
+    """The problem at a point of the same scales that no training has led to: entries shuffled, signs drawn anew."""
+    point = {}
+    for name, array in problem.point.items():
+        shuffled = generator.permuted(array.reshape(-1)).reshape(array.shape)
+        point[name] = (shuffled * generator.choice((-1.0, 1.0), array.shape)).astype(array.dtype)
+    return problem.at(point, {})
+
+
+def _complex_step_or_central(line: LineLike, *, scale: float, noise: float | None) -> Estimate:
+    """Complex step; central differences on a line where it turns out not to work."""
+    try:
+        estimate = complex_step(line, scale=scale, noise=noise)
+    except BudgetSpent:
+        raise
+    except Exception:
+        return central(line, scale=scale, noise=noise)
+    return estimate if estimate.status is Status.OK else central(line, scale=scale, noise=noise)

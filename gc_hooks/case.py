@@ -1,0 +1,92 @@
+"""Everything that a closer look may use: the problem, the instrument, and what has been measured so far."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from gc_hooks._typing import Generator
+from gc_hooks.calibrate import Instrument, sharpen
+from gc_hooks.compare import compare, compare_parameter, whole_norm
+from gc_hooks.comparison import Comparison
+from gc_hooks.evidence import Evidence
+from gc_hooks.measure import measure
+from gc_hooks.probes import Entry, Probe, random_direction
+from gc_hooks.problem import BudgetSpent, Problem
+from gc_hooks.verdict import Tolerance
+
+
+@dataclass(frozen=True)
+class Case:
+    """A check under way."""
+
+    problem: Problem
+    instruments: list[Instrument]
+    evidence: Evidence
+    tolerance: Tolerance
+    generator: Generator
+
+    def measure(self, probes: Iterable[Probe]) -> None:
+        """Measure more, and write it down.
+
+        Raises
+        ------
+        BudgetSpent
+            A limit was reached; what was measured before stands.
+        """
+        measure(self.problem, probes, self.instruments, self.evidence)
+        if self.problem.meter.exhausted:
+            raise BudgetSpent
+
+    def sharpen(self) -> None:
+        """Measure noise and rounding where they were only assumed."""
+        along = random_direction(self.problem, self.generator, list(self.problem.point))
+        self.instruments[:] = sharpen(self.problem, self.instruments, along)
+        self.evidence.rounding = max((tool.rounding for tool in self.instruments), default=0.0)
+
+    def slope(self, probe: Probe) -> tuple[float, float]:
+        """One slope over all terms, and its error bar; not written down."""
+        estimates = [tool.measure(self.problem, probe, term) for term, tool in enumerate(self.instruments)]
+        slope = math.fsum(estimate.value for estimate in estimates)
+        return slope, math.fsum(estimate.error for estimate in estimates)
+
+    def sketched_residual(self, probe: Probe) -> tuple[float, float]:
+        """Backprop's slope minus the measured one, and its error bar, at little cost; not written down."""
+        estimates = [tool.sketch(self.problem, probe, term) for term, tool in enumerate(self.instruments)]
+        away = probe.slope(self.problem.grads) - math.fsum(estimate.value for estimate in estimates)
+        return away, math.fsum(estimate.error for estimate in estimates)
+
+    def compare_all(self) -> dict[str, Comparison]:
+        """Every parameter, on the evidence so far."""
+        return compare(self.problem, self.evidence, self.tolerance)
+
+    def compare(self, name: str, rounding: float = 0.0) -> Comparison:
+        """One parameter, on the evidence so far."""
+        whole = whole_norm(self.problem, self.evidence)
+        return compare_parameter(self.problem, name, self.evidence, self.tolerance, whole, rounding)
+
+    def elsewhere(self, problem: Problem) -> Case:
+        """The same at another point, where nothing has been measured yet."""
+        return replace(self, problem=problem, evidence=Evidence.empty(problem, self.evidence.rounding))
+
+    def with_noise_measured_anew(self) -> Case:
+        """The same with instruments that know the noise at this point: near a kink it seems larger."""
+        tools = [replace(tool, noise=None, trial=None) for tool in self.instruments]
+        anew = replace(self, instruments=tools)
+        anew.sharpen()
+        return anew
+
+    def probes_of(self, comparison: Comparison) -> list[Probe]:
+        """What speaks against a parameter: the entries that differ most, or its directions."""
+        measured = self.evidence.parameters[comparison.name]
+        if measured.directions and not measured.complete:
+            return [reading.probe for reading in measured.directions]
+        return [self.entry(comparison.name, worst.index, comparison.shape) for worst in comparison.worst]
+
+    def entry(self, name: str, index: tuple[int, ...], shape: tuple[int, ...]) -> Entry:
+        """One entry, by its index."""
+        flat = 0
+        for position, length in zip(index, shape, strict=True):
+            flat = flat * length + position
+        return Entry(name, flat, self.problem.scales[name])

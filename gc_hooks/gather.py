@@ -1,0 +1,47 @@
+"""Gathering evidence: the instruments are made ready, and every probe goes through them, here or on an executor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from concurrent.futures import Executor
+from itertools import chain, islice
+
+from gc_hooks._typing import Generator
+from gc_hooks.calibrate import Instrument, calibrate
+from gc_hooks.estimate import Method
+from gc_hooks.evidence import Evidence
+from gc_hooks.measure import Progress, complex_casts_refused, measure
+from gc_hooks.probes import Direction, Probe
+from gc_hooks.problem import BudgetSpent, Problem
+from gc_hooks.spread import measure_on
+
+
+def gather(
+    problem: Problem,
+    probes: Iterable[Probe],
+    method: Method | None,
+    generator: Generator,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+) -> tuple[list[Instrument], Evidence]:
+    """Make the instruments ready and send the probes through them.
+
+    A direction through all parameters, where the probes begin with one, also serves to try complex step on. Nothing is
+    measured where the loss is not finite.
+    """
+    if not math.isfinite(problem.value):
+        return [], Evidence.empty(problem)
+    probes = iter(probes)
+    first = list(islice(probes, 1))
+    along = next((probe for probe in first if isinstance(probe, Direction) and probe.name is None), None)
+    try:
+        instruments = calibrate(problem, method, generator, along)
+    except BudgetSpent:
+        return [], Evidence.empty(problem)
+    evidence = Evidence.empty(problem, max(tool.rounding for tool in instruments))
+    every = chain(first, probes)
+    if executor is None:
+        return instruments, measure(problem, every, instruments, evidence, progress)
+    with complex_casts_refused():
+        return instruments, measure_on(executor, problem, every, instruments, evidence, progress)

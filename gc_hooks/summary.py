@@ -1,0 +1,80 @@
+"""All parameters in one figure, for the summary line and the chart."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from gc_hooks.case import Case
+from gc_hooks.comparison import Comparison
+from gc_hooks.diagnose import Diagnosis
+from gc_hooks.evidence import Evidence
+from gc_hooks.matching import norm
+from gc_hooks.problem import Problem
+from gc_hooks.report import CheckReport
+
+
+def write_report(
+    case: Case,
+    comparisons: dict[str, Comparison],
+    diagnoses: tuple[Diagnosis, ...],
+    *,
+    step: int,
+    seed: int,
+) -> CheckReport:
+    """Everything that a check has found, in one document."""
+    difference, error = overall(case.problem, case.evidence, comparisons)
+    meter = case.problem.meter
+    return CheckReport(
+        parameters=comparisons,
+        diagnoses=diagnoses,
+        difference=difference,
+        error=error,
+        loss=case.problem.value,
+        step=step,
+        method=" + ".join(dict.fromkeys(tool.name for tool in case.instruments)),
+        seed=seed,
+        evaluations=meter.evaluations,
+        complex_evaluations=meter.complex_evaluations,
+        gradients=meter.gradients,
+        seconds=meter.seconds,
+        penalty_share=penalty_share(comparisons) if len(case.problem.terms) > 1 else math.nan,
+        notes=(*case.problem.notes, *dict.fromkeys(note for tool in case.instruments for note in tool.notes)),
+    )
+
+
+def overall(problem: Problem, evidence: Evidence, comparisons: dict[str, Comparison]) -> tuple[float, float]:
+    """The classic ratio over all parameters, and its error bar; NaN where nothing was compared."""
+    parts = [c for c in comparisons.values() if math.isfinite(c.difference) and math.isfinite(c.backprop_norm)]
+    if not parts:
+        return math.nan, math.nan
+    size = sum(math.hypot(*(getattr(part, side) for part in parts)) for side in ("backprop_norm", "measured_norm"))
+    if all(evidence.parameters[part.name].complete for part in parts):
+        difference = _exact_ratio(problem, evidence, [part.name for part in parts])
+    else:
+        difference = _combined([part.difference for part in parts], parts, size)
+    return difference, _combined([part.error for part in parts], parts, size)
+
+
+def _combined(ratios: list[float], parts: list[Comparison], size: float) -> float:
+    """Ratios of parts as the ratio of the whole: norms add in squares."""
+    if size == 0:
+        return max(ratios)
+    norms = (r * (part.backprop_norm + part.measured_norm) for r, part in zip(ratios, parts, strict=True))
+    return min(1.0, math.hypot(*norms) / size)
+
+
+def _exact_ratio(problem: Problem, evidence: Evidence, names: list[str]) -> float:
+    """The textbook's formula over all entries, in the textbook's order of operations."""
+    entries = [evidence.parameters[name].entries(problem.grads[name]) for name in names]
+    grad, slopes = np.concatenate([e.grad for e in entries]), np.concatenate([e.slopes for e in entries])
+    size = norm(grad) + norm(slopes)
+    return norm(grad - slopes) / size if size > 0 else 0.0
+
+
+def penalty_share(comparisons: dict[str, Comparison]) -> float:
+    """What the penalty contributes to the whole slope, as a ratio of norms."""
+    parts = [c for c in comparisons.values() if math.isfinite(c.measured_norm)]
+    whole = math.hypot(*(c.measured_norm for c in parts))
+    return math.hypot(*(c.penalty_share * c.measured_norm for c in parts)) / whole if whole > 0 else math.nan
