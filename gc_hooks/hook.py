@@ -14,14 +14,16 @@ import numpy as np
 
 from gc_hooks._typing import Array, Batch, Loss, Schedule
 from gc_hooks.callbacks import Callback, TrainState
-from gc_hooks.compare import Tolerance, Verdict
+from gc_hooks.check import check_options
 from gc_hooks.errors import GradientMismatch, InvalidProblem
 from gc_hooks.estimate import Method
+from gc_hooks.probes import joint
 from gc_hooks.questions import check_own_loop, check_slopes, with_buffers
 from gc_hooks.recorder import CheckRecorder, warn
 from gc_hooks.report import CheckReport
 from gc_hooks.schedule import any_of, at
 from gc_hooks.schedule import every as every_period
+from gc_hooks.verdict import Tolerance, Verdict
 
 
 class _Step(NamedTuple):
@@ -44,7 +46,8 @@ class GradCheckHook(Callback):
         N. The checks are made at the hook's calls 0, 1 and N: a gradient buffer that is never set to zero looks right
         at step 0 and doubled at step 1. When the training ends before N, the hook checks at the end and says so.
     every : int, optional
-        Also once in so many calls.
+        Also once in so many calls, along one direction through all parameters (`joint`): affordable every hundred
+        steps, and opened up on suspicion.
     schedule : callable, optional
         Replaces both: ``schedule(calls) -> bool``, asked with the number of calls that the hook has had before.
     log_dir : str or path, optional
@@ -75,7 +78,7 @@ class GradCheckHook(Callback):
     share : float
         The hook's share of the time since its first call.
     should_stop : bool
-        For a loop of your own, with ``on_fail="stop"``.
+        Set by ``on_fail="stop"``: a loop of your own looks at it after each step.
     calls : int
 
     Raises
@@ -126,12 +129,13 @@ class GradCheckHook(Callback):
             raise InvalidProblem(
                 "GradCheckHook got both log_dir and writer: give the one that the checks should go to."
             )
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        check_options(method, tolerance, max_evaluations, max_seconds)
+        if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
             raise InvalidProblem(f"batch_size={batch_size!r}: the check batch needs at least one sample. Try 32.")
         self.should_stop = False
         self.calls = 0
         self._after = after if schedule is None else None
-        self._due = any_of(schedule) if schedule is not None else _default_schedule(after, every)
+        self._due, self._period = _schedules(schedule, after, every)
         self._recorder = CheckRecorder(
             reporters if reporters is not None else _default_reporters(log_dir, writer), seed
         )
@@ -170,6 +174,7 @@ class GradCheckHook(Callback):
     def on_train_end(self, state: TrainState) -> None:
         """Check at the end when the training was too short for the check after N, and sum up."""
         if not state.interrupted and self._never_reached():
+            self._options["probes"] = None
             report = self._recorder.check(state.step, state.params, lambda seed: self._ask_at_end(state, seed))
             self._act(report, state.stop)
         self._sum_up()
@@ -246,6 +251,7 @@ class GradCheckHook(Callback):
 
     def _check_at_end(self, latest: _Step) -> None:
         if callable(latest.grads):
+            self._options["probes"] = None
             self._check_step(latest, self._ended_early())
         else:
             warn(
@@ -256,7 +262,7 @@ class GradCheckHook(Callback):
 
     def _check_step(self, latest: _Step, *notes: str) -> None:
         report = self._recorder.check(latest.step, latest.params, lambda seed: self._ask_step(latest, seed, notes))
-        self._act(report, self._stop)
+        self._act(report, _ignored)
 
     def _ask_step(self, latest: _Step, seed: int, notes: tuple[str, ...]) -> CheckReport:
         report = check_own_loop(
@@ -268,9 +274,6 @@ class GradCheckHook(Callback):
         )
         return report.noted(*notes)
 
-    def _stop(self, reason: str) -> None:
-        self.should_stop = True
-
     # --- both ---------------------------------------------------------------------------------------------------------
 
     def _is_due(self, step: int) -> bool:
@@ -279,9 +282,12 @@ class GradCheckHook(Callback):
             self._began = time.perf_counter()
         call, self.calls = self.calls, self.calls + 1
         try:
-            return bool(self._due(call))
+            whole = bool(self._due(call))
+            # A period is kept affordable: one direction through everything, which opens up on suspicion.
+            self._options["probes"] = None if whole else joint
+            return whole or self._period(call)
         except Exception as error:
-            self._due = _never
+            self._due = self._period = _never
             self._recorder.failed(step, "The schedule (it is not asked again)", error)
             return False
 
@@ -294,13 +300,14 @@ class GradCheckHook(Callback):
         elif self._on_fail == "raise":
             raise GradientMismatch(str(report), report)
         elif self._on_fail == "stop":
+            self.should_stop = True
             stop(f"gradient check, {report.headline}")
         else:
             warn(f"The gradient looks wrong. {report.headline}.")
 
     def _never_reached(self) -> bool:
-        """Whether the training was too short for the check after N."""
-        return self._after is not None and 0 < self.calls <= self._after
+        """Whether the training was too short for the check after N, and not because this hook ended it."""
+        return self._after is not None and 0 < self.calls <= self._after and not self.should_stop
 
     def _ended_early(self) -> str:
         return f"The training ended after {self.calls} steps, before the check after {self._after}: checked at the end."
@@ -318,10 +325,11 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise InvalidProblem(f"{name}={value!r} is not known. Try one of {', '.join(map(repr, choices))}.")
 
 
-def _default_schedule(after: int | None, every: int | None) -> Schedule:
-    """Calls 0, 1 and N, and a period if there is one."""
-    schedules = [at(0, 1) if after is None else at(0, 1, after)]
-    return any_of(*schedules, every_period(every)) if every is not None else schedules[0]
+def _schedules(schedule: Schedule | None, after: int | None, every: int | None) -> tuple[Schedule, Schedule]:
+    """When a whole check is due (calls 0, 1 and N unless another schedule is given), and when a joint one."""
+    if schedule is not None:
+        return any_of(schedule), _never
+    return at(0, 1) if after is None else at(0, 1, after), _never if every is None else every_period(every)
 
 
 def _default_reporters(log_dir: str | os.PathLike[str] | None, writer: Any) -> list[Any]:
@@ -334,3 +342,7 @@ def _default_reporters(log_dir: str | os.PathLike[str] | None, writer: Any) -> l
 
 def _never(calls: int) -> bool:
     return False
+
+
+def _ignored(reason: str) -> None:
+    """A loop of one's own is not ended from here; it looks at ``should_stop``."""

@@ -6,7 +6,6 @@ Does backward give the same gradient twice? Does the gradient equal the slope of
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,10 +15,11 @@ import numpy as np
 from gc_hooks._typing import Array, Batch, Loss, Params, RandomState
 from gc_hooks.callbacks import TrainState
 from gc_hooks.check import check_gradients
-from gc_hooks.compare import Comparison, Verdict
 from gc_hooks.diagnose import Diagnosis
 from gc_hooks.estimate import EPS
 from gc_hooks.matching import relative_difference
+from gc_hooks.penalty import with_penalty, worse
+from gc_hooks.probes import joint
 from gc_hooks.report import CheckReport
 
 ROUNDINGS = 1e3
@@ -44,6 +44,8 @@ def check_slopes(
         penalty=objective.penalty if has_penalty else None,
         **options,
     )
+    if has_penalty and options.get("probes") is not joint:  # a periodic check is kept affordable
+        report = with_penalty(report, state, doubled, random_state, options)
     dropout = "off" if random_state is None else "on, with fixed masks"
     return replace(report, asked=(f"Slopes on {len(inputs)} samples in float64, dropout {dropout}.",))
 
@@ -68,12 +70,14 @@ def with_buffers(report: CheckReport, state: TrainState, previous: Params | None
     fresh, again = (state.objective.gradient(state.params, state.batch, state.random_state) for _ in range(2))
     unsteady = _apart(fresh, again)
     differing = {name: d for name, d in _apart(state.grads, fresh).items() if name not in unsteady}
-    diagnoses = [_unsteady(unsteady)] if unsteady else []
+    told = {name for diagnosis in report.diagnoses for name in diagnosis.parameters}
+    untold = {name: difference for name, difference in unsteady.items() if name not in told}
+    diagnoses = [_unsteady(untold)] if untold else []
     diagnoses += [_differing(state.grads, fresh, previous, differing)] if differing else []
     parameters = dict(report.parameters)
     for name, difference in {**unsteady, **differing}.items():
         how = "the optimiser's buffer is off a fresh backward pass" if name in differing else "not repeatable: off"
-        parameters[name] = _worse(parameters[name], difference, f"{how} by {difference:.1e}")
+        parameters[name] = worse(parameters[name], difference, ROUNDINGS * EPS, f"{how} by {difference:.1e}")
     asked = () if differing or unsteady else ("The optimiser's buffers equal a fresh backward pass, run twice.",)
     return replace(
         report,
@@ -117,13 +121,6 @@ def _unasked(grads: Any) -> tuple[str, ...]:
     if callable(grads):
         return ("do the optimiser's buffers equal a fresh backward pass? The gradient is a function.",)
     return ("does backward repeat itself, is it right in float64? The gradient was handed in as buffers.",)
-
-
-def _worse(comparison: Comparison, difference: float, note: str) -> Comparison:
-    """A parameter whose buffer is wrong whatever the slopes say; the larger difference is the one that counts."""
-    if difference > comparison.difference or not math.isfinite(comparison.difference):
-        comparison = replace(comparison, difference=difference, error=ROUNDINGS * EPS, worst=(), wrong=0)
-    return comparison.noted(note, Verdict.WORRY)
 
 
 def _whole_difference(live: Params, fresh: Params) -> float:

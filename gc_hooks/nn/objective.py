@@ -57,10 +57,13 @@ class Objective:
 
     def gradient(self, params: Params, batch: Batch, random_state: RandomState | None = None) -> dict[str, Array]:
         """The gradient of data loss plus penalty; costs a forward and a backward pass."""
+        return self.penalised(params, self.data_gradient(params, batch, random_state))
+
+    def data_gradient(self, params: Params, batch: Batch, random_state: RandomState | None = None) -> dict[str, Array]:
+        """The gradient of the data loss alone; costs a forward and a backward pass."""
         inputs, targets = batch
         outputs, caches = self._model.forward(inputs, training_context(random_state), params)
-        grads = self._model.backward(caches, self._loss.gradient(outputs, targets), params)
-        return self.penalised(params, grads)
+        return self._model.backward(caches, self._loss.gradient(outputs, targets), params)
 
     def penalised(self, params: Params, grads: Params) -> dict[str, Array]:
         """New gradients: those given, plus the penalty's."""
