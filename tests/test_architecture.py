@@ -18,22 +18,24 @@ HEAVY = {"rich", "tensorboard", "tensorboardX", "torch"}
 
 SPINE = (
     "_typing errors",
-    "tree",
+    "tree chance verdict tables",
     "matching",
     "problem",
     "door",
     "probes estimate",
     "ladder",
     "methods",
-    "noise",
-    "measure",
-    "compare",
-    "guards",
-    "diagnose",
-    "tables",
-    "report",
+    "noise evidence",
+    "calibrate",
+    "measure interval comparison",
+    "spread compare",
+    "gather case",
+    "guards drill diagnose",
+    "examine report",
+    "summary",
     "check",
-    "questions testing recorder",
+    "penalty testing recorder",
+    "questions",
     "hook",
 )
 """Each imports only from the lines above its own."""
@@ -43,13 +45,14 @@ BESIDE = {
     "callbacks": "_typing errors problem",
     "footprint": "",
     "nn": "nn _typing errors problem callbacks",
-    "reporters": "reporters report compare errors",
+    "reporters": "reporters report verdict errors",
     "cli": "",
 }
 """What stands beside the spine imports these and nothing else."""
 
 SEES_BESIDE = {
     "questions": "callbacks",
+    "penalty": "callbacks",
     "recorder": "footprint",
     "hook": "callbacks schedule reporters",
 }

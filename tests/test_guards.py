@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 
 from gc_hooks import Status, Tolerance, Verdict, central, check_gradients, complex_step, fixed_step
-from gc_hooks.compare import compare
+from gc_hooks.calibrate import Instrument
+from gc_hooks.case import Case
 from gc_hooks.door import pose
 from gc_hooks.estimate import Estimate
-from gc_hooks.guards import Case, reconsider
-from gc_hooks.measure import Instrument, measure
+from gc_hooks.evidence import Evidence
+from gc_hooks.examine import examine
+from gc_hooks.guards import reconsider
+from gc_hooks.measure import measure
 from gc_hooks.probes import entries
 from zoo import ACTIVATIONS, network, trained
 
@@ -196,50 +199,58 @@ def test_float32_inside_the_loss_beside_a_penalty_in_float64(method):
         assert wrong.parameters["W3"].verdict > GOOD
 
 
-def case_for(loss, params, grads, method, name="mine"):
+def case_for(loss, params, grads, method, noise=1e-16):
     problem, generator = pose(loss, params, grads), np.random.default_rng(0)
-    tools = [Instrument(method, name, 1e-16)]
-    measured = measure(problem, entries(problem, generator), tools)
-    comparisons = compare(problem, measured, Tolerance())
-    return Case(problem, tools, measured, Tolerance(), generator), comparisons
+    tools = [Instrument(method, "mine", noise)]
+    evidence = measure(problem, entries(problem, generator), tools, Evidence.empty(problem))
+    return Case(problem, tools, evidence, Tolerance(), generator)
 
 
 def test_second_thoughts_are_free_when_all_is_well():
-    """A parameter that passes costs no evaluation more, nor does one that is only inconclusive or has a flaw."""
+    """A parameter that passes costs no evaluation more, nor does one that has a flaw."""
     point = {"w": np.ones(2), "missing": np.ones(1)}
-    case, comparisons = case_for(lambda p: np.sum(p["w"] ** 2), point, {"w": 2 * np.ones(2)}, central)
-    before = case.problem.meter.evaluations
-    assert reconsider(case, comparisons) == comparisons
+    case = case_for(lambda p: np.sum(p["w"] ** 2), point, {"w": 2 * np.ones(2)}, central)
+    before, comparisons = case.problem.meter.evaluations, case.compare_all()
+    assert examine(case, comparisons) == comparisons
     assert case.problem.meter.evaluations == before
 
 
-def test_a_smaller_step_that_agrees_withdraws_the_accusation():
-    """Central differences that were fooled by a kink next to the point are not believed where a small step agrees."""
-    kink = 1.0 + 3e-6
-    loss, grads = (lambda w: np.sum(w + 5 * np.maximum(w - kink, 0))), np.ones(2)
-    case, _ = case_for(loss, np.ones(2), grads, central, "central")
-    fooled = case.measured["theta"]
-    fooled.slopes[:], fooled.errors[:] = 3.5, 1e-9
-    comparisons = compare(case.problem, case.measured, Tolerance())
-    assert comparisons["theta"].verdict is WORRY
-    again = reconsider(case, comparisons)["theta"]
+@pytest.mark.parametrize("kink", [1.0 + 3e-6, 1.0 + 3e-5])
+def test_another_step_that_agrees_withdraws_the_accusation(kink):
+    """Central differences that were fooled by a kink next to the point are not believed where another step agrees."""
+    case = case_for(lambda w: np.sum(w + 5 * np.maximum(w - kink, 0)), np.ones(2), np.ones(2), central)
+    fooled = case.evidence.parameters["theta"]
+    for k in range(2):
+        fooled.slopes[k], fooled.errors[k] = 3.5, 1e-9
+    assert case.compare("theta").verdict is WORRY
+    again = reconsider(case, case.compare("theta"))
     assert again.verdict is INCONCLUSIVE
-    assert again.note == "a smaller step agrees with backprop, a larger one does not"
+    assert again.note == "another step size agrees with backprop"
 
 
 @pytest.mark.parametrize("method", [central, complex_step])
-def test_a_smaller_step_does_not_save_a_wrong_gradient(method):
-    """Where no step agrees the accusation stands, and methods without steps are not asked."""
-    case, comparisons = case_for(lambda w: np.sum(w**2), np.ones(2), 3 * np.ones(2), method)
-    assert reconsider(case, comparisons)["theta"].verdict is WORRY
+def test_another_step_does_not_save_a_wrong_gradient(method):
+    """Where no step agrees the accusation stands."""
+    case = case_for(lambda w: np.sum(w**2), np.ones(2), 3 * np.ones(2), method)
+    assert reconsider(case, case.compare("theta")).verdict is WORRY
 
 
 def test_where_a_small_step_is_too_noisy_it_decides_nothing():
     """A step whose own noise is as large as the discrepancy is no witness."""
-    case, comparisons = case_for(lambda w: np.sum(w**2), np.ones(2), (2 + 1e-3) * np.ones(2), central)
-    case = Case(case.problem, [Instrument(central, "central", 1e-6)], case.measured, case.tolerance, case.generator)
-    assert comparisons["theta"].verdict is DOUBLE_CHECK
-    assert reconsider(case, comparisons)["theta"].verdict is DOUBLE_CHECK
+    case = case_for(lambda w: np.sum(w**2), np.ones(2), (2 + 1e-3) * np.ones(2), central)
+    case.instruments[0] = Instrument(central, "central", 1e-6)
+    assert case.compare("theta").verdict is DOUBLE_CHECK
+    assert reconsider(case, case.compare("theta")).verdict is DOUBLE_CHECK
+
+
+def test_a_budget_that_ends_before_second_thoughts_leaves_it_open():
+    """What could not be thought over is not called wrong, and what was seen is said."""
+    case = case_for(lambda w: np.sum(w**2), np.ones(2), 3 * np.ones(2), central)
+    case.problem.meter.max_evaluations = case.problem.meter.evaluations
+    (comparison,) = examine(case, case.compare_all()).values()
+    assert comparison.verdict is INCONCLUSIVE
+    assert comparison.note == "the budget was spent before it was certain"
+    assert comparison.difference == pytest.approx(0.2)
 
 
 def test_a_gradient_that_vanishes_a_hair_away_agrees_with_nothing():
@@ -252,13 +263,6 @@ def test_a_gradient_that_vanishes_a_hair_away_agrees_with_nothing():
 
     report = check_gradients(lambda w: np.sum(w**2), np.ones(2), gradient)
     assert report.verdict is WORRY
-
-
-def test_a_spent_budget_ends_second_thoughts():
-    """Guards stop asking where nothing may be spent; the verdict is what was measured."""
-    case, comparisons = case_for(lambda w: np.sum(w**2), np.ones(2), 3 * np.ones(2), central)
-    case.problem.meter.max_evaluations = case.problem.meter.evaluations
-    assert reconsider(case, comparisons) == comparisons
 
 
 def test_rounding_of_backprop_is_allowed_for_where_large_terms_cancel():

@@ -118,7 +118,7 @@ def test_fixed_step_refuses_what_is_no_step(step):
 
 def test_fixed_step_says_its_step():
     """The name of the method is what the report states."""
-    assert fixed_step(1e-5).__name__ == "fixed_step(1e-05)"
+    assert repr(fixed_step(1e-5)) == "fixed_step(1e-05)"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gc_hooks.door import pose
-from gc_hooks.probes import Direction, Entry, Line, entries, random_direction
+from gc_hooks.probes import Direction, Entry, Line, entries, joint_weights, random_direction
 
 POINT = {"W": np.arange(6.0).reshape(2, 3) + 1, "b": np.array([0.5, -1.0])}
 GRADS = {"W": np.arange(6.0).reshape(2, 3) * 10, "b": np.array([7.0, 8.0])}
@@ -105,12 +105,23 @@ def test_what_has_no_gradient_or_no_entries_is_not_probed():
 def test_random_directions_carry_the_scales():
     """Each parameter is moved in its own unit, by normal numbers, signs and sizes both."""
     point = {"large": np.full(2000, 100.0), "small": np.full(2000, 0.01)}
-    vector = random_direction(pose(lambda p: 0.0, point, point), np.random.default_rng(0)).vector
+    grads = {"large": np.full(2000, 0.01), "small": np.full(2000, 100.0)}
+    direction = random_direction(pose(lambda p: 0.0, point, grads), np.random.default_rng(0))
     for name, unit in (("large", 100.0), ("small", 0.01)):
-        ratios = vector[name] / unit
+        ratios = direction.vector[name] / unit
+        assert direction.weights[name] == pytest.approx(unit)
         assert abs(ratios.mean()) < 0.1
         assert ratios.std() == pytest.approx(1.0, abs=0.1)
         assert len(np.unique(ratios)) == 2000
+
+
+def test_parameters_with_a_small_gradient_are_not_drowned_in_a_direction_through_all():
+    """A direction goes further along them, by a factor of eight at most."""
+    point = {"loud": np.ones(4), "quiet": np.ones(4), "silent": np.ones(4)}
+    grads = {"loud": np.ones(4), "quiet": np.full(4, 0.25), "silent": np.full(4, 1e-6)}
+    weights = joint_weights(pose(lambda p: 0.0, point, grads))
+    assert weights["quiet"] == pytest.approx(4 * weights["loud"])
+    assert weights["silent"] == 8.0
 
 
 def test_random_directions_may_be_confined(problem):

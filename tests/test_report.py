@@ -9,8 +9,8 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from gc_hooks import CheckReport, Comparison, Diagnosis, GradCheckError, Status, Verdict, check_gradients
-from gc_hooks.compare import EntryComparison
+from gc_hooks import Basis, CheckReport, Comparison, Diagnosis, GradCheckError, Status, Verdict, check_gradients
+from gc_hooks.comparison import EntryComparison
 from gc_hooks.tables import html_table, markdown_table, markdown_text, text_table
 
 GOOD, INCONCLUSIVE, DOUBLE_CHECK, WORRY = Verdict
@@ -35,7 +35,7 @@ def report_of(*comparisons, **options):
 
 
 FULL = report_of(
-    comparison("good", exact=True, measured=6, sensitivity=2e-7, backprop_norm=1.0, measured_norm=1.0),
+    comparison("good", basis=Basis.EXACT, measured=6, sensitivity=2e-7, backprop_norm=1.0, measured_norm=1.0),
     comparison("nan", INCONCLUSIVE, math.nan, status=Status.NONFINITE, note="the loss is nan"),
     comparison(
         "bad",

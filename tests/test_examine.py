@@ -1,0 +1,177 @@
+"""Making sure: three depths, what they cost, what they miss, and what is opened on suspicion."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from gc_hooks import Basis, Verdict, central, check_gradients, entries, joint, nn, per_parameter
+
+GOOD, INCONCLUSIVE, DOUBLE_CHECK, WORRY = Verdict
+DEPTHS = [entries, per_parameter, joint, None]
+depths = pytest.mark.parametrize("depth", DEPTHS, ids=["entries", "per_parameter", "joint", "default"])
+
+
+class Net:
+    """A small network: its loss and gradient as functions of the parameters, on a fixed batch."""
+
+    def __init__(self, sizes, activation=nn.Tanh, seed=0, samples=16):
+        layers = [layer for a, b in pairwise(sizes) for layer in (nn.Dense(a, b), activation())]
+        model, rng = nn.Sequential(layers[:-1], seed=seed), np.random.default_rng(seed)
+        self.params = model.params
+        batch = rng.standard_normal((samples, sizes[0])), rng.integers(0, sizes[-1], samples)
+        objective = nn.Objective(model, nn.SoftmaxCrossEntropy())
+        self.loss = lambda params: objective.data_loss(params, batch)
+        self.grads = objective.gradient(model.params, batch)
+
+
+def planted(grads, name, change):
+    """The gradients with one of them changed."""
+    return {**grads, name: change(grads[name].copy())}
+
+
+@depths
+@pytest.mark.parametrize("method", [None, central])
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.Sigmoid])
+def test_every_depth_passes_what_is_right_and_finds_what_is_wrong(depth, method, activation):
+    """The wrong parameter is named, and only that one; the correct twin is good."""
+    for seed in range(4):
+        net = Net([6, 12, 9, 4], activation, seed)
+        clean = check_gradients(net.loss, net.params, net.grads, probes=depth, method=method, seed=seed)
+        assert clean.verdict <= INCONCLUSIVE
+        assert method is central or clean.ok
+        wrong = planted(net.grads, "dense2.W", lambda g: 1.01 * g)
+        report = check_gradients(net.loss, net.params, wrong, probes=depth, method=method, seed=seed)
+        assert [c.name for c in report.parameters.values() if c.verdict > INCONCLUSIVE] == ["dense2.W"]
+
+
+@pytest.mark.parametrize("sizes", [[6, 5, 3], [20, 30, 10], [64, 128, 64, 10], [300, 256, 64, 10]])
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
+def test_a_passing_check_costs_a_handful_of_evaluations_whatever_the_size(sizes, activation):
+    """At most 10 for a joint one, 40 for one direction in each parameter, 25 for a joint one of a real-only loss."""
+    net = Net(sizes, activation)
+    for depth, method, limit in ((joint, None, 10), (per_parameter, None, 40), (joint, central, 25)):
+        report = check_gradients(net.loss, net.params, net.grads, probes=depth, method=method)
+        assert report.ok
+        assert report.evaluations <= limit
+
+
+@pytest.mark.parametrize(
+    ("depth", "basis"), [(entries, Basis.EXACT), (per_parameter, Basis.ESTIMATED), (joint, Basis.BOUNDED)]
+)
+def test_the_report_tells_on_what_a_difference_rests(depth, basis):
+    """Exact, estimated from directions within the parameter, or bounded by one through all."""
+    net = Net([10, 20, 5])
+    report = check_gradients(net.loss, net.params, net.grads, probes=depth)
+    assert {c.basis for c in report.parameters.values()} == {basis}
+    assert {c.exact for c in report.parameters.values()} == {basis is Basis.EXACT}
+    again = type(report).from_json(report.to_json())
+    assert {c.basis for c in again.parameters.values()} == {basis}
+
+
+def shapes(grad, size, rng):
+    """Errors of a given norm: dense, in one entry, equal in two, and two entries moved against each other."""
+    flat = [np.zeros(grad.size) for _ in range(4)]
+    flat[0] = rng.standard_normal(grad.size)
+    flat[1][rng.integers(grad.size)] = 1.0
+    first, second = rng.choice(grad.size, 2, replace=False)
+    flat[2][[first, second]] = 1.0
+    flat[3][first], flat[3][second] = 1.0, -1.0
+    return [(size / np.linalg.norm(error) * error).reshape(grad.shape) for error in flat]
+
+
+@depths
+def test_an_error_of_the_stated_sensitivity_is_seen(depth):
+    """Planted on a copy of the gradient in four shapes, it is not called good in at least 99 of 100 cases."""
+    missed = cases = 0
+    for seed in range(12):
+        net, rng = Net([7, 11, 4], [nn.ReLU, nn.Tanh, nn.Sigmoid][seed % 3], seed), np.random.default_rng(seed)
+        clean = check_gradients(net.loss, net.params, net.grads, probes=depth, seed=seed)
+        for name, grad in net.grads.items():
+            sensitivity = clean.parameters[name].sensitivity
+            assert sensitivity < 1e-5
+            for error in shapes(grad, 1.05 * sensitivity * np.linalg.norm(grad), rng):
+                wrong = planted(net.grads, name, lambda g, error=error: g + error)
+                report = check_gradients(net.loss, net.params, wrong, probes=depth, seed=1000 + seed)
+                missed += report.parameters[name].verdict is GOOD
+                cases += 1
+    assert missed <= 0.01 * cases + 1
+
+
+@depths
+def test_an_error_far_below_the_band_is_good(depth):
+    """What lies below 1e-7 is good by definition."""
+    net = Net([7, 11, 4])
+    wrong = planted(net.grads, "dense1.W", lambda g: (1 + 1e-9) * g)
+    assert check_gradients(net.loss, net.params, wrong, probes=depth).ok
+
+
+@depths
+def test_a_gradient_that_is_lost_altogether_is_found(depth):
+    """Buffers that are all zero, or those of one parameter, are no structural zeros."""
+    net = Net([6, 12, 4])
+    zeros = {name: np.zeros_like(grad) for name, grad in net.grads.items()}
+    assert {c.verdict for c in check_gradients(net.loss, net.params, zeros, probes=depth).parameters.values()} == {
+        WORRY
+    }
+    report = check_gradients(net.loss, net.params, {**net.grads, "dense1.b": zeros["dense1.b"]}, probes=depth)
+    assert [c.name for c in report.parameters.values() if c.verdict is not GOOD] == ["dense1.b"]
+
+
+@depths
+@pytest.mark.parametrize("size", [1e-3, 1e-6, 1e-9])
+def test_a_small_gradient_beside_a_large_one_is_not_lost(depth, size):
+    """A parameter that moves the loss a million times less is judged by its own gradient."""
+    point = {"loud": np.linspace(1, 2, 100), "quiet": np.linspace(1, 2, 100)}
+
+    def loss(p):
+        return np.sum(np.sin(p["loud"])) + size * np.sum(np.sin(p["quiet"]))
+
+    grads = {"loud": np.cos(point["loud"]), "quiet": size * np.cos(point["quiet"])}
+    assert check_gradients(loss, point, grads, probes=depth).ok
+    report = check_gradients(loss, point, planted(grads, "quiet", lambda g: 2 * g), probes=depth)
+    assert (report.parameters["loud"].verdict, report.parameters["quiet"].verdict) == (GOOD, WORRY)
+
+
+@pytest.mark.parametrize(("method", "one", "ten"), [(None, 30, 250), (central, 100, 1000)])
+def test_wrong_entries_among_two_hundred_thousand_are_found(method, one, ten):
+    """Each is named with its index and both slopes, within so many evaluations beyond the passing check's."""
+    net = Net([500, 400, 10], samples=4)
+    clean = check_gradients(net.loss, net.params, net.grads, method=method)
+    typical = np.sqrt(np.mean(net.grads["dense1.W"] ** 2))
+    for count, limit in ((1, one), (10, ten)):
+        indices = np.random.default_rng(count).choice(200_000, count, replace=False)
+        wrong = planted(net.grads, "dense1.W", lambda g: g)
+        wrong["dense1.W"].flat[indices] += typical
+        report = check_gradients(net.loss, net.params, wrong, method=method)
+        opened = report.parameters["dense1.W"]
+        assert report.evaluations - clean.evaluations <= limit
+        assert opened.wrong == count
+        assert {np.ravel_multi_index(entry.index, (500, 400)) for entry in opened.worst} <= set(indices)
+        assert opened.worst[0].backprop - opened.worst[0].measured == pytest.approx(typical, rel=1e-6)
+
+
+def test_an_error_all_over_is_sampled_and_not_searched():
+    """A doubled matrix needs no list of all its entries: the sample shows it."""
+    net = Net([100, 100, 5])
+    report = check_gradients(net.loss, net.params, planted(net.grads, "dense1.W", lambda g: 2 * g))
+    assert report.parameters["dense1.W"].wrong >= 3
+    assert report.parameters["dense1.W"].measured < 50
+    assert report.parameters["dense1.W"].difference == pytest.approx(1 / 3, abs=0.2)
+
+
+@pytest.mark.parametrize("limit", [3, 5, 8, 12, 20, 40, 80])
+@depths
+def test_a_budget_is_kept_and_nothing_unseen_is_good_or_wrong(depth, limit):
+    """Not one evaluation more; a doubled bias is never good, and a right one never accused."""
+    net = Net([6, 12, 4])
+    report = check_gradients(net.loss, net.params, net.grads, probes=depth, max_evaluations=limit)
+    assert report.evaluations <= limit
+    assert report.verdict <= INCONCLUSIVE
+    wrong = planted(net.grads, "dense2.b", lambda g: 2 * g)
+    report = check_gradients(net.loss, net.params, wrong, probes=depth, max_evaluations=limit)
+    assert report.evaluations <= limit
+    assert report.parameters["dense2.b"].verdict is not GOOD
+    assert report.parameters["dense1.W"].verdict <= INCONCLUSIVE
