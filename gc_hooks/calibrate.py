@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from numpy.exceptions import ComplexWarning
@@ -16,7 +17,7 @@ from gc_hooks.noise import measure_noise
 from gc_hooks.probes import Direction, Line, Probe, random_direction
 from gc_hooks.problem import BudgetSpent, Problem
 
-TRUSTED = 1e-6
+TRUSTED, TRUNCATION = 1e-6, 1e-8
 ELSEWHERE = 4
 TRIAL_STEPS, SKETCH_STEPS = (2.0**-22, 2.0**-24), (2.0**-14, 2.0**-17)
 ROUNDINGS, ASSUMED_ROUNDING = 8.0, 64 * EPS
@@ -69,9 +70,10 @@ def calibrate(
     """An instrument for each term: the method that was asked for, or the best one that can be trusted here.
 
     Complex step earns its place at every check: along a random direction through all parameters it has to agree with
-    central differences. That costs one complex evaluation, four real ones at small steps, and one complex evaluation
-    more for its rounding; where these are too vague, 8 to 16 for the noise of the loss and up to 18 for a ladder of
-    steps. Central differences cost that noise measurement. With ``along``, noise and rounding are assumed for now.
+    central differences. That costs one complex evaluation, two real ones at a small step, and one complex evaluation
+    more for its rounding; where these are too vague, two at another step, 8 to 16 for the noise of the loss and up to
+    18 for a ladder of steps. Central differences cost that noise measurement. With ``along``, noise and rounding are
+    assumed for now.
 
     Parameters
     ----------
@@ -149,15 +151,29 @@ def _complex_slope(problem: Problem, term: int, probe: Probe) -> Estimate | str:
 
 
 def _confirm(problem: Problem, term: int, probe: Direction, estimate: Estimate) -> str:
-    """Why complex step is not confirmed by central differences; empty when it is.
+    """Why complex step is not confirmed by central differences; empty when it is."""
+    typical = typical_slope(probe, problem.grad_norms)
+    refusal = ""
+    for real in _closer_and_closer(problem, term, probe, max(abs(estimate.value), typical)):
+        refusal = _agree(estimate, real, typical)
+        if not refusal:
+            break
+    return refusal
 
-    Two small steps with the noise that rounding alone would make are enough as a rule, and do not reach the kinks
-    that larger ones meet; else the noise is measured and the whole ladder climbed down.
+
+def _closer_and_closer(problem: Problem, term: int, probe: Direction, typical: float) -> Iterator[Estimate]:
+    """Central differences that cost more each time: one small step, whose truncation is far below what is compared;
+    another one beside it; and with the noise measured the whole ladder.
+
+    Small steps do not reach the kinks that larger ones meet.
     """
-    line, typical = Line(problem, probe, term), typical_slope(probe, problem.grads)
-    if _agree(estimate, _two_steps(line, probe.scale, TRIAL_STEPS, 2 * EPS * abs(line.value)), typical) == "":
-        return ""
-    return _agree(estimate, central(line, scale=probe.scale, noise=_noise(problem, term, probe)), typical)
+    line = Line(problem, probe, term)
+    step, smaller = (h * probe.scale for h in TRIAL_STEPS)
+    noise = _noise_bar(2 * EPS * abs(line.value), step)
+    slope = _plain_slope(line, step)
+    yield Estimate(slope, noise + TRUNCATION * typical, step, 2)
+    yield Estimate(slope, noise + abs(slope - _plain_slope(line, smaller)), step, 4)
+    yield central(line, scale=probe.scale, noise=_noise(problem, term, probe))
 
 
 def _confirm_elsewhere(problem: Problem, term: int, generator: Generator) -> str:
@@ -177,9 +193,17 @@ def _agree(estimate: Estimate, real: Estimate, typical: float) -> str:
 
 def _two_steps(line: LineLike, scale: float, steps: tuple[float, float], noise: float) -> Estimate:
     """Central differences at two steps; the bar is their disagreement and what the noise does to the larger one."""
-    slopes = [(float(line(h * scale)) - float(line(-h * scale))) / (2 * h * scale) for h in steps]
-    bar = SAFETY * noise / (math.sqrt(2) * steps[0] * scale) + abs(slopes[0] - slopes[1])
-    return Estimate(slopes[0], bar, steps[0] * scale, 4)
+    slopes = [_plain_slope(line, h * scale) for h in steps]
+    step = steps[0] * scale
+    return Estimate(slopes[0], _noise_bar(noise, step) + abs(slopes[0] - slopes[1]), step, 4)
+
+
+def _plain_slope(line: LineLike, step: float) -> float:
+    return (float(line(step)) - float(line(-step))) / (2 * step)
+
+
+def _noise_bar(noise: float, step: float) -> float:
+    return SAFETY * noise / (math.sqrt(2) * step)
 
 
 def _with_rounding(problem: Problem, term: int, tool: Instrument) -> Instrument:

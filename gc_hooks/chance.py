@@ -7,6 +7,7 @@ residuals, divided by the norm, is a chi variable divided by sqrt(K), and its qu
 
 from __future__ import annotations
 
+from functools import cache
 from statistics import NormalDist
 
 CERTAINTY = 0.99
@@ -16,6 +17,7 @@ HIGHEST = {1: 2.576, 2: 2.146, 3: 1.945, 4: 1.822, 6: 1.674, 8: 1.585, 16: 1.414
 """99 % quantiles."""
 
 
+@cache
 def upper_factor(directions: int) -> float:
     """With 99 % probability the norm is at most this many times the root mean square of the residuals.
 
@@ -27,11 +29,13 @@ def upper_factor(directions: int) -> float:
     return 1 / LOWEST[_known(directions)]
 
 
+@cache
 def lower_factor(directions: int) -> float:
     """With 99 % probability the norm is at least this many times the root mean square of the residuals."""
     return 1 / HIGHEST[_known(directions)]
 
 
+@cache
 def escape_factor(directions: int) -> float:
     """An error of this many times the bar leaves it along at least one direction with 99 % probability.
 

@@ -18,7 +18,7 @@ from gc_hooks.gather import gather
 from gc_hooks.measure import Progress
 from gc_hooks.methods import central, complex_step, fixed_step
 from gc_hooks.probes import Depth, automatic, entries
-from gc_hooks.problem import Meter
+from gc_hooks.problem import Meter, Problem
 from gc_hooks.report import CheckReport
 from gc_hooks.summary import write_report
 from gc_hooks.verdict import Tolerance
@@ -64,7 +64,7 @@ def check_gradients(
         `complex_step`, `central`, `fixed_step(h)`, or your own. By default complex step where it can be trusted, and
         central differences elsewhere.
     probes : callable, optional
-        Where to look: `entries`, `per_parameter` or `joint`. By default parameters of up to 64 entries are measured
+        Where to look: `entries`, `per_parameter` or `joint`. By default parameters of up to 16 entries are measured
         entry by entry, and larger ones along random directions.
     tolerance : Tolerance
         The bands of the verdicts.
@@ -96,7 +96,7 @@ def check_gradients(
 
     Notes
     -----
-    Costs, for a check that passes: two evaluations of the loss at the door, and six to make complex step ready; then an
+    Costs, for a check that passes: two evaluations of the loss at the door, four to make complex step ready; then an
     evaluation for each entry or direction (6 to 12 with central differences). What looks wrong costs more: up to 16
     directions, about 50 evaluations of second thoughts, and the search for the wrong entries. A missing gradient, or
     one of the wrong shape, is a finding on that parameter and not an error.
@@ -114,11 +114,35 @@ def check_gradients(
     WORRY
     """
     check_options(method, tolerance, max_evaluations, max_seconds, probes)
-    generator = np.random.default_rng(seed)
     with np.errstate(all="ignore"):  # what the caller wants of NumPy is meant for the training
-        problem = pose(
-            loss, params, grads, in_place=in_place, penalty=penalty, meter=Meter(max_evaluations, max_seconds)
-        )
+        meter = Meter(max_evaluations, max_seconds)
+        problem = pose(loss, params, grads, in_place=in_place, penalty=penalty, meter=meter)
+    return check_problem(
+        problem,
+        method=method,
+        probes=probes,
+        tolerance=tolerance,
+        executor=executor,
+        seed=seed,
+        step=step,
+        progress=progress,
+    )
+
+
+def check_problem(
+    problem: Problem,
+    *,
+    method: Method | None = None,
+    probes: Depth | None = None,
+    tolerance: Tolerance = Tolerance(),
+    executor: Executor | None = None,
+    seed: int = 0,
+    step: int = 0,
+    progress: Progress | None = None,
+) -> CheckReport:
+    """The same for a problem that has come through the door."""
+    generator = np.random.default_rng(seed)
+    with np.errstate(all="ignore"):
         plan = (probes or _default_depth(method))(problem, generator)
         instruments, evidence = gather(problem, plan, method, generator, executor, progress)
         case = Case(problem, instruments, evidence, tolerance, generator)

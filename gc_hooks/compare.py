@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 
@@ -12,7 +13,6 @@ from gc_hooks.comparison import Basis, Comparison, EntryComparison
 from gc_hooks.estimate import EPS, Status
 from gc_hooks.evidence import Evidence, Measured, MeasuredEntries
 from gc_hooks.interval import Interval, finite_norm, of_directions, of_entries, root_mean_square
-from gc_hooks.matching import norm
 from gc_hooks.problem import Problem
 from gc_hooks.verdict import Tolerance, Verdict
 
@@ -65,7 +65,6 @@ def _base(problem: Problem, name: str, evidence: Evidence, tolerance: Tolerance)
     """All that is known before anything is judged."""
     measured = evidence.parameters[name]
     entries = measured.entries(problem.grads[name])
-    certain = entries.away > entries.errors + tolerance.good * (np.abs(entries.grad) + np.abs(entries.slopes))
     return Comparison(
         name=name,
         shape=problem.point[name].shape,
@@ -78,7 +77,7 @@ def _base(problem: Problem, name: str, evidence: Evidence, tolerance: Tolerance)
         suspect=any(abs(reading.residual) > reading.bar(evidence.rounding) for reading in evidence.joint),
         status=_worst_status(measured, evidence),
         worst=_worst_entries(problem.point[name].shape, entries),
-        wrong=int(np.sum(certain)),
+        wrong=_wrong_entries(entries, tolerance),
     )
 
 
@@ -93,13 +92,13 @@ def _basis(measured: Measured, evidence: Evidence) -> Basis:
 
 
 def _interval(problem: Problem, base: Comparison, measured: Measured, evidence: Evidence, rounding: float) -> Interval:
-    grad = problem.grads[base.name]
+    grad, size = problem.grads[base.name], problem.grad_norms[base.name]
     if base.basis in (Basis.EXACT, Basis.PARTIAL):
         return of_entries(measured.entries(grad), evidence.rounding, rounding)
     if base.basis is Basis.ESTIMATED:
-        return of_directions(measured.directions, norm(grad), 1.0, evidence.rounding, rounding)
+        return of_directions(measured.directions, size, 1.0, evidence.rounding, rounding)
     weight = evidence.joint[0].probe.weights[base.name]
-    within = of_directions(evidence.joint, norm(grad), weight, evidence.rounding, rounding)
+    within = of_directions(evidence.joint, size, weight, evidence.rounding, rounding)
     return replace(within, estimate=within.at_most, at_least=0.0, measured_norm=within.backprop_norm, share=0.0)
 
 
@@ -159,7 +158,7 @@ def _no_gradient(
     problem: Problem, base: Comparison, interval: Interval, whole: float, nothing: bool
 ) -> Comparison | None:
     """Both sides vanish against the whole gradient: a bias in front of batch norm, a unit that is never active."""
-    grad_norm = norm(problem.grads[base.name])
+    grad_norm = problem.grad_norms[base.name]
     largest = interval.at_most if base.basis is not Basis.EXACT else interval.measured_norm + interval.bar
     inside = interval.measured_norm <= max(interval.bar, 100 * EPS * whole) or base.basis is Basis.BOUNDED
     if grad_norm > 100 * problem.precision * whole or not inside:
@@ -191,10 +190,10 @@ def _not_finite(problem: Problem, base: Comparison, measured: Measured) -> Compa
     """NaN and infinity never pass; they are WORRY where backprop alone makes them."""
     if not math.isfinite(problem.value):
         return base.noted(f"the loss is {problem.value}")
-    slopes = [*measured.slopes, *(reading.slope for reading in measured.directions)]
-    if not np.all(np.isfinite(slopes)):
+    slopes = chain(measured.slopes, (reading.slope for reading in measured.directions))
+    if not all(map(math.isfinite, slopes)):
         return base.noted("the loss is not finite next to this point")
-    if not np.all(np.isfinite(problem.grads[base.name])):
+    if not math.isfinite(problem.grad_norms[base.name]):
         return base.noted("backprop's gradient is not finite, the loss and its slope are", Verdict.WORRY)
     return None
 
@@ -212,7 +211,8 @@ def _flagged(problem: Problem, comparison: Comparison) -> Comparison:
 
 def whole_norm(problem: Problem, evidence: Evidence) -> float:
     """Norm of the whole gradient, as backprop or as the measurement has it, whichever is larger."""
-    backprop = math.hypot(*(finite_norm(problem.grads[name]) for name in evidence.parameters))
+    sizes = ((name, problem.grad_norms[name]) for name in evidence.parameters)
+    backprop = math.hypot(*(n if math.isfinite(n) else finite_norm(problem.grads[name]) for name, n in sizes))
     return max(backprop, math.hypot(*(_measured_norm(m) for m in evidence.parameters.values())))
 
 
@@ -227,7 +227,16 @@ def _worst_status(measured: Measured, evidence: Evidence) -> Status:
     return next((status for status in (Status.NONFINITE, Status.KINK, Status.NOISY) if seen.get(status)), Status.OK)
 
 
+def _wrong_entries(entries: MeasuredEntries, tolerance: Tolerance) -> int:
+    if not len(entries.indices):
+        return 0
+    allowed = entries.errors + tolerance.good * (np.abs(entries.grad) + np.abs(entries.slopes))
+    return int(np.sum(entries.away > allowed))
+
+
 def _worst_entries(shape: tuple[int, ...], entries: MeasuredEntries) -> tuple[EntryComparison, ...]:
+    if not len(entries.indices):
+        return ()
     order = np.argsort(-np.nan_to_num(entries.away, nan=math.inf), kind="stable")[:WORST]
     return tuple(
         EntryComparison(

@@ -12,9 +12,11 @@ import numpy as np
 
 from gc_hooks._typing import Array, Loss, Params
 from gc_hooks.errors import InvalidProblem, NondeterministicLoss
-from gc_hooks.matching import Matched, match_gradients
+from gc_hooks.matching import Matched, match_gradients, same_bits
 from gc_hooks.problem import Backprop, Meter, Problem, parameter_scales, rebuild_params, written
 from gc_hooks.tree import flatten
+
+TERMS = ("loss", "penalty")
 
 
 def pose(
@@ -25,6 +27,7 @@ def pose(
     in_place: bool = False,
     penalty: Loss | None = None,
     meter: Meter | None = None,
+    asked_before: bool = False,
 ) -> Problem:
     """Validate what is to be checked.
 
@@ -34,6 +37,8 @@ def pose(
         As for `gc_hooks.check_gradients`.
     meter : Meter, optional
         Where the evaluations are counted.
+    asked_before : bool
+        The loss and the gradient function have been seen to repeat themselves; one call of each is enough.
 
     Returns
     -------
@@ -64,8 +69,10 @@ def pose(
         live=arrays if in_place else None,
         scales=parameter_scales(point),
     )
-    values = tuple(_steady_value(problem, term) for term in range(len(problem.terms)))
-    return _with_gradient(problem, values, grads, {name: array.dtype for name, array in arrays.items()})
+    ask = _value if asked_before else _steady_value
+    values = tuple(ask(problem, term) for term in range(len(problem.terms)))
+    dtypes = {name: array.dtype for name, array in arrays.items()}
+    return _with_gradient(problem, values, grads, dtypes, calls=1 if asked_before else 2)
 
 
 def parameter_arrays(params: Any, in_place: bool = False) -> dict[str, Array]:
@@ -123,7 +130,7 @@ def _precision(arrays: Params) -> float:
 
 def _terms(loss: Loss, penalty: Loss | None, params: Any, in_place: bool) -> tuple[Loss, ...]:
     terms = (loss,) if penalty is None else (loss, penalty)
-    for what, term in zip(("loss", "penalty"), terms, strict=False):
+    for what, term in zip(TERMS, terms, strict=False):
         if not callable(term):
             raise InvalidProblem(
                 f"The {what} is {_describe(term)}, not a function. The slope of a number cannot be measured: it has to "
@@ -149,13 +156,17 @@ def _check_signature(what: str, function: Callable[..., Any], arguments: tuple[A
         ) from None
 
 
+def _value(problem: Problem, term: int) -> float:
+    return _as_value(problem.evaluate(term, {}), TERMS[term])
+
+
 def _steady_value(problem: Problem, term: int) -> float:
     """Call a term twice; the two values have to be the same bits."""
-    what = ("loss", "penalty")[term]
+    what = TERMS[term]
     arrays = problem.live or problem.point
     before = {name: array.copy() for name, array in arrays.items()}
     with written(arrays, before):  # whatever the loss does to them, it is undone
-        first, second = (_as_value(problem.evaluate(term, {}), what) for _ in range(2))
+        first, second = (_value(problem, term) for _ in range(2))
         changed = _changed(before, arrays)
     if changed:
         raise InvalidProblem(
@@ -173,7 +184,7 @@ def _steady_value(problem: Problem, term: int) -> float:
 
 
 def _changed(before: Params, after: Params) -> list[str]:
-    return [name for name, array in before.items() if not np.array_equal(array, after[name], equal_nan=True)]
+    return [name for name, array in before.items() if not same_bits(array, after[name])]
 
 
 def _as_value(value: Any, what: str) -> float:
@@ -197,11 +208,15 @@ def _as_value(value: Any, what: str) -> float:
     return float(value)
 
 
-def _with_gradient(problem: Problem, values: tuple[float, ...], grads: Any, dtypes: dict[str, Any]) -> Problem:
+def _with_gradient(
+    problem: Problem, values: tuple[float, ...], grads: Any, dtypes: dict[str, Any], calls: int
+) -> Problem:
     """Run or copy backprop's gradient, and pair it with the parameters."""
     if callable(grads):
         call = _as_function(problem, grads)
-        matched = call(problem.point).compared_with(call(problem.point))
+        matched, *others = (call(problem.point) for _ in range(calls))
+        for other in others:
+            matched = matched.compared_with(other)
         gradient: Backprop | None = lambda point: call(point).grads  # noqa: E731 - a name for a one-line closure
         precision = problem.precision
     else:

@@ -5,28 +5,27 @@ from __future__ import annotations
 import math
 from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
-from gc_hooks._typing import Array, Params
+from gc_hooks._typing import Array
 from gc_hooks.estimate import Estimate, Status
-from gc_hooks.matching import norm
 from gc_hooks.probes import Direction, Entry, Probe
 from gc_hooks.problem import Problem
 
 
-def typical_slope(probe: Direction, grads: Params) -> float:
+def typical_slope(probe: Direction, grad_norms: Mapping[str, float]) -> float:
     """Size of a slope along such directions by backprop's account; 0 where that is not finite.
 
     Examples
     --------
-    >>> typical_slope(Direction({"w": np.ones(2)}), {"w": np.array([3.0, 4.0])})
+    >>> typical_slope(Direction({"v": np.ones(2), "w": np.ones(2)}), {"v": 3.0, "w": 4.0})
     5.0
     """
-    norms = (probe.weights.get(name, 1.0) * norm(grads[name]) for name in probe.vector if name in grads)
+    norms = (probe.weights.get(name, 1.0) * grad_norms[name] for name in probe.vector if name in grad_norms)
     size = math.hypot(*norms)
     return size if math.isfinite(size) else 0.0
 
@@ -83,6 +82,9 @@ class MeasuredEntries(NamedTuple):
         return away
 
 
+NO_ENTRIES = MeasuredEntries(np.empty(0, dtype=np.intp), *(np.empty(0) for _ in range(4)))
+
+
 @dataclass
 class Measured:
     """The slopes of one parameter.
@@ -122,6 +124,8 @@ class Measured:
 
     def entries(self, grad: Array) -> MeasuredEntries:
         """The measured entries in C order, beside backprop's gradient: the same however they were measured."""
+        if not self.indices:
+            return NO_ENTRIES
         order = np.argsort(self.indices, kind="stable")
         indices, slopes, errors, shares = (
             np.asarray(column)[order] for column in (self.indices, self.slopes, self.errors, self.shares)
@@ -159,7 +163,7 @@ class Evidence:
         if isinstance(probe, Entry):
             self.parameters[probe.name].add_entry(probe.index, total.value, total.error, share, total.status)
             return
-        backprop, typical = probe.slope(problem.grads), typical_slope(probe, problem.grads)
+        backprop, typical = probe.slope(problem.grads), typical_slope(probe, problem.grad_norms)
         reading = Reading(probe, backprop, total.value, total.error, share, total.status, typical)
         if probe.name is None:
             self.joint.append(reading)

@@ -9,11 +9,13 @@ from gc_hooks.comparison import Basis, Comparison
 from gc_hooks.drill import find_wrong_entries
 from gc_hooks.estimate import Status
 from gc_hooks.guards import reconsider, settle_kink
-from gc_hooks.probes import SMALL, Entry, Probe, direction_within, random_direction
+from gc_hooks.probes import Entry, Probe, direction_within, random_direction
 from gc_hooks.problem import BudgetSpent
 from gc_hooks.verdict import Verdict
 
 STAGES = (1, 2, 4, 16)
+FEW = 64
+"""A doubtful parameter of up to so many entries is measured entry by entry."""
 
 
 def examine(case: Case, comparisons: dict[str, Comparison]) -> dict[str, Comparison]:
@@ -81,7 +83,7 @@ def _unclear(case: Case, comparison: Comparison) -> bool:
 def _more(case: Case, comparison: Comparison, stage: int) -> list[Probe]:
     """Directions up to the stage's number; a small parameter is measured entry by entry instead."""
     name, scale = comparison.name, case.problem.scales[comparison.name]
-    if comparison.size <= SMALL:
+    if comparison.size <= FEW:
         return [Entry(name, index, scale) for index in range(comparison.size)]
     return [direction_within(case.problem, case.generator, name) for _ in range(comparison.directions, stage)]
 

@@ -18,11 +18,10 @@ from gc_hooks.check import check_options
 from gc_hooks.errors import GradientMismatch, InvalidProblem
 from gc_hooks.estimate import Method
 from gc_hooks.probes import joint
-from gc_hooks.questions import check_own_loop, check_slopes, with_buffers
+from gc_hooks.questions import check_own_loop, check_slopes, glance_at_slopes, with_buffers
 from gc_hooks.recorder import CheckRecorder, warn
 from gc_hooks.report import CheckReport
-from gc_hooks.schedule import any_of, at
-from gc_hooks.schedule import every as every_period
+from gc_hooks.schedule import never, whole_and_periodic
 from gc_hooks.verdict import Tolerance, Verdict
 
 
@@ -135,7 +134,7 @@ class GradCheckHook(Callback):
         self.should_stop = False
         self.calls = 0
         self._after = after if schedule is None else None
-        self._due, self._period = _schedules(schedule, after, every)
+        self._due, self._period = whole_and_periodic(schedule, after, every)
         self._recorder = CheckRecorder(
             reporters if reporters is not None else _default_reporters(log_dir, writer), seed
         )
@@ -187,7 +186,8 @@ class GradCheckHook(Callback):
 
     def _ask(self, state: TrainState, seed: int) -> CheckReport:
         call, buffers = self._buffers
-        report = with_buffers(self._ask_slopes(state, seed), state, buffers if call == self.calls - 1 else None)
+        previous = buffers if call == self.calls - 1 else None
+        report = with_buffers(self._ask_slopes(state, seed), state, previous, self._at_a_glance)
         self._buffers = self.calls, {name: array.copy() for name, array in state.grads.items()}
         return report
 
@@ -197,7 +197,13 @@ class GradCheckHook(Callback):
 
     def _ask_slopes(self, state: TrainState, seed: int) -> CheckReport:
         assert self._batch is not None
-        return check_slopes(state, self._batch, self._masks, {**self._options, "seed": seed, "step": state.step})
+        ask = glance_at_slopes if self._at_a_glance else check_slopes
+        return ask(state, self._batch, self._masks, {**self._options, "seed": seed, "step": state.step})
+
+    @property
+    def _at_a_glance(self) -> bool:
+        """Whether a periodic check follows a good one, and may leave out what was just asked."""
+        return self._options["probes"] is joint and bool(self.reports) and self.reports[-1].ok
 
     # --- anybody's loop -----------------------------------------------------------------------------------------------
 
@@ -287,7 +293,7 @@ class GradCheckHook(Callback):
             self._options["probes"] = None if whole else joint
             return whole or self._period(call)
         except Exception as error:
-            self._due = self._period = _never
+            self._due = self._period = never
             self._recorder.failed(step, "The schedule (it is not asked again)", error)
             return False
 
@@ -325,23 +331,12 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise InvalidProblem(f"{name}={value!r} is not known. Try one of {', '.join(map(repr, choices))}.")
 
 
-def _schedules(schedule: Schedule | None, after: int | None, every: int | None) -> tuple[Schedule, Schedule]:
-    """When a whole check is due (calls 0, 1 and N unless another schedule is given), and when a joint one."""
-    if schedule is not None:
-        return any_of(schedule), _never
-    return at(0, 1) if after is None else at(0, 1, after), _never if every is None else every_period(every)
-
-
 def _default_reporters(log_dir: str | os.PathLike[str] | None, writer: Any) -> list[Any]:
     from gc_hooks.reporters import ConsoleReporter, TensorBoardReporter
 
     if log_dir is None and writer is None:
         return [ConsoleReporter()]
     return [ConsoleReporter(), TensorBoardReporter(log_dir, writer=writer)]
-
-
-def _never(calls: int) -> bool:
-    return False
 
 
 def _ignored(reason: str) -> None:

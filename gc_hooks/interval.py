@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,31 +46,36 @@ def of_directions(
 ) -> Interval:
     """Directions: residuals are normal with the norm (times the way that a shared direction goes along the parameter)
     as standard deviation, so that it is known up to the quantiles of chi."""
-    slopes, shares = (np.array([getattr(r, part) for r in readings]) for part in ("slope", "share"))
-    bars = np.array([reading.bar(relative) for reading in readings]) + rounding * scale
-    residuals = np.abs([reading.residual for reading in readings])
-    chosen = _sharpest(bars)
-    bars, residuals, count = bars[chosen], residuals[chosen], len(chosen)
+    pairs = _sharpest([(reading.bar(relative) + rounding * scale, abs(reading.residual)) for reading in readings])
+    count, widest = len(pairs), max(bar for bar, _ in pairs)
     return Interval(
-        estimate=root_mean_square(residuals) / scale,
-        at_most=root_mean_square(residuals + bars) * upper_factor(count) / scale,
-        at_least=root_mean_square(np.maximum(residuals - bars, 0.0)) * lower_factor(count) / scale,
+        estimate=_mean_size(residual for _, residual in pairs) / scale,
+        at_most=_mean_size(residual + bar for bar, residual in pairs) * upper_factor(count) / scale,
+        at_least=_mean_size(max(residual - bar, 0.0) for bar, residual in pairs) * lower_factor(count) / scale,
         backprop_norm=grad_norm,
-        measured_norm=root_mean_square(slopes) / scale,
-        bar=float(np.max(bars)) / scale,
-        escape=2 * float(np.max(bars)) * escape_factor(count) / scale,
-        share=root_mean_square(shares) / scale,
+        measured_norm=_mean_size(reading.slope for reading in readings) / scale,
+        bar=widest / scale,
+        escape=2 * widest * escape_factor(count) / scale,
+        share=_mean_size(reading.share for reading in readings) / scale,
     )
 
 
-def _sharpest(bars: Array) -> Array:
-    """The readings that bound most tightly together: one that met a kink says less than the others without it.
+def _sharpest(pairs: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The bars and residuals that bound most tightly together: one that met a kink says less than the others without.
 
     They are chosen by their bars alone, never by their residuals.
     """
-    order = np.argsort(bars, kind="stable")
-    bounds = [root_mean_square(bars[order[:k]]) * upper_factor(k) for k in range(1, len(bars) + 1)]
-    return order[: int(np.argmin(bounds)) + 1]
+    if len(pairs) == 1:
+        return pairs
+    pairs = sorted(pairs, key=lambda pair: pair[0])
+    bounds = [_mean_size(bar for bar, _ in pairs[:k]) * upper_factor(k) for k in range(1, len(pairs) + 1)]
+    return pairs[: bounds.index(min(bounds)) + 1]
+
+
+def _mean_size(numbers: Iterable[float]) -> float:
+    """Root mean square of a few numbers."""
+    few = list(numbers)
+    return math.hypot(*few) / math.sqrt(len(few))
 
 
 def finite_norm(array: Array) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
@@ -118,7 +119,7 @@ class Line:
         return self.probe.realised(self.problem.point, t)
 
 
-SMALL = 64
+SMALL = 16
 """Parameters of up to so many entries are measured entry by entry when nothing else is asked for."""
 DIRECTIONS = 1
 
@@ -197,11 +198,11 @@ def random_direction(problem: Problem, generator: Generator, names: list[str] | 
 def joint_weights(problem: Problem) -> dict[str, float]:
     """How far a direction through all parameters goes along each: its scale, balanced so that parameters with a small
     gradient are not drowned, by a factor of eight at most (a longer way meets more kinks)."""
-    shares = {name: problem.scales[name] * float(np.linalg.norm(grad)) for name, grad in problem.grads.items()}
-    usable = [share for share in shares.values() if np.isfinite(share) and share > 0]
-    typical = float(np.sqrt(np.mean(np.square(usable)))) if usable else 1.0
+    shares = {name: problem.scales[name] * size for name, size in problem.grad_norms.items()}
+    usable = [share for share in shares.values() if math.isfinite(share) and share > 0]
+    typical = math.hypot(*usable) / math.sqrt(len(usable)) if usable else 1.0
     return {name: scale * _balance(typical, shares.get(name, typical)) for name, scale in problem.scales.items()}
 
 
 def _balance(typical: float, share: float) -> float:
-    return float(np.clip(typical / share, 0.125, 8.0)) if np.isfinite(share) and share > 0 else 1.0
+    return min(max(typical / share, 0.125), 8.0) if math.isfinite(share) and share > 0 else 1.0

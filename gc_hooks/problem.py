@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -108,6 +109,11 @@ class Problem:
     def value(self) -> float:
         """The loss at the point, penalty included."""
         return float(sum(self.values))
+
+    @cached_property
+    def grad_norms(self) -> dict[str, float]:
+        """The norm of each gradient; NaN or infinite where an entry is."""
+        return {name: norm(grad) for name, grad in self.grads.items()}
 
     def evaluate(self, term: int, changes: Params) -> Any:
         """One term of the loss with some parameters replaced: one loss evaluation.

@@ -14,12 +14,13 @@ import numpy as np
 
 from gc_hooks._typing import Array, Batch, Loss, Params, RandomState
 from gc_hooks.callbacks import TrainState
-from gc_hooks.check import check_gradients
+from gc_hooks.check import check_gradients, check_problem
 from gc_hooks.diagnose import Diagnosis
+from gc_hooks.door import pose
 from gc_hooks.estimate import EPS
 from gc_hooks.matching import relative_difference
 from gc_hooks.penalty import with_penalty, worse
-from gc_hooks.probes import joint
+from gc_hooks.problem import Meter
 from gc_hooks.report import CheckReport
 
 ROUNDINGS = 1e3
@@ -33,9 +34,7 @@ def check_slopes(
 
     Data part and penalty are measured apart. With no random state dropout's rate is zero; else its masks are fixed.
     """
-    inputs, targets = batch
-    doubled = _in_double(inputs), _in_double(targets)
-    objective = state.objective
+    objective, doubled = state.objective, _in_double(batch)
     has_penalty = objective.penalty(state.params) != 0
     report = check_gradients(
         lambda params: objective.data_loss(params, doubled, random_state),
@@ -44,18 +43,40 @@ def check_slopes(
         penalty=objective.penalty if has_penalty else None,
         **options,
     )
-    if has_penalty and options.get("probes") is not joint:  # a periodic check is kept affordable
+    if has_penalty:
         report = with_penalty(report, state, doubled, random_state, options)
+    return replace(report, asked=(_where_asked(batch, random_state),))
+
+
+def glance_at_slopes(
+    state: TrainState, batch: Batch, random_state: RandomState | None, options: Mapping[str, Any]
+) -> CheckReport:
+    """The same at the lowest cost, for a periodic check after a good one: data part and penalty together, and loss and
+    gradient are not asked once more whether they repeat themselves."""
+    objective, doubled = state.objective, _in_double(batch)
+    problem = pose(
+        lambda params: objective.data_loss(params, doubled, random_state) + objective.penalty(params),
+        state.params,
+        lambda params: objective.gradient(params, doubled, random_state),
+        meter=Meter(options["max_evaluations"], options["max_seconds"]),
+        asked_before=True,
+    )
+    report = check_problem(problem, **{key: options[key] for key in ("method", "probes", "tolerance", "seed", "step")})
+    return replace(report, asked=(_where_asked(batch, random_state),))
+
+
+def _where_asked(batch: Batch, random_state: RandomState | None) -> str:
     dropout = "off" if random_state is None else "on, with fixed masks"
-    return replace(report, asked=(f"Slopes on {len(inputs)} samples in float64, dropout {dropout}.",))
+    return f"Slopes on {len(batch[0])} samples in float64, dropout {dropout}."
 
 
-def _in_double(array: Array) -> Array:
-    return array.astype(np.float64) if np.issubdtype(array.dtype, np.floating) else array
+def _in_double(batch: Batch) -> Batch:
+    inputs, targets = (a.astype(np.float64) if np.issubdtype(a.dtype, np.floating) else a for a in batch)
+    return inputs, targets
 
 
-def with_buffers(report: CheckReport, state: TrainState, previous: Params | None) -> CheckReport:
-    """The first two questions: the buffers against two fresh backward passes.
+def with_buffers(report: CheckReport, state: TrainState, previous: Params | None, thrifty: bool = False) -> CheckReport:
+    """The first two questions: the buffers against two fresh backward passes, or against one.
 
     Parameters
     ----------
@@ -65,10 +86,13 @@ def with_buffers(report: CheckReport, state: TrainState, previous: Params | None
         At `gc_hooks.callbacks.Callback.on_gradients`.
     previous : dict of str to ndarray or None
         The buffers one step earlier, if they were looked at: they tell an accumulated gradient from a stale one.
+    thrifty : bool
+        One pass is enough: in a periodic check after a good one.
     """
     assert state.batch is not None
-    fresh, again = (state.objective.gradient(state.params, state.batch, state.random_state) for _ in range(2))
-    unsteady = _apart(fresh, again)
+    passes = 1 if thrifty else 2
+    fresh, *again = (state.objective.gradient(state.params, state.batch, state.random_state) for _ in range(passes))
+    unsteady = _apart(fresh, again[0]) if again else {}
     differing = {name: d for name, d in _apart(state.grads, fresh).items() if name not in unsteady}
     told = {name for diagnosis in report.diagnoses for name in diagnosis.parameters}
     untold = {name: difference for name, difference in unsteady.items() if name not in told}
@@ -78,14 +102,15 @@ def with_buffers(report: CheckReport, state: TrainState, previous: Params | None
     for name, difference in {**unsteady, **differing}.items():
         how = "the optimiser's buffer is off a fresh backward pass" if name in differing else "not repeatable: off"
         parameters[name] = worse(parameters[name], difference, ROUNDINGS * EPS, f"{how} by {difference:.1e}")
-    asked = () if differing or unsteady else ("The optimiser's buffers equal a fresh backward pass, run twice.",)
+    twice = "" if thrifty else ", run twice"
+    asked = () if differing or unsteady else (f"The optimiser's buffers equal a fresh backward pass{twice}.",)
     return replace(
         report,
         parameters=parameters,
         difference=max(report.difference, _whole_difference(state.grads, fresh)) if differing else report.difference,
         diagnoses=(*report.diagnoses, *diagnoses),
         asked=(*report.asked, *asked),
-        gradients=report.gradients + 2,
+        gradients=report.gradients + passes,
     )
 
 

@@ -15,6 +15,7 @@ from gc_hooks._typing import Array, Params
 from gc_hooks.door import parameter_arrays
 from gc_hooks.errors import GradCheckWarning
 from gc_hooks.footprint import global_random_state_kept
+from gc_hooks.matching import norm
 from gc_hooks.report import CheckReport
 
 NOTHING_NEW = 1e-6
@@ -114,6 +115,6 @@ def warn(message: str) -> None:
 
 def _movement(before: Params, now: Params) -> float:
     """``||w - w0|| / ||w0||`` over all parameters."""
-    moved = math.hypot(*(float(np.linalg.norm(now[name] - before[name])) for name in before if name in now))
-    start = math.hypot(*(float(np.linalg.norm(array)) for array in before.values()))
+    moved = math.hypot(*(norm(now[name] - before[name]) for name in before if name in now))
+    start = math.hypot(*map(norm, before.values()))
     return moved / start if start > 0 else (0.0 if moved == 0 else math.inf)

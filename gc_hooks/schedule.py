@@ -72,6 +72,25 @@ def any_of(*schedules: Schedule) -> Schedule:
     return lambda calls: any(schedule(calls) for schedule in schedules)
 
 
+def whole_and_periodic(schedule: Schedule | None, after: int | None, period: int | None) -> tuple[Schedule, Schedule]:
+    """When a hook makes a whole check (at its calls 0, 1 and N, unless a schedule is given), and when a periodic one.
+
+    Examples
+    --------
+    >>> whole, periodic = whole_and_periodic(None, 7, 5)
+    >>> [call for call in range(20) if whole(call)], [call for call in range(20) if periodic(call)]
+    ([0, 1, 7], [0, 5, 10, 15])
+    """
+    if schedule is not None:
+        return any_of(schedule), never
+    return at(0, 1) if after is None else at(0, 1, after), never if period is None else every(period)
+
+
+def never(calls: int) -> bool:
+    """At no call."""
+    return False
+
+
 def _whole(name: str, number: int, least: int) -> int:
     if isinstance(number, bool) or not isinstance(number, int) or number < least:
         raise InvalidProblem(f"{name}({number!r}): a whole number of calls, at least {least}, is needed.")

@@ -226,9 +226,8 @@ def test_without_a_penalty_there_is_no_share():
 def test_what_the_budget_did_not_allow_is_said(limit, wrong):
     """Entries that were not looked at make a parameter inconclusive, with a note; nothing is good unseen."""
     params = {"W": np.linspace(-1, 1, 50), "b": W}
-    report = check_gradients(
-        lambda p: squares(p["W"]) + squares(p["b"]), params, {n: wrong * 2 * a for n, a in params.items()}, **limit
-    )
+    grads = {n: wrong * 2 * a for n, a in params.items()}
+    report = check_gradients(lambda p: squares(p["W"]) + squares(p["b"]), params, grads, probes=entries, **limit)
     assert report.verdict > GOOD
     assert report.parameters["W"].verdict > GOOD
     assert "budget was spent" in report.parameters["W"].note

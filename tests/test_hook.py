@@ -144,6 +144,37 @@ def test_every_adds_a_period(path):
     assert steps_of(hook) == [0, 1, 4, 6, 8]
 
 
+class DoubledLater(nn.Dense):
+    """Right in its first calls, as a schedule or a counter makes it, and wrong afterwards."""
+
+    calls = 0
+
+    def backward(self, params, cache, upstream):
+        upstream, grads = super().backward(params, cache, upstream)
+        type(self).calls += 1
+        return upstream, {**grads, "b": (1 + (type(self).calls > 30)) * grads["b"]}
+
+
+def test_a_periodic_check_after_a_good_one_is_cheap():
+    """It asks neither the loss nor the gradient twice: four evaluations, two backward passes; the whole ones do."""
+    hook = a_hook(after=None, every=4)
+    fit(hook, 9)
+    first, *_, last = hook.reports
+    assert [report.verdict for report in hook.reports] == [GOOD] * 4
+    assert (last.evaluations, last.complex_evaluations, last.gradients) == (4, 1, 2)
+    assert first.gradients >= 4
+
+
+def test_a_periodic_check_that_fails_opens_up(monkeypatch):
+    """A bug that sets in later is seen by the next periodic check, which names the parameter."""
+    monkeypatch.setattr(DoubledLater, "calls", 0)
+    hook = a_hook(after=None, every=40, on_fail=lambda report: None)
+    run = trainer(hook, dense=DoubledLater)
+    run.fit(INPUTS, LABELS, batch_size=4, epochs=9)
+    assert [report.verdict for report in hook.reports] == [GOOD, GOOD, WORRY, WORRY]
+    assert all(hook.reports[2].parameters[name].verdict is GOOD for name in NAMES - {"dense1.b"})
+
+
 @both_paths
 def test_a_schedule_replaces_all_of_it(path):
     """With a schedule neither `after` nor `every` counts, and nothing is checked at the end."""
