@@ -11,7 +11,8 @@ from numpy.exceptions import ComplexWarning
 
 from gc_hooks._typing import Generator
 from gc_hooks.estimate import EPS, SAFETY, Estimate, LineLike, Method, Status
-from gc_hooks.evidence import typical_slope
+from gc_hooks.evidence import Rounding, typical_slope
+from gc_hooks.matching import norm
 from gc_hooks.methods import central, complex_step
 from gc_hooks.noise import measure_noise
 from gc_hooks.probes import Direction, Line, Probe, random_direction
@@ -20,7 +21,9 @@ from gc_hooks.problem import BudgetSpent, Problem
 TRUSTED, TRUNCATION = 1e-6, 1e-8
 ELSEWHERE = 4
 TRIAL_STEPS, SKETCH_STEPS = (2.0**-22, 2.0**-24), (2.0**-14, 2.0**-17)
-ROUNDINGS, ASSUMED_ROUNDING = 8.0, 64 * EPS
+ROUNDINGS, ASSUMED_ROUNDING, LEAST_ROUNDING = 8.0, 64 * EPS, 3 * EPS
+MOVED, JUMP, VANISHING = 2.0, 1e-7, 1e-9
+"""Found by tests/benchmarks/calibration.py: they cover 99.9 % of the slopes."""
 VAGUE = "central differences were too vague to confirm it"
 
 
@@ -35,7 +38,7 @@ class Instrument:
     noise : float or None
         Standard deviation of the noise of this term.
     rounding : float
-        Relative rounding of a slope by complex step, as measured; 0 for other methods.
+        Relative rounding of a slope by complex step, as assumed or measured; 0 for other methods.
     notes : tuple of str
         Why it is not the method that was asked for.
     trial : tuple of Probe and Estimate, or None
@@ -70,10 +73,10 @@ def calibrate(
     """An instrument for each term: the method that was asked for, or the best one that can be trusted here.
 
     Complex step earns its place at every check: along a random direction through all parameters it has to agree with
-    central differences. That costs one complex evaluation, two real ones at a small step, and one complex evaluation
-    more for its rounding; where these are too vague, two at another step, 8 to 16 for the noise of the loss and up to
-    18 for a ladder of steps. Central differences cost that noise measurement. With ``along``, noise and rounding are
-    assumed for now.
+    central differences. That costs one complex evaluation, two real ones at a small step, and for its rounding two of
+    the gradient, or one complex evaluation more; where these are too vague, two at another step, 8 to 16 for the noise
+    of the loss and up to 18 for a ladder of steps. Central differences cost that noise measurement. With ``along``,
+    noise and rounding are assumed for now.
 
     Parameters
     ----------
@@ -84,21 +87,49 @@ def calibrate(
     trial = along or random_direction(problem, generator)
     tools = [_calibrate(problem, term, method, generator, trial) for term in range(len(problem.terms))]
     # One direction through everything gives a wide bound, for which the rounding of the loss's value is noise enough.
-    return tools if along is not None else sharpen(problem, tools, trial)
+    return tools if along is not None else sharpen(problem, tools, generator, trial)
 
 
-def sharpen(problem: Problem, tools: list[Instrument], along: Direction) -> list[Instrument]:
+def sharpen(problem: Problem, tools: list[Instrument], generator: Generator, along: Direction) -> list[Instrument]:
     """The same instruments with their noise or rounding measured instead of assumed.
 
-    Costs one complex evaluation for complex step, and 8 to 16 real ones for central differences.
+    Costs 8 to 16 evaluations for central differences. For complex step it costs a complex one where backprop is no
+    function; where it is one, `rounding_of` will ask it.
     """
-    return [_sharpened(problem, term, tool, along) for term, tool in enumerate(tools)]
+    return [_sharpened(problem, term, tool, generator, along) for term, tool in enumerate(tools)]
 
 
-def _sharpened(problem: Problem, term: int, tool: Instrument, along: Direction) -> Instrument:
+def _sharpened(problem: Problem, term: int, tool: Instrument, generator: Generator, along: Direction) -> Instrument:
     if tool.method is central and tool.noise is None:
         return replace(tool, noise=_noise(problem, term, along))
-    return _with_rounding(problem, term, tool) if tool.trial is not None else tool
+    if tool.rounding and problem.gradient is not None:
+        return replace(tool, rounding=LEAST_ROUNDING)
+    return _with_rounding(problem, term, tool, generator) if tool.trial is not None else tool
+
+
+def assumed_rounding(tools: list[Instrument]) -> Rounding:
+    """The rounding of slopes as far as the instruments know it."""
+    return Rounding(max((tool.rounding for tool in tools), default=0.0))
+
+
+def rounding_of(problem: Problem, tools: list[Instrument], generator: Generator) -> Rounding:
+    """The rounding of slopes by complex step, measured where backprop is a function: how far its gradient moves with
+    every parameter moved by a few of its own roundings. Terms that cancel show there, parameter by parameter.
+
+    Costs two evaluations of the gradient. A gradient that jumps stands at a kink, which is another matter.
+    """
+    assumed = assumed_rounding(tools)
+    if not assumed.relative or problem.gradient is None:
+        return assumed
+    whole = math.hypot(*problem.grad_norms.values())
+    jittered = [problem.gradient(problem.jittered(generator).point) for _ in range(2)]
+    moved = {
+        name: math.hypot(*(norm(other[name] - grad) for other in jittered if name in other)) / math.sqrt(2)
+        for name, grad in problem.grads.items()
+    }
+    nothing = {name: max(VANISHING * whole, 1e3 * EPS * abs(problem.value) / problem.scales[name]) for name in moved}
+    smooth = {n: m for n, m in moved.items() if m <= max(JUMP * problem.grad_norms[n], nothing[n])}
+    return Rounding(assumed.relative, {name: MOVED * m for name, m in smooth.items()})
 
 
 def _calibrate(
@@ -206,11 +237,11 @@ def _noise_bar(noise: float, step: float) -> float:
     return SAFETY * noise / (math.sqrt(2) * step)
 
 
-def _with_rounding(problem: Problem, term: int, tool: Instrument) -> Instrument:
+def _with_rounding(problem: Problem, term: int, tool: Instrument, generator: Generator) -> Instrument:
     """With the relative rounding of a slope: how far it moves when every parameter is moved by its own rounding."""
     assert tool.trial is not None
     probe, estimate = tool.trial
-    jittered = _complex_slope(problem.jittered(), term, probe)
+    jittered = _complex_slope(problem.jittered(generator), term, probe)
     if isinstance(jittered, str) or estimate.value == 0:
         return tool
     moved = abs(jittered.value - estimate.value) / abs(estimate.value)

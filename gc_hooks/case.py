@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from gc_hooks._typing import Generator
-from gc_hooks.calibrate import Instrument, sharpen
+from gc_hooks.calibrate import Instrument, rounding_of, sharpen
 from gc_hooks.compare import compare, compare_parameter, whole_norm
 from gc_hooks.comparison import Comparison
 from gc_hooks.evidence import Evidence
@@ -42,8 +42,8 @@ class Case:
     def sharpen(self) -> None:
         """Measure noise and rounding where they were only assumed."""
         along = random_direction(self.problem, self.generator, list(self.problem.point))
-        self.instruments[:] = sharpen(self.problem, self.instruments, along)
-        self.evidence.rounding = max((tool.rounding for tool in self.instruments), default=0.0)
+        self.instruments[:] = sharpen(self.problem, self.instruments, self.generator, along)
+        self.evidence.rounding = rounding_of(self.problem, self.instruments, self.generator)
 
     def slope(self, probe: Probe) -> tuple[float, float]:
         """One slope over all terms, and its error bar; not written down."""

@@ -55,8 +55,7 @@ def compare_parameter(
     if base.basis is Basis.NOTHING:
         return base.noted("not measured: the budget was spent before")
     interval = _interval(problem, base, measured, evidence, rounding)
-    nothing = whole == 0 and not _any_slope(measured, evidence)  # there is nothing to hold it against
-    if (vanishing := _no_gradient(problem, base, interval, whole, nothing)) is not None:
+    if (vanishing := _no_gradient(problem, base, interval, whole, evidence)) is not None:
         return vanishing
     return _limited(_judged(base, interval, tolerance))
 
@@ -94,7 +93,8 @@ def _basis(measured: Measured, evidence: Evidence) -> Basis:
 def _interval(problem: Problem, base: Comparison, measured: Measured, evidence: Evidence, rounding: float) -> Interval:
     grad, size = problem.grads[base.name], problem.grad_norms[base.name]
     if base.basis in (Basis.EXACT, Basis.PARTIAL):
-        return of_entries(measured.entries(grad), evidence.rounding, rounding)
+        floor = evidence.rounding.floors.get(base.name, 0.0) / math.sqrt(base.size)
+        return of_entries(measured.entries(grad), evidence.rounding, floor, rounding)
     if base.basis is Basis.ESTIMATED:
         return of_directions(measured.directions, size, 1.0, evidence.rounding, rounding)
     weight = evidence.joint[0].probe.weights[base.name]
@@ -155,18 +155,20 @@ def _sensitivity(basis: Basis, interval: Interval, tolerance: Tolerance) -> floa
 
 
 def _no_gradient(
-    problem: Problem, base: Comparison, interval: Interval, whole: float, nothing: bool
+    problem: Problem, base: Comparison, interval: Interval, whole: float, evidence: Evidence
 ) -> Comparison | None:
     """Both sides vanish against the whole gradient: a bias in front of batch norm, a unit that is never active."""
     grad_norm = problem.grad_norms[base.name]
     largest = interval.at_most if base.basis is not Basis.EXACT else interval.measured_norm + interval.bar
     inside = interval.measured_norm <= max(interval.bar, 100 * EPS * whole) or base.basis is Basis.BOUNDED
-    if grad_norm > 100 * problem.precision * whole or not inside:
+    rounding = max(100 * problem.precision * whole, evidence.rounding.floors.get(base.name, 0.0))
+    if grad_norm > rounding or not inside:
         return None
     settled = replace(
         base, difference=0.0, error=0.0, verdict=Verdict.GOOD, note="no gradient", backprop_norm=grad_norm
     )
     settled = replace(settled, measured_norm=interval.measured_norm, wrong=0)
+    nothing = whole == 0 and not _any_slope(evidence.parameters[base.name], evidence)
     if nothing or largest <= 1e-6 * whole:
         return _limited(settled)
     vague = replace(settled, error=1.0, verdict=Verdict.INCONCLUSIVE, note="")

@@ -139,7 +139,8 @@ class _Search:
         shape = self.case.problem.point[self.name].shape
         probe = Direction({self.name: vector.reshape(shape)}, self.case.problem.scales[self.name], self.name)
         residual, error = self.case.sketched_residual(probe)
-        return residual, max(error, self.case.evidence.rounding * self._typical)
+        rounding = self.case.evidence.rounding
+        return residual, max(error, rounding.relative * self._typical, rounding.floors.get(self.name, 0.0))
 
     @property
     def _typical(self) -> float:

@@ -31,6 +31,22 @@ def typical_slope(probe: Direction, grad_norms: Mapping[str, float]) -> float:
 
 
 @dataclass(frozen=True)
+class Rounding:
+    """What the rounding of float64 does to slopes that are exact but for it (those by complex step).
+
+    Attributes
+    ----------
+    relative : float
+        In units of the slope's own size.
+    floors : mapping of str to float
+        For each parameter, how far rounding moves its whole gradient, as a norm, where terms cancel in it.
+    """
+
+    relative: float = 0.0
+    floors: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Reading:
     """One direction, measured.
 
@@ -61,9 +77,10 @@ class Reading:
         """Backprop's slope minus the measured one."""
         return self.backprop - self.slope
 
-    def bar(self, rounding: float) -> float:
-        """How far the measured slope can be off, with a relative rounding of what may cancel in it."""
-        return max(self.error, rounding * self.typical)
+    def bar(self, rounding: Rounding) -> float:
+        """How far the measured slope can be off, with the rounding of what cancels in it."""
+        floors = (self.probe.weights.get(name, 1.0) * rounding.floors.get(name, 0.0) for name in self.probe.vector)
+        return max(self.error, rounding.relative * self.typical, math.hypot(*floors) if rounding.floors else 0.0)
 
 
 class MeasuredEntries(NamedTuple):
@@ -143,16 +160,16 @@ class Evidence:
         For each parameter that has a gradient.
     joint : list of Reading
         Directions through all parameters at once.
-    rounding : float
-        Relative rounding of a slope by complex step, as measured in this check; 0 for other methods.
+    rounding : Rounding
+        As measured in this check; none for other methods than complex step.
     """
 
     parameters: dict[str, Measured]
     joint: list[Reading] = field(default_factory=list)
-    rounding: float = 0.0
+    rounding: Rounding = Rounding()
 
     @classmethod
-    def empty(cls, problem: Problem, rounding: float = 0.0) -> Evidence:
+    def empty(cls, problem: Problem, rounding: Rounding = Rounding()) -> Evidence:
         """Nothing yet."""
         return cls({name: Measured(problem.point[name].size) for name in problem.grads}, rounding=rounding)
 

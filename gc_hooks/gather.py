@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 from itertools import chain, islice
 
 from gc_hooks._typing import Generator
-from gc_hooks.calibrate import Instrument, calibrate
+from gc_hooks.calibrate import Instrument, assumed_rounding, calibrate, rounding_of
 from gc_hooks.estimate import Method
 from gc_hooks.evidence import Evidence
 from gc_hooks.measure import Progress, complex_casts_refused, measure
@@ -39,7 +39,8 @@ def gather(
         instruments = calibrate(problem, method, generator, along)
     except BudgetSpent:
         return [], Evidence.empty(problem)
-    evidence = Evidence.empty(problem, max(tool.rounding for tool in instruments))
+    rounding = rounding_of(problem, instruments, generator) if along is None else assumed_rounding(instruments)
+    evidence = Evidence.empty(problem, rounding)
     every = chain(first, probes)
     if executor is None:
         return instruments, measure(problem, every, instruments, evidence, progress)

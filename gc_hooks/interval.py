@@ -10,7 +10,7 @@ import numpy as np
 
 from gc_hooks._typing import Array
 from gc_hooks.chance import escape_factor, lower_factor, upper_factor
-from gc_hooks.evidence import MeasuredEntries, Reading
+from gc_hooks.evidence import MeasuredEntries, Reading, Rounding
 from gc_hooks.matching import norm
 
 
@@ -32,21 +32,31 @@ class Interval:
     share: float
 
 
-def of_entries(entries: MeasuredEntries, relative: float, rounding: float) -> Interval:
-    """Every entry, or every measured one: the norm is known up to the bars."""
-    floor = relative * math.hypot(root_mean_square(entries.slopes - entries.shares), root_mean_square(entries.shares))
-    bar = norm(np.maximum(entries.errors, floor)) + rounding
+def of_entries(entries: MeasuredEntries, rounding: Rounding, floor: float, backprops: float) -> Interval:
+    """Every entry, or every measured one: the norm is known up to the bars.
+
+    ``floor`` is what rounding does to each measured slope where terms cancel, and ``backprops`` what it does to
+    backprop's side, as a norm.
+    """
+    bar = norm(entry_bars(entries, rounding, floor)) + backprops
     away = norm(entries.away)
     sizes = norm(entries.grad), norm(entries.slopes)
     return Interval(away, away + bar, max(0.0, away - bar), *sizes, bar, 2 * bar, norm(entries.shares))
 
 
+def entry_bars(entries: MeasuredEntries, rounding: Rounding, floor: float) -> Array:
+    """How far each measured slope can be off, with the rounding of what cancels in it."""
+    typical = math.hypot(root_mean_square(entries.slopes - entries.shares), root_mean_square(entries.shares))
+    bars: Array = np.maximum(entries.errors, max(floor, rounding.relative * typical))
+    return bars
+
+
 def of_directions(
-    readings: list[Reading], grad_norm: float, scale: float, relative: float, rounding: float
+    readings: list[Reading], grad_norm: float, scale: float, rounding: Rounding, backprops: float
 ) -> Interval:
     """Directions: residuals are normal with the norm (times the way that a shared direction goes along the parameter)
     as standard deviation, so that it is known up to the quantiles of chi."""
-    pairs = _sharpest([(reading.bar(relative) + rounding * scale, abs(reading.residual)) for reading in readings])
+    pairs = _sharpest([(reading.bar(rounding) + backprops * scale, abs(reading.residual)) for reading in readings])
     count, widest = len(pairs), max(bar for bar, _ in pairs)
     return Interval(
         estimate=_mean_size(residual for _, residual in pairs) / scale,

@@ -39,13 +39,17 @@ class _Rung:
 
 @dataclass(frozen=True)
 class _Choice:
-    """A rung and its best order of extrapolation, with the part of the bar that is not noise."""
+    """A rung and its best order of extrapolation, with the part of the bar that is not noise.
+
+    ``growth`` is by how much the noise is larger at that step than at the point.
+    """
 
     rest: float
     slope: float
     step: float
     jump: float
     asymmetry: float
+    growth: float
 
 
 class Ladder:
@@ -98,7 +102,14 @@ class Ladder:
         coarse, fine = self.rungs[-2:]
         jump = abs(RATIO * fine.asymmetry - coarse.asymmetry) / (RATIO - 1)
         truncation, slope = min((self._truncation(order), slope) for order, slope in enumerate(fine.slopes))
-        self.choices.append(_Choice(truncation + jump / 2, slope, fine.step, jump, abs(fine.asymmetry)))
+        rest, growth = truncation + jump / 2, self._growth(fine.values)
+        self.choices.append(_Choice(rest, slope, fine.step, jump, abs(fine.asymmetry), growth))
+
+    def _growth(self, values: tuple[float, float]) -> float:
+        """Noise at a step against noise at the point: residuals that vanish at the point, as they do in a network that
+        is fitted well, and make a squared error of 1e-10 there, are larger a step away, and so is their rounding."""
+        here = abs(self.line.value)
+        return math.sqrt(max(1.0, *(abs(value) / here for value in values))) if here > 0 else 1.0
 
     def _truncation(self, order: int) -> float:
         """What extrapolation changed last, the larger of both ways, and no less than the rungs above let expect."""
@@ -113,7 +124,10 @@ class Ladder:
         return change
 
     def _bar(self, choice: _Choice) -> float:
-        return self._noise_bar(choice.step) + choice.rest
+        return self._noise_of(choice) + choice.rest
+
+    def _noise_of(self, choice: _Choice) -> float:
+        return self._noise_bar(choice.step) * choice.growth
 
     def _noise_bar(self, step: float) -> float:
         return SAFETY * 1.1 * max(self.noise, self._quantum()) / (math.sqrt(2) * step)
@@ -141,7 +155,7 @@ class Ladder:
         return Estimate(best.slope, bar, best.step, self.spent, self._status(best, bar))
 
     def _status(self, best: _Choice, bar: float) -> Status:
-        noise = self._noise_bar(best.step)
+        noise = self._noise_of(best)
         if best.jump > max(bar, 2 * noise, 0.5 * best.asymmetry, 1e-5 * abs(best.slope)):
             return Status.KINK
         if noise > 0.5 * bar and bar > 1e-2 * abs(best.slope) > 0:
@@ -154,7 +168,7 @@ class Ladder:
         In a loss of two terms, one in float32 and one in float64, only the second one's noise shows in neighbours.
         """
         for choice in self.choices:
-            if choice.step < best.step and choice.rest > max(4 * self._noise_bar(choice.step), self._bar(best)):
+            if choice.step < best.step and choice.rest > max(4 * self._noise_of(choice), self._bar(best)):
                 yield choice.rest * choice.step
 
     def _contradictions(self, best: _Choice) -> Iterator[float]:

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from gc_hooks._typing import Array, Loss, Params
+from gc_hooks._typing import Array, Generator, Loss, Params
 from gc_hooks.matching import Flaw, norm
 from gc_hooks.tree import rebuild
 
+JITTER = 4.0
 Backprop = Callable[[Params], "dict[str, Array]"]
 
 
@@ -142,17 +143,11 @@ class Problem:
         values = tuple(float(moved.evaluate(term, {})) for term in range(len(self.terms)))
         return replace(moved, values=values, grads=grads)
 
-    def jittered(self) -> Problem:
-        """The same problem with every entry moved by its own rounding, up and down in turn; nothing is evaluated."""
-        size = 2 * float(np.finfo(np.float64).eps)
-        return replace(self, point={n: a + size * a * _alternating(a.shape) for n, a in self.point.items()}, moved=True)
-
-
-def _alternating(shape: tuple[int, ...]) -> Array:
-    """Plus and minus one in turn, in C order."""
-    signs = np.ones(shape)
-    signs.reshape(-1)[1::2] = -1.0
-    return signs
+    def jittered(self, generator: Generator) -> Problem:
+        """The same problem with every entry moved by a few of its own roundings; nothing is evaluated."""
+        size = JITTER * float(np.finfo(np.float64).eps)
+        point = {n: np.asarray(a + size * a * generator.standard_normal(a.shape)) for n, a in self.point.items()}
+        return replace(self, point=point, moved=True)
 
 
 def rebuild_params(structure: Any, leaves: Params) -> Any:
@@ -187,8 +182,13 @@ def root_mean_square(array: Array) -> float:
 
 
 def parameter_scales(point: Params) -> dict[str, float]:
-    """The unit of length of each parameter: its root mean square, or that of all parameters where it is all zero."""
+    """The unit of length of each parameter: its root mean square.
+
+    A vector's is no less than a tenth of what is typical here: a bias that began at zero and has hardly moved says
+    little of how far it may go, and steps that are smaller than need be drown in noise.
+    """
     own = {name: root_mean_square(array) for name, array in point.items()}
-    known = [scale for scale in own.values() if np.isfinite(scale) and scale > 0]
-    fallback = root_mean_square(np.array(known)) if known else 1.0
-    return {name: scale if np.isfinite(scale) and scale > 0 else fallback for name, scale in own.items()}
+    known = [scale for scale in own.values() if math.isfinite(scale) and scale > 0]
+    typical = root_mean_square(np.array(known)) if known else 1.0
+    least = {name: typical / 10 if array.ndim <= 1 else 0.0 for name, array in point.items()}
+    return {name: max(s, least[name]) if math.isfinite(s) and s > 0 else typical for name, s in own.items()}

@@ -104,8 +104,8 @@ def test_what_has_no_gradient_or_no_entries_is_not_probed():
 
 def test_random_directions_carry_the_scales():
     """Each parameter is moved in its own unit, by normal numbers, signs and sizes both."""
-    point = {"large": np.full(2000, 100.0), "small": np.full(2000, 0.01)}
-    grads = {"large": np.full(2000, 0.01), "small": np.full(2000, 100.0)}
+    point = {"large": np.full((40, 50), 100.0), "small": np.full((40, 50), 0.01)}
+    grads = {"large": np.full((40, 50), 0.01), "small": np.full((40, 50), 100.0)}
     direction = random_direction(pose(lambda p: 0.0, point, grads), np.random.default_rng(0))
     for name, unit in (("large", 100.0), ("small", 0.01)):
         ratios = direction.vector[name] / unit

@@ -1,6 +1,7 @@
-"""False alarms and misses: verdicts on correct random networks, and on the same with a planted bug.
+"""False alarms and misses: verdicts on correct random networks, and on the same with a planted bug, peers beside.
 
-Run it with ``python tests/benchmarks/detection.py --networks 300``.
+Run it with ``python tests/benchmarks/detection.py --networks 1000``. Each peer that is installed (the extra ``bench``)
+gets the same loss and gradient as functions of one flat vector, with the tolerances of its documentation.
 """
 
 from __future__ import annotations
@@ -11,19 +12,23 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import argparse
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 
 import numpy as np
-from networks import random_network
+from networks import SinglePrecision, random_network
+from peers import available
 
 from gc_hooks import Verdict, central, check_gradients, entries, joint, per_parameter
 
 DEPTHS = {"default": None, "entries": entries, "per_parameter": per_parameter, "joint": joint}
-METHODS = {"complex step": None, "central": central}
+WAYS = ("complex step", "central", "float32 only")
 BUGS = {
     "doubled": lambda g, rng: 2 * g,
     "sign": lambda g, rng: -g,
     "lost": lambda g, rng: 0 * g,
     "one entry x 1.5": lambda g, rng: with_one_entry(g, rng),
+    "off by 1e-4": lambda g, rng: g * (1 + 1e-4 * rng.standard_normal(g.shape)),
 }
 
 
@@ -33,42 +38,112 @@ def with_one_entry(grad, rng):
     return grad
 
 
-def ratio(first, second):
-    size = np.linalg.norm(first) + np.linalg.norm(second)
-    return np.linalg.norm(first - second) / size if size > 0 else 0.0
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--networks", type=int, default=100)
+    parser.add_argument("--networks", type=int, default=200)
     parser.add_argument("--seed", type=int, default=100_000)
+    parser.add_argument("--peers", type=int, default=100, help="networks that the peers are shown, from the first on")
     options = parser.parse_args()
-    clean = {(m, d): Counter() for m in METHODS for d in DEPTHS}
-    wrong = {key: Counter() for key in clean}
-    for seed in range(options.seed, options.seed + options.networks):
-        examine(seed, clean, wrong)
-    for title, counts in (("correct parameters", clean), ("wrong parameters (difference above 1e-6)", wrong)):
-        print(f"\n{title:42}" + "".join(f"{verdict!s:>14}" for verdict in Verdict))
-        for (method, depth), counter in counts.items():
-            print(f"{method:14}{depth:28}" + "".join(f"{counter[verdict]:14}" for verdict in Verdict))
+    tally, seeds = Counter(), range(options.seed, options.seed + options.networks)
+    with ProcessPoolExecutor() as pool:
+        for counts in pool.map(partial(examine, peers_until=options.seed + options.peers), seeds, chunksize=4):
+            tally.update(counts)
+    print_ours(tally)
+    print_peers(tally)
 
 
-def examine(seed, clean, wrong):
-    rng = np.random.default_rng(seed)
+def examine(seed, peers_until):
+    """Counts of what was said of one network."""
+    rng, tally = np.random.default_rng(seed), Counter()
     network = random_network(rng, seed)
-    grads = network.gradient(network.params)
-    name = str(rng.choice(list(grads)))
-    bug = list(BUGS.values())[rng.integers(len(BUGS))]
-    planted = {**grads, name: bug(grads[name], rng)}
-    visible = ratio(planted[name], grads[name]) > 1e-6
-    for method, chosen in METHODS.items():
+    name, bug = str(rng.choice(list(network.params))), list(BUGS.values())[rng.integers(len(BUGS))]
+    for way in WAYS:
+        tested = SinglePrecision(network) if way == "float32 only" else network
+        planted = partial(with_bug, tested, name, bug, seed)
+        visible = difference(network, tested, planted, name)
+        method = central if way == "central" else None
         for depth, probes in DEPTHS.items():
-            settings = {"probes": probes, "method": chosen, "seed": seed}
-            report = check_gradients(network.loss, network.params, grads, **settings)
-            clean[method, depth].update(c.verdict for c in report.parameters.values())
-            if visible:
-                report = check_gradients(network.loss, network.params, planted, **settings)
-                wrong[method, depth][report.parameters[name].verdict] += 1
+            check = partial(check_gradients, tested.loss, tested.params, probes=probes, method=method, seed=seed)
+            verdicts = check(tested.gradient).parameters.values()
+            tally.update((way, depth, "correct", comparison.verdict) for comparison in verdicts)
+            if visible > 1e-6:
+                comparison = check(planted).parameters[name]
+                tally[way, depth, "wrong", comparison.verdict] += 1
+                tally[way, depth, "unseen"] += comparison.verdict is Verdict.GOOD and visible > comparison.sensitivity
+        if way == "complex step" and seed < peers_until:
+            compare_peers(tally, network, planted, visible)
+    return tally
+
+
+def with_bug(network, name, bug, seed, params):
+    grads = network.gradient(params)
+    return {**grads, name: bug(grads[name], np.random.default_rng(seed))}
+
+
+def difference(network, tested, planted, name):
+    """How wrong the planted gradient is, relative to the true one (which a float32 network has in float64)."""
+    true = network.gradient(tested.params)
+    whole = np.sqrt(sum(np.sum(g * g) for g in true.values()))
+    size = np.linalg.norm(true[name])
+    if size <= 1e-13 * whole:  # nothing there that could be wrong
+        return 0.0
+    return np.linalg.norm(planted(tested.params)[name] - true[name]) / size
+
+
+def compare_peers(tally, network, planted, visible):
+    flat, loss, correct, wrong = flattened(network, planted)
+    for peer, passes in available().items():
+        tally[peer, "correct", passes(loss, correct, flat)] += 1
+        if visible > 1e-6:
+            tally[peer, "wrong", passes(loss, wrong, flat)] += 1
+    for probes in (None, joint):
+        peer = "gc_hooks" + (", joint" if probes else "")
+        for case, gradient in (("correct", network.gradient), ("wrong", planted)):
+            if case == "correct" or visible > 1e-6:
+                verdict = check_gradients(network.loss, network.params, gradient, probes=probes).verdict
+                tally[peer, case, None if verdict is Verdict.INCONCLUSIVE else verdict is Verdict.GOOD] += 1
+
+
+def flattened(network, planted):
+    """The parameters as one vector, and loss and gradients as functions of it."""
+    names = list(network.params)
+    shapes = [network.params[name].shape for name in names]
+    ends = np.cumsum([network.params[name].size for name in names])[:-1]
+
+    def unflat(vector):
+        return {n: v.reshape(s) for n, v, s in zip(names, np.split(np.asarray(vector), ends), shapes, strict=True)}
+
+    def flat(grads):
+        return np.concatenate([np.ravel(grads[name]) for name in names])
+
+    return (
+        flat(network.params),
+        lambda vector: float(network.loss(unflat(vector))),
+        lambda vector: flat(network.gradient(unflat(vector))),
+        lambda vector: flat(planted(unflat(vector))),
+    )
+
+
+def print_ours(tally):
+    for case in ("correct", "wrong"):
+        title = "correct parameters" if case == "correct" else "wrong parameters (by more than 1e-6)"
+        print(f"\n{title:42}" + "".join(f"{verdict!s:>14}" for verdict in Verdict))
+        for way in WAYS:
+            for depth in DEPTHS:
+                row = "".join(f"{tally[way, depth, case, verdict]:14}" for verdict in Verdict)
+                print(f"{way:14}{depth:28}{row}")
+    print("\nGOOD although wrong by more than the stated sensitivity:")
+    for way in WAYS:
+        print(f"{way:14}" + ", ".join(f"{depth} {tally[way, depth, 'unseen']}" for depth in DEPTHS))
+
+
+def print_peers(tally):
+    print(f"\n{'whole networks':34}{'correct':>9}{'accused':>9}{'wrong':>9}{'passed':>9}{'cannot tell':>13}")
+    for peer in dict.fromkeys(key[0] for key in tally if key[1] == "correct" and len(key) == 3):
+        count = {(c, v): tally[peer, c, v] for c in ("correct", "wrong") for v in (True, False, None)}
+        right, bad = (sum(count[c, v] for v in (True, False, None)) for c in ("correct", "wrong"))
+        unsure = count["correct", None] + count["wrong", None]
+        print(f"{peer:34}{right:9}{count['correct', False]:9}{bad:9}{count['wrong', True]:9}{unsure:13}")
 
 
 if __name__ == "__main__":

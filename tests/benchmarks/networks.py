@@ -7,48 +7,130 @@ from itertools import pairwise
 import numpy as np
 
 from gc_hooks import nn
+from gc_hooks.nn.layers import Context, Layer
 
 ACTIVATIONS = (nn.ReLU, nn.Tanh, nn.Sigmoid)
+
+
+class Centre(Layer):
+    """Batch norm's first half: the batch's mean is taken off, so that the bias before it has no gradient at all."""
+
+    def forward(self, params, inputs, context):
+        return inputs - inputs.mean(axis=0), None
+
+    def backward(self, params, cache, upstream):
+        return upstream - upstream.mean(axis=0), {}
 
 
 class Network:
     """A multilayer perceptron on random data."""
 
-    def __init__(self, sizes, activation, samples, *, seed=0, weight_scale=1.0, loss_scale=1.0, steps=0):
-        model = nn.Sequential(
-            [layer for a, b in pairwise(sizes) for layer in (nn.Dense(a, b), activation())][:-1], seed=seed
-        )
+    def __init__(
+        self,
+        sizes,
+        activation,
+        samples,
+        *,
+        seed=0,
+        weight_scale=1.0,
+        loss_scale=1.0,
+        penalty=0.0,
+        steps=0,
+        rate=0.1,
+        squared=False,
+        centred=False,
+        dropped=0.0,
+    ):
         rng = np.random.default_rng(seed)
-        self.batch = rng.standard_normal((samples, sizes[0])), rng.integers(0, sizes[-1], samples)
-        self.objective, self.loss_scale = nn.Objective(model, nn.SoftmaxCrossEntropy()), loss_scale
+        between = [Centre()] if centred else []
+        layers = [part for a, b in pairwise(sizes) for part in (nn.Dense(a, b), *between, activation())]
+        model = nn.Sequential(layers[: -1 - len(between)], seed=seed)
+        inputs = rng.standard_normal((samples, sizes[0])) * (rng.random((samples, 1)) >= dropped)
+        targets = rng.standard_normal((samples, sizes[-1])) if squared else rng.integers(0, sizes[-1], samples)
+        self.batch = inputs, targets
+        loss = nn.MeanSquaredError() if squared else nn.SoftmaxCrossEntropy()
+        self.objective = nn.Objective(model, loss, nn.L2(penalty) if penalty else None)
+        self.loss_scale = loss_scale
         self.params = {name: weight_scale * array for name, array in model.params.items()}
+        self._train(steps, rate)
+
+    def _train(self, steps, rate):
         for _ in range(steps):
-            for name, grad in self.objective.gradient(self.params, self.batch).items():
-                self.params[name] -= 0.1 * grad
+            grads = self.objective.gradient(self.params, self.batch)
+            size = np.sqrt(sum(np.vdot(g, g) for g in grads.values()))
+            for name, grad in grads.items():
+                self.params[name] -= rate * grad / max(1.0, size)
 
     @property
     def size(self):
         """Number of entries of all parameters."""
         return sum(array.size for array in self.params.values())
 
+    @property
+    def stands_on_kink(self):
+        """Whether the input of some ReLU is exactly zero."""
+        model = self.objective._model
+        values, found = self.batch[0], False
+        for layer, names in zip(model.layers, model._names, strict=True):
+            found |= isinstance(layer, nn.ReLU) and bool(np.any(values == 0))
+            values, _ = layer.forward({short: self.params[name] for short, name in names.items()}, values, Context())
+        return found
+
     def loss(self, params):
-        """The loss; one forward pass."""
-        return self.loss_scale * self.objective.data_loss(params, self.batch)
+        """The loss; one forward pass, in the precision of the parameters."""
+        return self.loss_scale * self.objective(params, self.batch)
 
     def gradient(self, params):
         """The gradient; a forward and a backward pass."""
         return {n: self.loss_scale * g for n, g in self.objective.gradient(params, self.batch).items()}
 
 
-def random_network(rng, seed):
-    """Two to five layers, weights scaled by 0.1 to 5, a loss in any unit, at initialisation or trained for a while."""
-    sizes = [int(rng.integers(3, 25)) for _ in range(rng.integers(2, 5))] + [int(rng.integers(2, 6))]
-    return Network(
-        sizes,
+class SinglePrecision:
+    """The same network, in which loss and gradient compute in float32 whatever they are given."""
+
+    def __init__(self, network):
+        self.network = network
+        inputs, targets = network.batch
+        self.batch = inputs.astype(np.float32), targets.astype(np.float32) if targets.dtype.kind == "f" else targets
+        self.params = {name: array.astype(np.float32).astype(np.float64) for name, array in network.params.items()}
+
+    def loss(self, params):
+        """The loss, rounded to float32 at every operation."""
+        if any(np.iscomplexobj(array) for array in params.values()):
+            raise TypeError("float32 only")
+        return np.float32(self.network.loss_scale) * self.network.objective(_single(params), self.batch)
+
+    def gradient(self, params):
+        """The gradient, rounded to float32 at every operation."""
+        grads = self.network.objective.gradient(_single(params), self.batch)
+        return {name: np.float32(self.network.loss_scale) * grad for name, grad in grads.items()}
+
+
+def _single(params):
+    return {name: array.astype(np.float32) for name, array in params.items()}
+
+
+def random_network(rng, seed, *, most=24, kinks=True):
+    """Two to six layers, a loss in any unit, with and without a penalty; at initialisation with weights scaled by 0.01
+    to 10 (deep networks by less for each layer, or nothing would come through), trained for a while, or fitted well; some
+    with exact kinks, with units that are never active, and with biases that have no gradient."""
+    layers = int(rng.integers(2, 7))
+    stage = ("initial", "initial", "trained", "fitted")[rng.integers(4)]
+    trained = stage != "initial"
+    network = Network(
+        [*map(int, rng.integers(3, most + 1, layers)), int(rng.integers(2, 6))],
         ACTIVATIONS[rng.integers(3)],
         int(rng.integers(2, 33)),
         seed=seed,
-        weight_scale=10 ** rng.uniform(-1, 0.7),
+        weight_scale=1.0 if trained else 10 ** (rng.uniform(-2, 1) * 2 / layers),
         loss_scale=10.0 ** rng.choice([-6, 0, 6]),
-        steps=int(10 ** rng.uniform(0.5, 3)) if seed % 2 else 0,
+        penalty=10 ** rng.uniform(-6, -3 if trained else 0) if rng.random() < 0.5 else 0.0,
+        steps={"initial": 0, "trained": int(10 ** rng.uniform(0.5, 3)), "fitted": 2000}[stage],
+        rate=0.5 if stage == "fitted" else 0.1,
+        squared=bool(rng.random() < 0.3),
+        centred=bool(rng.random() < 0.1),
+        dropped=0.3 if kinks and rng.random() < 0.15 else 0.0,
     )
+    if rng.random() < 0.1:
+        network.params["dense1.W"][:, :2], network.params["dense1.b"][:2] = 0.0, -1.0
+    return network

@@ -1,0 +1,128 @@
+"""Does the error bar cover the truth? Slopes of random networks, their bars, and how far off they really are.
+
+Run it with ``python tests/benchmarks/calibration.py``. The truth is the slope by complex step in extended precision
+(np.clongdouble: 64 bits of mantissa on x86), for a loss that computes in float32 that of its twin in float64.
+Networks with exact kinks are left out, there is no slope there, and so are parameters whose true gradient is zero or
+vanishes in the rounding of the others', which the check tells apart by a rule of its own.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import argparse
+from itertools import chain
+
+import numpy as np
+from networks import SinglePrecision, random_network
+
+from gc_hooks import central, complex_step
+from gc_hooks.door import pose
+from gc_hooks.gather import gather
+from gc_hooks.interval import entry_bars
+from gc_hooks.probes import Entry, direction_within, random_direction
+from gc_hooks.verdict import Tolerance
+
+CERTAIN = Tolerance().certain
+METHODS = {"complex step": complex_step, "central differences": central, "float32-only loss": central}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--slopes", type=int, default=12_000)
+    parser.add_argument("--seed", type=int, default=200_000)
+    options = parser.parse_args()
+    print(
+        f"{'':22}{'slopes':>8}{'inside the bar':>16}{'bar / error':>13}{'inconclusive':>14}{'farthest outside':>18}"
+        f"{'evaluations each':>18}"
+    )
+    for name, method in METHODS.items():
+        rows, seed = [], options.seed
+        while sum(map(len, rows)) < options.slopes:
+            rows.append(slopes_of(seed, method, name.startswith("float32")))
+            seed += 1
+        print(line(name, np.concatenate(rows)), flush=True)
+
+
+def slopes_of(seed, method, single):
+    """A row for each slope: its bar, its error, and what the verdict holds the bar against."""
+    rng = np.random.default_rng(seed)
+    network = random_network(rng, seed, most=150 if seed % 25 == 0 else 24, kinks=False)
+    if network.stands_on_kink:
+        return np.empty((0, 4))
+    checked = SinglePrecision(network) if single else network
+    problem = pose(checked.loss, checked.params, checked.gradient)
+    probes = [*some_entries(problem, rng), *some_directions(problem, rng)]
+    instruments, evidence = gather(problem, probes, method, rng)
+    if method is complex_step and not all(tool.name == "complex_step" for tool in instruments):
+        return np.empty((0, 4))
+    rows = np.array([*rows_of_entries(network, problem, evidence), *rows_of_directions(network, problem, evidence)])
+    return np.column_stack([rows, np.full(len(rows), problem.meter.evaluations / len(probes))])
+
+
+def some_entries(problem, rng):
+    for name, array in problem.point.items():
+        for index in rng.choice(array.size, min(array.size, 12), replace=False):
+            yield Entry(name, int(index), problem.scales[name])
+
+
+def some_directions(problem, rng):
+    yield random_direction(problem, rng)
+    for _ in range(2):
+        yield from (direction_within(problem, rng, name) for name in problem.point)
+
+
+def rows_of_entries(network, problem, evidence):
+    for name in with_gradient(problem):
+        measured = evidence.parameters[name]
+        entries = measured.entries(problem.grads[name])
+        typical = np.sqrt(np.mean(entries.slopes**2))
+        floor = evidence.rounding.floors.get(name, 0.0) / np.sqrt(measured.size)
+        bars = entry_bars(entries, evidence.rounding, floor)
+        for index, slope, bar in zip(entries.indices, entries.slopes, bars, strict=True):
+            true = truth(network, problem.point, Entry(name, int(index), 1.0))
+            yield bar, abs(slope - true), 2 * max(abs(slope), typical)
+
+
+def rows_of_directions(network, problem, evidence):
+    for reading in chain(evidence.joint, *(evidence.parameters[name].directions for name in with_gradient(problem))):
+        true = truth(network, problem.point, reading.probe)
+        yield reading.bar(evidence.rounding), abs(reading.slope - true), 2 * max(abs(reading.slope), reading.typical)
+
+
+def with_gradient(problem):
+    whole = np.linalg.norm(list(problem.grad_norms.values()))
+    return [name for name, size in problem.grad_norms.items() if size > 100 * problem.precision * whole]
+
+
+def truth(network, point, probe):
+    """The slope in extended precision."""
+    point = {name: array.astype(np.longdouble) for name, array in point.items()}
+    shifted = {name: array.astype(np.clongdouble) for name, array in point.items()}
+    step = np.longdouble(2.0) ** -200
+    for name, change in directions_of(probe, point).items():
+        shifted[name] = point[name] + np.clongdouble(1j) * (step * change)
+    return float(np.imag(network.loss(shifted)) / step)
+
+
+def directions_of(probe, point):
+    if not isinstance(probe, Entry):
+        return {name: vector.astype(np.longdouble) for name, vector in probe.vector.items()}
+    unit = np.zeros_like(point[probe.name])
+    unit.flat[probe.index] = 1
+    return {probe.name: unit}
+
+
+def line(name, rows):
+    bars, errors, sizes, costs = rows.T
+    seen = sizes > 0  # a slope that is exactly zero, and measured so, has neither bar nor error
+    bars, errors, sizes = bars[seen], errors[seen], sizes[seen]
+    inside, ratio = np.mean(errors <= bars), np.median(bars / np.maximum(errors, 1e-300))
+    vague, outside = np.mean(bars > CERTAIN * sizes), np.max(errors / np.maximum(bars, 1e-300))
+    return f"{name:22}{len(bars):8}{inside:16.3%}{ratio:13.1f}{vague:14.2%}{outside:18.2f}{np.mean(costs):18.1f}"
+
+
+if __name__ == "__main__":
+    main()
