@@ -15,13 +15,13 @@ from gc_hooks.errors import InvalidProblem
 from gc_hooks.estimate import Method
 from gc_hooks.examine import examine
 from gc_hooks.gather import gather
-from gc_hooks.measure import Progress
 from gc_hooks.methods import central, complex_step, fixed_step
 from gc_hooks.probes import Depth, automatic, entries
 from gc_hooks.problem import Meter, Problem
 from gc_hooks.report import CheckReport
 from gc_hooks.summary import write_report
 from gc_hooks.verdict import Tolerance
+from gc_hooks.waiting import Progress
 
 
 def check_gradients(
@@ -80,7 +80,8 @@ def check_gradients(
     step : int
         Written into the report.
     progress : callable, optional
-        Called with the number of entries measured so far and the number of all.
+        Called with the number of entries measured so far and the number of all. By default a check that takes longer
+        than a second shows a bar on a terminal, with an estimate of the time left.
 
     Returns
     -------

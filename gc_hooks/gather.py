@@ -11,10 +11,11 @@ from gc_hooks._typing import Generator
 from gc_hooks.calibrate import Instrument, assumed_rounding, calibrate, rounding_of
 from gc_hooks.estimate import Method
 from gc_hooks.evidence import Evidence
-from gc_hooks.measure import Progress, complex_casts_refused, measure
+from gc_hooks.measure import complex_casts_refused, measure
 from gc_hooks.probes import Direction, Probe
 from gc_hooks.problem import BudgetSpent, Problem
 from gc_hooks.spread import measure_on
+from gc_hooks.waiting import Progress, progress_shown
 
 
 def gather(
@@ -42,7 +43,7 @@ def gather(
     rounding = rounding_of(problem, instruments, generator) if along is None else assumed_rounding(instruments)
     evidence = Evidence.empty(problem, rounding)
     every = chain(first, probes)
-    if executor is None:
-        return instruments, measure(problem, every, instruments, evidence, progress)
-    with complex_casts_refused():
-        return instruments, measure_on(executor, problem, every, instruments, evidence, progress)
+    with complex_casts_refused(), progress_shown(progress) as told:
+        if executor is None:
+            return instruments, measure(problem, every, instruments, evidence, told)
+        return instruments, measure_on(executor, problem, every, instruments, evidence, told)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
+from gc_hooks._typing import Generator
 from gc_hooks.calibrate import untrained
 from gc_hooks.case import Case
 from gc_hooks.comparison import Basis, Comparison
@@ -98,21 +100,29 @@ def settle_kink(case: Case, comparison: Comparison) -> Comparison:
             return comparison
         note = "a kink at this very point, where backprop and measurement may take another side each: hand in the"
         return comparison.noted(f"{note} gradient as a function", Verdict.INCONCLUSIVE)
-    for problem in _a_hair_away(case.problem):
+    for problem in _a_hair_away(case.problem, case.generator):
         moved = case.elsewhere(problem).with_noise_measured_anew()
         if _agrees(moved, case.probes_of(comparison)):
             return min(comparison, _compared_at(case, comparison, moved), key=lambda c: c.verdict)
     return comparison
 
 
-def _a_hair_away(problem: Problem) -> Iterator[Problem]:
-    """The problem a hair to either side: first with the vectors (biases) moved, then with everything moved."""
+def _a_hair_away(problem: Problem, generator: Generator) -> Iterator[Problem]:
+    """The problem a hair to either side: first with the vectors (biases) moved, then with everything moved, and last
+    with every entry moved by another length, which parts two equal ones that compete for a maximum."""
     vectors = [name for name, array in problem.point.items() if array.ndim <= 1]
     hair = max(HAIR, 8 * problem.precision)
     for names in (vectors, list(problem.point)):
         for side in (hair, -hair) if names else ():
-            shift = {name: side * problem.scales[name] for name in names}
-            yield problem.at({n: (a + shift.get(n, 0.0)).astype(a.dtype) for n, a in problem.point.items()})
+            yield _shifted(problem, {name: side * problem.scales[name] for name in names})
+    ways = {name: generator.standard_normal(array.shape) for name, array in problem.point.items()}
+    for side in (hair, -hair):
+        yield _shifted(problem, {name: side * problem.scales[name] * way for name, way in ways.items()})
+
+
+def _shifted(problem: Problem, shifts: Mapping[str, Any]) -> Problem:
+    point = {n: np.asarray(a + shifts.get(n, 0.0)).astype(a.dtype) for n, a in problem.point.items()}
+    return problem.at(point)
 
 
 def _agrees(moved: Case, probes: list[Probe]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from numpy.exceptions import ComplexWarning
@@ -13,8 +13,7 @@ from gc_hooks.calibrate import Instrument
 from gc_hooks.evidence import Evidence
 from gc_hooks.probes import Probe
 from gc_hooks.problem import BudgetSpent, Problem
-
-Progress = Callable[[int, int], None]
+from gc_hooks.waiting import Progress
 
 
 def measure(

@@ -13,9 +13,10 @@ from typing import TypeAlias
 from gc_hooks.calibrate import Instrument
 from gc_hooks.errors import GradCheckError, InvalidProblem
 from gc_hooks.evidence import Evidence
-from gc_hooks.measure import Progress, measure
+from gc_hooks.measure import measure
 from gc_hooks.probes import Entry, Probe
 from gc_hooks.problem import BudgetSpent, Meter, Problem
+from gc_hooks.waiting import Progress
 
 Share: TypeAlias = tuple[Evidence, int, int]
 """What a worker sends back: its evidence, and how many evaluations, and complex ones, that took."""

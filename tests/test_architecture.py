@@ -18,7 +18,7 @@ HEAVY = {"rich", "tensorboard", "tensorboardX", "torch"}
 
 SPINE = (
     "_typing errors",
-    "tree chance verdict tables",
+    "tree chance verdict tables waiting",
     "matching",
     "problem",
     "door",

@@ -1,6 +1,7 @@
 """What a passing check costs: evaluations, and time as a ratio to one evaluation of loss and gradient.
 
 Run it with ``python tests/benchmarks/cost.py``; ratios are medians of checks that take turns with the unit in one run.
+Beside them, where PyTorch is installed, its fast gradcheck on the same loss and gradient as functions of a flat vector.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import time
 from functools import partial
 
 import numpy as np
-from networks import Network
+from networks import Network, flattened
+from peers import available
 
 from gc_hooks import central, check_gradients, joint, nn, per_parameter
 
@@ -33,6 +35,9 @@ CHECKS = {
 }
 
 
+PEER = "torch gradcheck, fast mode"
+
+
 def seconds(function):
     began = time.perf_counter()
     result = function()
@@ -43,7 +48,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=7)
     repeats = parser.parse_args().repeats
-    print(f"{'entries':>8}  {'batch':>5}  activation  " + "  ".join(f"{name:>24}" for name in CHECKS))
+    columns = [*CHECKS, *(peer for peer in available() if peer == PEER)]
+    print(f"{'entries':>8}  {'batch':>5}  activation  " + "  ".join(f"{name:>26}" for name in columns))
     for sizes, samples in SIZES:
         for activation in (nn.ReLU, nn.Tanh):
             network = Network(sizes, activation, samples)
@@ -52,7 +58,8 @@ def main():
 
 def row(network, repeats):
     grads = network.gradient(network.params)
-    units, times, reports = [], {name: [] for name in CHECKS}, {}
+    peers = [check for peer, check in available().items() if peer == PEER]
+    units, times, reports = [], {name: [] for name in (*CHECKS, PEER)}, {}
     for seed in range(repeats):
         units.append(seconds(lambda: (network.loss(network.params), network.gradient(network.params)))[0])
         for name, options in CHECKS.items():
@@ -60,14 +67,18 @@ def row(network, repeats):
                 partial(check_gradients, network.loss, network.params, grads, seed=seed, **options)
             )
             times[name].append(spent)
+        for peer in peers:
+            spent, _ = seconds(partial(peer, *flattened(network)))
+            times[PEER].append(spent)
     unit = np.median(units)
-    return "  ".join(cell(reports[name], np.median(times[name]) / unit) for name in CHECKS)
+    cells = [cell(reports[name], np.median(times[name]) / unit) for name in CHECKS]
+    return "  ".join([*cells, *(f"{np.median(times[PEER]) / unit:.1f}x".rjust(26) for _ in peers)])
 
 
 def cell(report, ratio):
     complex_part = f" ({report.complex_evaluations} complex)" if report.complex_evaluations else ""
     good = "" if report.ok else "!"
-    return f"{good}{report.evaluations}{complex_part}, {ratio:.1f}x".rjust(24)
+    return f"{good}{report.evaluations}{complex_part}, {ratio:.1f}x".rjust(26)
 
 
 if __name__ == "__main__":

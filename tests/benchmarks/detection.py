@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
 import numpy as np
-from networks import SinglePrecision, random_network
+from networks import SinglePrecision, flattened, random_network
 from peers import available
 
 from gc_hooks import Verdict, central, check_gradients, entries, joint, per_parameter
@@ -91,7 +91,8 @@ def difference(network, tested, planted, name):
 
 
 def compare_peers(tally, network, planted, visible):
-    flat, loss, correct, wrong = flattened(network, planted)
+    loss, correct, flat = flattened(network)
+    wrong = flattened(network, planted)[1]
     for peer, passes in available().items():
         tally[peer, "correct", passes(loss, correct, flat)] += 1
         if visible > 1e-6:
@@ -102,26 +103,6 @@ def compare_peers(tally, network, planted, visible):
             if case == "correct" or visible > 1e-6:
                 verdict = check_gradients(network.loss, network.params, gradient, probes=probes).verdict
                 tally[peer, case, None if verdict is Verdict.INCONCLUSIVE else verdict is Verdict.GOOD] += 1
-
-
-def flattened(network, planted):
-    """The parameters as one vector, and loss and gradients as functions of it."""
-    names = list(network.params)
-    shapes = [network.params[name].shape for name in names]
-    ends = np.cumsum([network.params[name].size for name in names])[:-1]
-
-    def unflat(vector):
-        return {n: v.reshape(s) for n, v, s in zip(names, np.split(np.asarray(vector), ends), shapes, strict=True)}
-
-    def flat(grads):
-        return np.concatenate([np.ravel(grads[name]) for name in names])
-
-    return (
-        flat(network.params),
-        lambda vector: float(network.loss(unflat(vector))),
-        lambda vector: flat(network.gradient(unflat(vector))),
-        lambda vector: flat(planted(unflat(vector))),
-    )
 
 
 def print_ours(tally):

@@ -110,10 +110,29 @@ def _single(params):
     return {name: array.astype(np.float32) for name, array in params.items()}
 
 
+def flattened(network, gradient=None):
+    """Loss and gradient (the network's own, unless given) as functions of one vector, and the vector."""
+    gradient, names = gradient or network.gradient, list(network.params)
+    shapes = [network.params[name].shape for name in names]
+    ends = np.cumsum([network.params[name].size for name in names])[:-1]
+
+    def unflat(vector):
+        return {n: v.reshape(s) for n, v, s in zip(names, np.split(np.asarray(vector), ends), shapes, strict=True)}
+
+    def flat(grads):
+        return np.concatenate([np.ravel(grads[name]) for name in names])
+
+    return (
+        lambda vector: float(network.loss(unflat(vector))),
+        lambda vector: flat(gradient(unflat(vector))),
+        flat(network.params),
+    )
+
+
 def random_network(rng, seed, *, most=24, kinks=True):
     """Two to six layers, a loss in any unit, with and without a penalty; at initialisation with weights scaled by 0.01
-    to 10 (deep networks by less for each layer, or nothing would come through), trained for a while, or fitted well; some
-    with exact kinks, with units that are never active, and with biases that have no gradient."""
+    to 10 (deep networks by less for each layer, or nothing would come through), trained for a while, or fitted well;
+    some with exact kinks, with units that are never active, and with biases that have no gradient."""
     layers = int(rng.integers(2, 7))
     stage = ("initial", "initial", "trained", "fitted")[rng.integers(4)]
     trained = stage != "initial"
