@@ -4,7 +4,7 @@ from gc_hooks import nn
 from gc_hooks.callbacks import Callback, TrainState
 from gc_hooks.check import check_gradients
 from gc_hooks.comparison import Basis, Comparison
-from gc_hooks.diagnose import Diagnosis
+from gc_hooks.diagnosis import Diagnosis
 from gc_hooks.errors import (
     GradCheckError,
     GradCheckWarning,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import Executor
 from typing import Any
 
@@ -40,6 +41,7 @@ def check_gradients(
     seed: int = 0,
     step: int = 0,
     progress: Progress | None = None,
+    constants: Mapping[str, float] | None = None,
 ) -> CheckReport:
     """Compare backprop's gradient with the slope of the loss, parameter by parameter.
 
@@ -82,6 +84,8 @@ def check_gradients(
     progress : callable, optional
         Called with the number of entries measured so far and the number of all. By default a check that takes longer
         than a second shows a bar on a terminal, with an estimate of the time left.
+    constants : mapping of str to float, optional
+        Numbers by which a gradient may be off, with their names, for the diagnosis: ``{"batch size": 32}``.
 
     Returns
     -------
@@ -127,6 +131,7 @@ def check_gradients(
         seed=seed,
         step=step,
         progress=progress,
+        constants=constants,
     )
 
 
@@ -140,6 +145,7 @@ def check_problem(
     seed: int = 0,
     step: int = 0,
     progress: Progress | None = None,
+    constants: Mapping[str, float] | None = None,
 ) -> CheckReport:
     """The same for a problem that has come through the door."""
     generator = np.random.default_rng(seed)
@@ -148,7 +154,7 @@ def check_problem(
         instruments, evidence = gather(problem, plan, method, generator, executor, progress)
         case = Case(problem, instruments, evidence, tolerance, generator)
         comparisons = examine(case, case.compare_all())
-        diagnoses = diagnose(problem, comparisons)
+        diagnoses = diagnose(problem, comparisons, case, constants)
         return write_report(case, comparisons, diagnoses, step=step, seed=seed)
 
 

@@ -2,113 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
+from gc_hooks.case import Case
+from gc_hooks.clues import Clues
+from gc_hooks.compare import whole_norm
 from gc_hooks.comparison import Comparison
+from gc_hooks.diagnosis import Diagnosis
+from gc_hooks.evidence import Evidence
 from gc_hooks.problem import Problem
-from gc_hooks.verdict import Verdict
+from gc_hooks.rules_flaw import missing_gradient, not_finite, not_numeric, not_repeatable, wrong_shape
+from gc_hooks.rules_mixup import in_wrong_place, transposed
+from gc_hooks.rules_pattern import (
+    few_entries,
+    gradient_lost,
+    parameter_unused,
+    summed_over_wrong_axis,
+    unexplained,
+    wrong_below,
+)
+from gc_hooks.rules_penalty import penalty_wrong
+from gc_hooks.rules_scale import scaled
+from gc_hooks.verdict import Tolerance, Verdict
+
+Rule = Callable[[Problem, Clues], "Iterator[Diagnosis]"]
+"""A generator, because one rule may see its bug twice: dW2 twice and db1 four times what they should be."""
+
+RULES: tuple[Rule, ...] = (
+    missing_gradient,
+    wrong_shape,
+    not_numeric,
+    not_repeatable,
+    not_finite,
+    gradient_lost,
+    parameter_unused,
+    scaled,
+    penalty_wrong,
+    transposed,
+    in_wrong_place,
+    summed_over_wrong_axis,
+    few_entries,
+    wrong_below,
+    unexplained,
+)
+"""In the order in which they are asked. Those that know a repair come first, and all that fit are named; those that see
+a pattern look only at what has not been explained."""
 
 
-@dataclass(frozen=True)
-class Diagnosis:
-    """Which bug it is.
+def diagnose(
+    problem: Problem,
+    comparisons: Mapping[str, Comparison],
+    case: Case | None = None,
+    constants: Mapping[str, float] | None = None,
+) -> tuple[Diagnosis, ...]:
+    """Ask every rule; free when nothing failed.
 
-    Attributes
-    ----------
-    code : str
-        One word for programs to act on.
-    parameters : tuple of str
-        Where it was seen.
-    message : str
-        What was seen, in one sentence.
-    evidence : str
-        The figures behind it.
-    advice : str
-        What it usually means and what to try.
+    Repairs are judged on what has been measured; only where a few entries of a large parameter make up a row or a
+    column, the rest is measured once more.
     """
-
-    code: str
-    parameters: tuple[str, ...]
-    message: str
-    evidence: str = ""
-    advice: str = ""
-
-    def __str__(self) -> str:
-        return " ".join(filter(None, (self.message, self.evidence, self.advice)))
-
-
-Comparisons = Mapping[str, Comparison]
-Rule = Callable[[Problem, Comparisons], "Diagnosis | None"]
-
-
-def diagnose(problem: Problem, comparisons: Comparisons) -> tuple[Diagnosis, ...]:
-    """Ask every rule; free when nothing failed."""
     if all(comparison.verdict < Verdict.DOUBLE_CHECK for comparison in comparisons.values()):
         return ()
-    found = (rule(problem, comparisons) for rule in RULES)
-    return tuple(diagnosis for diagnosis in found if diagnosis is not None)
-
-
-def missing_gradient(problem: Problem, comparisons: Comparisons) -> Diagnosis | None:
-    """I forgot to return the gradient of a parameter, or I called it something else."""
-    return _flaw(
-        problem,
-        "missing_gradient",
-        "No gradient was handed in for",
-        "This usually means that backward does not return it, or under another name. Try the parameter's own name, or "
-        "dW1 for W1.",
-    )
-
-
-def wrong_shape(problem: Problem, comparisons: Comparisons) -> Diagnosis | None:
-    """The gradient of a parameter does not have the parameter's shape."""
-    return _flaw(
-        problem,
-        "wrong_shape",
-        "The gradient has another shape than the parameter for",
-        "This usually means a product in the wrong order, a missing transpose, or a sum over the batch without "
-        "keepdims=True.",
-    )
-
-
-def not_numeric(problem: Problem, comparisons: Comparisons) -> Diagnosis | None:
-    """The gradient holds something that is not a real number."""
-    return _flaw(
-        problem, "not_numeric", "The gradient is not made of real numbers for", "Try to print its dtype in backward."
-    )
-
-
-def not_repeatable(problem: Problem, comparisons: Comparisons) -> Diagnosis | None:
-    """My backward pass gives another gradient when I call it again."""
-    return _flaw(
-        problem,
-        "not_repeatable",
-        "Two calls of the gradient function at the same parameters do not give the same gradient for",
-        "This usually means a buffer that is added to and never set to zero (+=), a cache that an earlier forward pass "
-        "left behind, or dropout. Try to set the buffers to zero where backward begins.",
-    )
-
-
-def not_finite(problem: Problem, comparisons: Comparisons) -> Diagnosis | None:
-    """My gradient is NaN although the loss is fine."""
-    names = tuple(n for n, c in comparisons.items() if c.verdict is Verdict.WORRY and "is not finite" in c.note)
-    if not names:
-        return None
-    return Diagnosis(
-        "not_finite",
-        names,
-        f"Backprop's gradient is NaN or infinite for {', '.join(names)}, while the loss and its slope are finite.",
-        advice="This usually means 0/0, log(0), or a power or a square root at 0 in backward.",
-    )
-
-
-def _flaw(problem: Problem, code: str, message: str, advice: str) -> Diagnosis | None:
-    flaws = {name: flaw.text for name, flaw in problem.flaws.items() if flaw.code == code}
-    if not flaws:
-        return None
-    evidence = "; ".join(f"{name}: {text}" for name, text in flaws.items()) + "."
-    return Diagnosis(code, tuple(flaws), f"{message} {', '.join(flaws)}.", evidence, advice)
-
-
-RULES: tuple[Rule, ...] = (missing_gradient, wrong_shape, not_numeric, not_repeatable, not_finite)
+    evidence = case.evidence if case is not None else Evidence.empty(problem)
+    tolerance = case.tolerance if case is not None else Tolerance()
+    clues = Clues(problem, comparisons, evidence, tolerance, whole_norm(problem, evidence), constants or {}, case)
+    found: list[Diagnosis] = []
+    for rule in RULES:
+        found += rule(problem, clues)
+        clues = replace(clues, told=frozenset(name for diagnosis in found for name in diagnosis.parameters))
+    return tuple(found)

@@ -15,7 +15,7 @@ import numpy as np
 from gc_hooks._typing import Array, Batch, Loss, Params, RandomState
 from gc_hooks.callbacks import TrainState
 from gc_hooks.check import check_gradients, check_problem
-from gc_hooks.diagnose import Diagnosis
+from gc_hooks.diagnosis import Diagnosis
 from gc_hooks.door import pose
 from gc_hooks.estimate import EPS
 from gc_hooks.matching import relative_difference

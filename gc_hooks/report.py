@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from gc_hooks.comparison import Basis, Comparison, EntryComparison
-from gc_hooks.diagnose import Diagnosis
+from gc_hooks.diagnosis import Diagnosis
 from gc_hooks.errors import GradCheckError
 from gc_hooks.estimate import Status
 from gc_hooks.tables import html_table, markdown_table, markdown_text, text_table

@@ -8,7 +8,7 @@ import numpy as np
 
 from gc_hooks.case import Case
 from gc_hooks.comparison import Comparison
-from gc_hooks.diagnose import Diagnosis
+from gc_hooks.diagnosis import Diagnosis
 from gc_hooks.evidence import Evidence
 from gc_hooks.matching import norm
 from gc_hooks.problem import Problem

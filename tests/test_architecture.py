@@ -18,7 +18,7 @@ HEAVY = {"rich", "tensorboard", "tensorboardX", "torch"}
 
 SPINE = (
     "_typing errors",
-    "tree chance verdict tables waiting",
+    "tree chance verdict tables waiting diagnosis",
     "matching",
     "problem",
     "door",
@@ -30,7 +30,10 @@ SPINE = (
     "measure interval comparison",
     "spread compare",
     "gather case",
-    "guards drill diagnose",
+    "guards drill clues",
+    "rules_flaw rules_scale",
+    "rules_penalty rules_mixup rules_pattern",
+    "diagnose",
     "examine report",
     "summary",
     "check",

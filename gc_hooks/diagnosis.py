@@ -1,0 +1,48 @@
+"""What is said of a bug, and how its parameters are listed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Which bug it is.
+
+    Attributes
+    ----------
+    code : str
+        One word for programs to act on.
+    parameters : tuple of str
+        Where it was seen.
+    message : str
+        What was seen, in one sentence.
+    evidence : str
+        The figures behind it.
+    advice : str
+        What it usually means and what to try.
+    """
+
+    code: str
+    parameters: tuple[str, ...]
+    message: str
+    evidence: str = ""
+    advice: str = ""
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, (self.message, self.evidence, self.advice)))
+
+
+def listed(names: Iterable[str], most: int = 6) -> str:
+    """Names for a sentence.
+
+    Examples
+    --------
+    >>> listed(["W1"]), listed(["W1", "b1", "W2"])
+    ('W1', 'W1, b1 and W2')
+    """
+    names = list(names)
+    if len(names) > most:
+        return f"{', '.join(names[:most])} and {len(names) - most} more"
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1] if names else "")))

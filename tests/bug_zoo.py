@@ -1,0 +1,292 @@
+"""Bugs that people write into backward passes, each with the code by which the diagnosis has to name it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from zoo import ACTIVATIONS, WRONG_DERIVATIVES
+
+STRENGTH, KEEP, TEMPERATURE = 0.01, 0.8, 4.0
+
+
+class Perceptron:
+    """Five layers, the hidden ones of the same width, softmax cross-entropy and L2 on the weights; rows are samples.
+
+    ``faults`` switches single lines of forward and backward to a wrong version of themselves.
+    """
+
+    def __init__(self, activation, width, *, inputs=4, classes=3, samples=7, seed=0, faults=()):
+        rng = np.random.default_rng(seed)
+        ends = [inputs, width, width, width, width, classes]
+        self.activation, self.faults, self.samples = activation, frozenset(faults), samples
+        self.x = rng.standard_normal((samples, inputs))
+        self.y = np.eye(classes)[rng.integers(classes, size=samples)]
+        self.params = {}
+        for k, (a, b) in enumerate(pairwise(ends), start=1):
+            self.params[f"W{k}"] = rng.standard_normal((a, b)) * np.sqrt(1.5 / a)
+            self.params[f"b{k}"] = 0.1 * rng.standard_normal(b)
+        self.mask = (rng.random((samples, width)) < KEEP) / KEEP
+        self.constants = {"batch size": samples, "number of classes": classes}
+        self.constants |= {"keep probability": KEEP, "temperature": TEMPERATURE}
+
+    def forward(self, p):
+        f, _ = ACTIVATIONS[self.activation]
+        z, a = {}, {0: self.x}
+        for k in range(1, 6):
+            bias = 0 if k == 2 and "b2 unused" in self.faults else p[f"b{k}"]
+            z[k] = a[k - 1] @ p[f"W{k}"] + bias
+            a[k] = f(z[k]) * (self.mask if k == 3 and "dropout" in self.faults else 1)
+        logits = z[5] / (TEMPERATURE if "temperature" in self.faults else 1)
+        shifted = logits - logits.real.max(axis=1, keepdims=True)
+        return z, a, shifted - np.log(np.sum(np.exp(shifted), axis=1, keepdims=True))
+
+    def data_loss(self, p):
+        return -np.sum(self.y * self.forward(p)[2]) / self.samples
+
+    def penalty(self, p):
+        return 0.5 * STRENGTH * sum(np.sum(p[f"W{k}"] * p[f"W{k}"]) for k in range(1, 6))
+
+    def loss(self, p):
+        return self.data_loss(p) + self.penalty(p)
+
+    def backward(self, p):
+        z, a, logs = self.forward(p)
+        delta = (np.exp(logs) - self.y) / self.samples
+        if "squared error" in self.faults:
+            delta = delta * np.exp(logs) * (1 - np.exp(logs))
+        if "diagonal" in self.faults:
+            delta = -self.y * (1 - np.exp(logs)) / self.samples + np.exp(logs) ** 2 * (1 - self.y) / self.samples
+        if "no shift" in self.faults:
+            delta = delta - delta.mean(axis=0)
+        grads = {}
+        for k in range(5, 0, -1):
+            grads[f"W{k}"] = a[k - 1].T @ delta + STRENGTH * p[f"W{k}"]
+            grads[f"b{k}"] = delta.sum(axis=0)
+            if k > 1:
+                delta = self.handed_down(delta, z, p, k)
+        return {name: grads[name] for name in self.params}
+
+    def handed_down(self, delta, z, p, k):
+        _, derivative = ACTIVATIONS[self.activation]
+        weight = p[f"W{k}"]
+        if k == 4 and "other weight" in self.faults:
+            weight = p["W3"]
+        if k == 4 and "not transposed" in self.faults:
+            weight = weight.T
+        if k == 5 and "updated before" in self.faults:
+            weight = weight - 0.1 * np.sign(weight) * np.arange(1, 1 + len(weight))[:, None] / len(weight)
+        delta = delta @ weight.T
+        if k == 4 and "dropout" in self.faults:
+            delta = delta * (self.mask * KEEP if "unscaled mask" in self.faults else self.mask)
+        if f"derivative {k - 1}" in self.faults:
+            return delta * WRONG_DERIVATIVES[self.activation](z[k - 1])
+        if f"no derivative {k - 1}" in self.faults:
+            return delta
+        return delta * derivative(z[k - 1])
+
+
+@dataclass(frozen=True)
+class Bug:
+    """A mistake: lines of the network that are wrong, or an edit of the gradient that it hands over."""
+
+    codes: tuple[str, ...]
+    parameters: tuple[str, ...]
+    faults: tuple[str, ...] = ()
+    edit: Callable[[dict[str, Any], Any], dict[str, Any]] | None = None
+    apart: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def case(self, activation, width, seed=0):
+        """Loss, parameters, gradient function and the options of the check."""
+        net = Perceptron(activation, width, seed=seed, faults=self.faults)
+
+        def gradient(p):
+            grads = net.backward(p)
+            return grads if self.edit is None else {**grads, **self.edit(grads, Edited(net, p))}
+
+        options = {"constants": net.constants, **({"penalty": net.penalty} if self.apart else {})}
+        return net.data_loss if self.apart else net.loss, net.params, gradient, options
+
+
+@dataclass(frozen=True)
+class Edited:
+    """What an edit may look at."""
+
+    net: Perceptron
+    p: dict[str, Any]
+
+    def decay(self, name):
+        return STRENGTH * self.p[name]
+
+
+WEIGHTS, BIASES = tuple(f"W{k}" for k in range(1, 6)), tuple(f"b{k}" for k in range(1, 6))
+ALL = tuple(name for pair in zip(WEIGHTS, BIASES, strict=True) for name in pair)
+
+
+def down_from(k):
+    """The parameters of layer k and of all below it."""
+    return ALL[: 2 * k]
+
+
+def times(names, factor, code="scaled"):
+    value = factor if callable(factor) else lambda net: factor
+    return Bug((code,), tuple(names), edit=lambda g, e: {n: g[n] * value(e.net) for n in names})
+
+
+def data_times(names, factor):
+    return Bug(
+        ("scaled",),
+        tuple(names),
+        edit=lambda g, e: {n: (g[n] - e.decay(n)) * factor + e.decay(n) for n in names},
+        apart=True,
+    )
+
+
+def penalty_times(names, ratio, code, apart):
+    return Bug(
+        (code,), tuple(names), edit=lambda g, e: {n: g[n] + (ratio - 1) * e.decay(n) for n in names}, apart=apart
+    )
+
+
+def changed(code, names, edit):
+    return Bug((code,) if isinstance(code, str) else code, tuple(names), edit=edit)
+
+
+def fault(code, names, *faults):
+    return Bug((code,), tuple(names), faults=faults)
+
+
+def patched(array, index, change):
+    array = array.copy()
+    array[index] = change(array[index])
+    return array
+
+
+def clipped(grads, limit):
+    norm = np.sqrt(sum(np.sum(g * g) for g in grads.values()))
+    return {name: g * (limit / norm) for name, g in grads.items()}
+
+
+def moved(names):
+    """Each gets the next one's gradient."""
+    after = dict(zip(names, (*names[1:], names[0]), strict=True))
+    return lambda g, e: {n: g[after[n]] for n in names}
+
+
+BUGS = {
+    "W2 twice": times(["W2"], 2),
+    "W1 halved": times(["W1"], 0.5),
+    "b1 four times": times(["b1"], 4),
+    "W3 by an odd number": times(["W3"], 1.3742),
+    "b2 summed over what is averaged": times(["b2"], lambda net: net.samples),
+    "W5 averaged twice": times(["W5"], lambda net: 1 / net.samples),
+    "all weights twice": times(WEIGHTS, 2),
+    "all biases averaged twice": times(BIASES, lambda net: 1 / net.samples),
+    "everything by m / (m - 1)": times(ALL, lambda net: net.samples / (net.samples - 1)),
+    "everything by the number of classes": times(ALL, lambda net: net.y.shape[1]),
+    "everything without 1/m": times(ALL, lambda net: net.samples),
+    "everything without 2": times(ALL, 0.5),
+    "two different factors": Bug(
+        ("scaled", "scaled"), ("b1", "W2"), edit=lambda g, e: {"W2": 2 * g["W2"], "b1": 4 * g["b1"]}
+    ),
+    "data part of all weights twice": data_times(WEIGHTS, 2.0),
+    "data part of W3 halved": data_times(["W3"], 0.5),
+    "target - output": times(ALL, -1, "sign"),
+    "sign of b3": times(["b3"], -1, "sign"),
+    "sign of W1": times(["W1"], -1, "sign"),
+    "temperature left out": Bug(
+        ("scaled",),
+        ALL,
+        faults=("temperature",),
+        edit=lambda g, e: (
+            {n: g[n] - (e.decay(n) if n[0] == "W" else 0) for n in g}
+            | {n: (g[n] - e.decay(n)) + e.decay(n) for n in WEIGHTS}
+        ),
+        apart=True,
+    ),
+    "clipped to 0.01": changed("clipped", ALL, lambda g, e: clipped(g, 0.01)),
+    "clipped to 0.05": changed("clipped", ALL, lambda g, e: clipped(g, 0.05)),
+    "L2 missing": penalty_times(WEIGHTS, 0, "l2_missing", False),
+    "L2 missing, apart": penalty_times(WEIGHTS, 0, "l2_missing", True),
+    "L2 missing on W2": penalty_times(["W2"], 0, "l2_missing", False),
+    "L2 doubled": penalty_times(WEIGHTS, 2, "l2_factor", False),
+    "L2 doubled, apart": penalty_times(WEIGHTS, 2, "l2_factor", True),
+    "L2 halved, apart": penalty_times(WEIGHTS, 0.5, "l2_factor", True),
+    "L2 of another number of samples, apart": penalty_times(WEIGHTS, 1 / 7, "l2_factor", True),
+    "L2 with the wrong sign, apart": penalty_times(WEIGHTS, -1, "l2_sign", True),
+    "L2 wrong on W4, apart": penalty_times(["W4"], 3, "l2_factor", True),
+    "L2 on biases": changed("l2_on_bias", BIASES, lambda g, e: {n: g[n] + e.decay(n) for n in BIASES}),
+    "L2 on b2": changed("l2_on_bias", ["b2"], lambda g, e: {"b2": g["b2"] + e.decay("b2")}),
+    "W2 transposed": changed("transposed", ["W2"], lambda g, e: {"W2": g["W2"].T}),
+    "W4 transposed": changed("transposed", ["W4"], lambda g, e: {"W4": g["W4"].T}),
+    "W1 reshaped": changed("transposed", ["W1"], lambda g, e: {"W1": g["W1"].T.reshape(g["W1"].shape)}),
+    "W2 and W3 exchanged": changed("swapped", ["W2", "W3"], lambda g, e: {"W2": g["W3"], "W3": g["W2"]}),
+    "b1 and b4 exchanged": changed("swapped", ["b1", "b4"], lambda g, e: {"b1": g["b4"], "b4": g["b1"]}),
+    "weights out of step": changed("out_of_step", WEIGHTS[1:4], moved(WEIGHTS[1:4])),
+    "biases out of step": changed("out_of_step", BIASES[:4], moved(BIASES[:4])),
+    "b1 summed over everything": changed(
+        "summed_over_wrong_axis", ["b1"], lambda g, e: {"b1": np.full_like(g["b1"], g["b1"].sum())}
+    ),
+    "b3 averaged over everything": changed(
+        "summed_over_wrong_axis", ["b3"], lambda g, e: {"b3": np.full_like(g["b3"], g["b3"].mean())}
+    ),
+    "W2 with equal rows": changed(
+        "summed_over_wrong_axis", ["W2"], lambda g, e: {"W2": np.ones_like(g["W2"]) * g["W2"].sum(axis=0)}
+    ),
+    "W1 lost": changed("gradient_lost", ["W1"], lambda g, e: {"W1": 0 * g["W1"]}),
+    "b2 lost": changed("gradient_lost", ["b2"], lambda g, e: {"b2": 0 * g["b2"]}),
+    "lost below layer 3": changed("gradient_lost", down_from(2), lambda g, e: {n: 0 * g[n] for n in down_from(2)}),
+    "b2 unused": fault("parameter_unused", ["b2"], "b2 unused"),
+    "one entry of W2": changed(
+        "single_entries", ["W2"], lambda g, e: {"W2": patched(g["W2"], (1, 2), lambda v: v + 1.0)}
+    ),
+    "one entry of b3": changed(
+        "single_entries", ["b3"], lambda g, e: {"b3": patched(g["b3"], np.argmax(np.abs(g["b3"])), lambda v: 3 * v)}
+    ),
+    "a row of W3": changed("rows", ["W3"], lambda g, e: {"W3": patched(g["W3"], 1, lambda v: v + v[::-1] + 0.1)}),
+    "a column of W3": changed(
+        "columns", ["W3"], lambda g, e: {"W3": patched(g["W3"], (slice(None), 2), lambda v: v + v[::-1] + 0.1)}
+    ),
+    "rows of a repeated index": changed(
+        "repeated_indices", ["W2"], lambda g, e: {"W2": patched(g["W2"], 2, lambda v: v / 3)}
+    ),
+    "derivative of layer 1": fault("wrong_below", down_from(1), "derivative 1"),
+    "derivative of layer 2": fault("wrong_below", down_from(2), "derivative 2"),
+    "derivative of layer 3": fault("wrong_below", down_from(3), "derivative 3"),
+    "derivative of layer 4": fault("wrong_below", down_from(4), "derivative 4"),
+    "no derivative in layer 2": fault("wrong_below", down_from(2), "no derivative 2"),
+    "no derivative in layer 4": fault("wrong_below", down_from(4), "no derivative 4"),
+    "handed down by another weight": fault("wrong_below", down_from(3), "other weight"),
+    "handed down untransposed": fault("wrong_below", down_from(3), "not transposed"),
+    "weight updated before": fault("wrong_below", down_from(4), "updated before"),
+    "gradient of the squared error": fault("other_loss", ALL, "squared error"),
+    "only the diagonal of softmax": fault("other_loss", ALL, "diagonal"),
+    "delta without its mean": fault("other_loss", ALL, "no shift"),
+    "two parameters, two bugs": Bug(
+        ("scaled", "transposed"), ("b1", "W2"), edit=lambda g, e: {"b1": 2 * g["b1"], "W2": g["W2"].T}
+    ),
+    "three parameters, three bugs": Bug(
+        ("sign", "gradient_lost", "l2_on_bias"),
+        ("W4", "b1", "b3"),
+        edit=lambda g, e: {"W4": -g["W4"], "b1": 0 * g["b1"], "b3": g["b3"] + e.decay("b3")},
+    ),
+    "two bugs in one parameter": changed("unexplained", ["W2"], lambda g, e: {"W2": 2 * g["W2"].T + 3 * e.p["W2"]}),
+    "nonsense": changed("unexplained", ["W3"], lambda g, e: {"W3": np.tanh(g["W3"]) + g["W3"] ** 2}),
+    "missing": changed("missing_gradient", ["W2"], lambda g, e: {"W2": None}),
+    "wrong shape": changed("wrong_shape", ["b1"], lambda g, e: {"b1": g["b1"][:-1]}),
+    "NaN": changed("not_finite", ["W2"], lambda g, e: {"W2": g["W2"] * np.nan}),
+    "text": changed("not_numeric", ["b2"], lambda g, e: {"b2": g["b2"].astype(str)}),
+}
+BUGS["unscaled mask"] = Bug(
+    ("dropout_scale",),
+    down_from(3),
+    faults=("dropout", "unscaled mask"),
+    edit=lambda g, e: {n: g[n] for n in g},
+    apart=True,
+)
+del BUGS["temperature left out"]
