@@ -15,6 +15,7 @@ from gc_hooks.errors import (
 )
 from gc_hooks.estimate import Estimate, Status
 from gc_hooks.hook import GradCheckHook
+from gc_hooks.layerwise import check_layers
 from gc_hooks.methods import central, complex_step, fixed_step
 from gc_hooks.probes import entries, joint, per_parameter
 from gc_hooks.report import CheckReport
@@ -51,6 +52,7 @@ __all__ = [
     "at",
     "central",
     "check_gradients",
+    "check_layers",
     "complex_step",
     "entries",
     "every",

@@ -13,6 +13,7 @@ from gc_hooks.case import Case
 from gc_hooks.compare import compare_parameter
 from gc_hooks.comparison import Comparison
 from gc_hooks.evidence import Evidence, Measured
+from gc_hooks.matching import norm
 from gc_hooks.probes import direction_within
 from gc_hooks.problem import BudgetSpent, Problem
 from gc_hooks.verdict import Tolerance, Verdict
@@ -119,7 +120,9 @@ class Clues(Mapping[str, Comparison]):
         if repaired.shape != self.grad(name).shape or not np.all(np.isfinite(repaired)):
             return None
         comparison = self.judged(name, repaired)
-        return comparison if comparison.verdict is Verdict.GOOD else None
+        little = self.tolerance.good * self.problem.grad_norms[name]
+        nothing_left = not np.any(self.slopes(name)) and norm(repaired) <= little  # but rounding
+        return comparison if comparison.verdict is Verdict.GOOD or nothing_left else None
 
     def right_outside(self, name: str, wrong: Array) -> bool:
         """Whether nothing is wrong outside of some entries, along a direction that leaves them out: one slope."""

@@ -46,3 +46,28 @@ def listed(names: Iterable[str], most: int = 6) -> str:
     if len(names) > most:
         return f"{', '.join(names[:most])} and {len(names) - most} more"
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1] if names else "")))
+
+
+def of_gradients(names: Iterable[str]) -> str:
+    """What the gradients of parameters are called.
+
+    Examples
+    --------
+    >>> of_gradients(["W1", "b1"]), of_gradients(["dense1.W"]), of_gradients(["a.W", "a.b"])
+    ('dW1 and db1', 'the gradient of dense1.W', 'the gradients of a.W and a.b')
+    """
+    names = list(names)
+    if any("." in name for name in names):
+        return f"the gradient{'' if len(names) == 1 else 's'} of {listed(names)}"
+    return listed(f"d{name}" for name in names)
+
+
+def sentence(text: str) -> str:
+    """With a capital letter; symbols stay as they are.
+
+    Examples
+    --------
+    >>> sentence("the gradient of dense1.W is zero."), sentence("dW1 is zero.")
+    ('The gradient of dense1.W is zero.', 'dW1 is zero.')
+    """
+    return text[0].upper() + text[1:] if text.startswith("the ") else text

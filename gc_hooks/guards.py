@@ -13,6 +13,7 @@ from gc_hooks.calibrate import untrained
 from gc_hooks.case import Case
 from gc_hooks.comparison import Basis, Comparison
 from gc_hooks.estimate import EPS, SAFETY, Status
+from gc_hooks.ladder import is_rough
 from gc_hooks.methods import central
 from gc_hooks.probes import Direction, Entry, Line, Probe, direction_within
 from gc_hooks.problem import Problem
@@ -22,7 +23,7 @@ REFERENCES, REFERENCE_DIRECTIONS = 4, 3
 ROUNDINGS = 16.0
 FAR = 1e6
 """A difference so much larger than a first guess at the rounding needs no second one."""
-ROUGH, MORE_BARS = 1e-11, 2.0
+MORE_BARS = 4.0
 HAIR = 1e-6
 LARGEST_STEP = 2.0**-3
 
@@ -44,7 +45,7 @@ def _rough_loss(case: Case, comparison: Comparison) -> Comparison:
     """Bars that hold in 999 of 1,000 cases are not enough to accuse on, where all of them are wide and there are many:
     in a loss that computes in float32 the discrepancy has to be several bars long."""
     noise = sum(tool.noise or 0.0 for tool in case.instruments)
-    if not ROUGH * abs(case.problem.value) < noise < math.inf:
+    if not (is_rough(noise, case.problem.value) and math.isfinite(noise)):
         return comparison
     measured = case.evidence.parameters[comparison.name]
     bars = [reading.error for reading in measured.directions]

@@ -12,6 +12,7 @@ from gc_hooks.estimate import SAFETY, Estimate, LineLike, Status
 FINEST_TOP, COARSEST_TOP = 2.0**-10, 2.0**-4
 RATIO, RUNGS = 8.0, 9
 COARSEST_JUMP = 2.0**-20
+ROUGH, ROUGH_SAFETY = 1e-11, 1.3
 
 
 def first_step(noise: float, value: float) -> float:
@@ -25,6 +26,18 @@ def first_step(noise: float, value: float) -> float:
     """
     relative = noise / abs(value) if value else 0.0
     return min(max(relative**0.2, FINEST_TOP), COARSEST_TOP) if math.isfinite(relative) else FINEST_TOP
+
+
+def is_rough(noise: float, value: float) -> bool:
+    """Whether a loss is far noisier than its own rounding in float64: it computes in float32 on the way, and its errors
+    are not as independent from point to point.
+
+    Examples
+    --------
+    >>> is_rough(1e-16, 1.0), is_rough(1e-7, 1.0)
+    (False, True)
+    """
+    return noise > ROUGH * abs(value)
 
 
 @dataclass(frozen=True)
@@ -58,7 +71,7 @@ class Ladder:
     def __init__(self, line: LineLike, scale: float, noise: float) -> None:
         self.line = line
         self.step = scale * first_step(noise, line.value)
-        self.noise = noise
+        self.noise = noise * (ROUGH_SAFETY if is_rough(noise, line.value) else 1.0)
         self.spent = 0
         self.rungs: list[_Rung] = []
         self.choices: list[_Choice] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,10 +13,12 @@ from gc_hooks._typing import Array, Batch, RandomState
 from gc_hooks.callbacks import TrainState
 from gc_hooks.check import check_gradients
 from gc_hooks.comparison import Comparison
+from gc_hooks.diagnosis import Diagnosis
 from gc_hooks.estimate import EPS
 from gc_hooks.report import CheckReport
 from gc_hooks.verdict import Tolerance, Verdict
 
+FACTORS = {"sign": "l2_sign", "scaled": "l2_factor"}
 SUM_ROUNDINGS = 4.0
 """Taking the data's part off a sum leaves so many roundings of the sum."""
 
@@ -40,7 +42,21 @@ def with_penalty(
         else comparison
         for name, comparison in report.parameters.items()
     }
-    return replace(report, parameters=parameters)
+    named = {name for diagnosis in report.diagnoses for name in diagnosis.parameters}
+    wrong = {n for n, c in parameters.items() if c is not report.parameters[n] and n not in named}
+    return replace(report, parameters=parameters, diagnoses=(*report.diagnoses, *_diagnoses(alone, wrong)))
+
+
+def _diagnoses(alone: CheckReport, wrong: set[str]) -> Iterator[Diagnosis]:
+    """What the check of the penalty alone says, in the words for a penalty."""
+    factors = {name for d in alone.diagnoses if d.code in FACTORS for name in d.parameters}
+    for diagnosis in alone.diagnoses:
+        about = tuple(name for name in diagnosis.parameters if name in wrong)
+        if about and diagnosis.code in FACTORS:
+            message = f"Of the penalty's part: {diagnosis.message}"
+            yield replace(diagnosis, code=FACTORS[diagnosis.code], parameters=about, message=message)
+        elif about and diagnosis.code.startswith("l2_") and not factors & set(about):
+            yield replace(diagnosis, parameters=about)
 
 
 def _judged(comparison: Comparison, part: Comparison, whole: Array, tolerance: Tolerance) -> Comparison:

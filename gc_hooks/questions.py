@@ -18,11 +18,14 @@ from gc_hooks.check import check_gradients, check_problem
 from gc_hooks.diagnosis import Diagnosis
 from gc_hooks.door import pose
 from gc_hooks.estimate import EPS
+from gc_hooks.layerwise import check_pieces, layers_at_fault
 from gc_hooks.matching import relative_difference
 from gc_hooks.penalty import with_penalty, worse
 from gc_hooks.problem import Meter
 from gc_hooks.report import CheckReport
 
+BETWEEN = {"wrong_below", "other_loss", "unexplained", "dropout_scale"}
+"""What a check of the layers one by one can tell more of."""
 ROUNDINGS = 1e3
 """Two passes over the same numbers may differ by so many roundings (another order of summation) and be the same."""
 
@@ -41,11 +44,12 @@ def check_slopes(
         state.params,
         lambda params: objective.gradient(params, doubled, random_state),
         penalty=objective.penalty if has_penalty else None,
+        constants=_constants(state, batch),
         **options,
     )
     if has_penalty:
         report = with_penalty(report, state, doubled, random_state, options)
-    return replace(report, asked=(_where_asked(batch, random_state),))
+    return _told(report, state, batch, random_state)
 
 
 def glance_at_slopes(
@@ -61,13 +65,31 @@ def glance_at_slopes(
         meter=Meter(options["max_evaluations"], options["max_seconds"]),
         asked_before=True,
     )
-    report = check_problem(problem, **{key: options[key] for key in ("method", "probes", "tolerance", "seed", "step")})
-    return replace(report, asked=(_where_asked(batch, random_state),))
+    chosen = {key: options[key] for key in ("method", "probes", "tolerance", "seed", "step")}
+    report = check_problem(problem, constants=_constants(state, batch), **chosen)
+    return _told(report, state, batch, random_state)
 
 
-def _where_asked(batch: Batch, random_state: RandomState | None) -> str:
+def _constants(state: TrainState, batch: Batch) -> dict[str, float]:
+    """Numbers by which a gradient may be off."""
+    sizes = {
+        "check batch size": len(batch[0]),
+        "training batch size": 0 if state.batch is None else len(state.batch[0]),
+    }
+    return {what: size for what, size in sizes.items() if size > 1} | getattr(state.objective, "constants", {})
+
+
+def _told(report: CheckReport, state: TrainState, batch: Batch, random_state: RandomState | None) -> CheckReport:
+    """The report with where it was asked, and the layers at fault where a delta goes wrong between them."""
     dropout = "off" if random_state is None else "on, with fixed masks"
-    return f"Slopes on {len(batch[0])} samples in float64, dropout {dropout}."
+    report = replace(report, asked=(f"Slopes on {len(batch[0])} samples in float64, dropout {dropout}.",))
+    unclear = any(diagnosis.code in BETWEEN for diagnosis in report.diagnoses)
+    if not unclear or not hasattr(state.objective, "pieces"):
+        return report
+    params = {name: array.astype(np.float64) for name, array in state.params.items()}
+    pieces = list(state.objective.pieces(params, _in_double(batch), random_state))
+    faults = layers_at_fault(check_pieces(pieces, seed=report.seed), pieces)
+    return replace(report, diagnoses=(*report.diagnoses, *faults))
 
 
 def _in_double(batch: Batch) -> Batch:

@@ -8,9 +8,8 @@ import numpy as np
 
 from gc_hooks._typing import Array
 from gc_hooks.clues import Clues
-from gc_hooks.diagnosis import Diagnosis, listed
+from gc_hooks.diagnosis import Diagnosis, listed, of_gradients, sentence
 from gc_hooks.problem import Problem
-from gc_hooks.rules_scale import of_gradient
 
 MOST = 40
 
@@ -24,8 +23,8 @@ def transposed(problem: Problem, clues: Clues) -> Iterator[Diagnosis]:
                 yield Diagnosis(
                     "transposed",
                     (name,),
-                    f"{of_gradient(name)} is {what} of the measured slopes.",
-                    f"With {of_gradient(name)}{'.T' if what == 'the transpose' else ' put in order'} the difference "
+                    sentence(f"{of_gradients([name])} is {what} of the measured slopes."),
+                    f"With {of_gradients([name])}{'.T' if what == 'the transpose' else ' put in order'} the difference "
                     f"would be {comparison.difference:.1g}.",
                     "This usually means delta.T @ inputs for inputs.T @ delta, or a reshape in another order. Try to "
                     "write down the shapes of both factors.",
@@ -64,7 +63,7 @@ def _really_of(clues: Clues, name: str) -> str | None:
 
 
 def _diagnosis(code: str, names: tuple[str, ...], what: str, clues: Clues, taken: dict[str, str]) -> Diagnosis:
-    told = listed(f"{of_gradient(taken[name])} is that of {name}" for name in names)
+    told = listed(f"{of_gradients([taken[name]])} is that of {name}" for name in names)
     worst = max(clues.judged(name, clues.grad(taken[name])).difference for name in names)
     return Diagnosis(
         code,

@@ -9,10 +9,9 @@ import numpy as np
 
 from gc_hooks._typing import Array
 from gc_hooks.clues import Clues
-from gc_hooks.diagnosis import Diagnosis, listed
+from gc_hooks.diagnosis import Diagnosis, listed, of_gradients, sentence
 from gc_hooks.evidence import MeasuredEntries
 from gc_hooks.problem import Problem
-from gc_hooks.rules_scale import of_gradient
 from gc_hooks.verdict import Verdict
 
 FEW, SEVERAL = 0.2, 3
@@ -25,7 +24,7 @@ def gradient_lost(problem: Problem, clues: Clues) -> Iterator[Diagnosis]:
         yield Diagnosis(
             "gradient_lost",
             tuple(names),
-            f"{_capital(listed(map(of_gradient, names)))} {_is(names)} exactly zero, and the measured slopes are not.",
+            f"{sentence(of_gradients(names))} {_is(names)} exactly zero, and the measured slopes are not.",
             f"The measured norm is {max(clues[name].measured_norm for name in names):.2g}.",
             "This usually means a buffer that is never written, a result assigned to a copy, or a mask that is always "
             "zero. Try to print it at the end of backward.",
@@ -54,7 +53,7 @@ def summed_over_wrong_axis(problem: Problem, clues: Clues) -> Iterator[Diagnosis
             yield Diagnosis(
                 "summed_over_wrong_axis",
                 (name,),
-                f"{_capital(of_gradient(name))} has {where} equal, and the measured slopes differ.",
+                f"{sentence(of_gradients([name]))} has {where} equal, and the measured slopes differ.",
                 f"Backprop has {clues.grad(name).flat[0]:.4g} there; measured: "
                 f"{', '.join(f'{s:.4g}' for s in clues.slopes(name)[:3])}.",
                 "This usually means a sum over all axes, or over the units where the samples are meant, and "
@@ -99,7 +98,9 @@ def _few(name: str, wrong: MeasuredEntries, code: str, where: str, evidence: str
     ratios = wrong.slopes / np.where(wrong.grad == 0, np.nan, wrong.grad)
     if code == "rows" and np.all(np.abs(ratios - np.round(ratios)) < 1e-5) and np.all(ratios > 1.5):
         code, where = "repeated_indices", f"{where}, by a factor of {listed(sorted({f'{r:.0f}' for r in ratios}))}"
-    return Diagnosis(code, (name,), f"{_capital(of_gradient(name))} is wrong in {where} only.", evidence, _advice(code))
+    return Diagnosis(
+        code, (name,), f"{sentence(of_gradients([name]))} is wrong in {where} only.", evidence, _advice(code)
+    )
 
 
 def _wrong_entries(clues: Clues, name: str) -> MeasuredEntries:
@@ -239,14 +240,3 @@ def _share_wrong(clues: Clues, name: str) -> str:
 
 def _is(names: list[str]) -> str:
     return "is" if len(names) == 1 else "are"
-
-
-def _capital(text: str) -> str:
-    """A sentence's first letter; symbols stay as they are.
-
-    Examples
-    --------
-    >>> _capital("the gradient of dense1.W"), _capital("dW1")
-    ('The gradient of dense1.W', 'dW1')
-    """
-    return text[0].upper() + text[1:] if text.startswith("the ") else text

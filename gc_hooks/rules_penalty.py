@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from gc_hooks.clues import Clues
-from gc_hooks.diagnosis import Diagnosis, listed
+from gc_hooks.diagnosis import Diagnosis, of_gradients, sentence
 from gc_hooks.problem import Problem
-from gc_hooks.rules_scale import is_bias, of_gradient, penalty_part, recognised
+from gc_hooks.rules_scale import is_bias, penalty_part, recognised
 
 MESSAGES = {
     "l2_missing": "{gradients} lack{s} the L2 term, {strength:.3g} times the parameter",
@@ -68,7 +68,7 @@ def _diagnosis(clues: Clues, code: str, cases: list[tuple[str, float, float]]) -
     names = [name for name, _, _ in cases]
     several = len(names) > 1
     message = MESSAGES[code].format(
-        gradients=listed(map(of_gradient, names)),
+        gradients=of_gradients(names),
         s="" if several else "s",
         ve="ve" if several else "s",
         strength=abs(cases[0][1]),
@@ -77,11 +77,13 @@ def _diagnosis(clues: Clues, code: str, cases: list[tuple[str, float, float]]) -
     repaired = {n: clues.judged(n, clues.grad(n) - extra * clues.problem.point[n]).difference for n, extra, _ in cases}
     worst = max(repaired, key=repaired.__getitem__)
     sign = "-" if cases[0][1] > 0 else "+"
-    evidence = f"With {of_gradient(worst)} {sign} {abs(next(e for n, e, _ in cases if n == worst)):.3g} * {worst} the "
-    evidence += f"difference would be {repaired[worst]:.1g}."
+    size = abs(next(extra for name, extra, _ in cases if name == worst))
+    evidence = (
+        f"With {of_gradients([worst])} {sign} {size:.3g} * {worst} the difference would be {repaired[worst]:.1g}."
+    )
     if code == "l2_missing" and np.all(clues.shares(names[0]) == 0):
         evidence += " (Half of an L2 term twice as strong would look the same.)"
-    return Diagnosis(code, tuple(names), f"{message}.", evidence, ADVICE[code])
+    return Diagnosis(code, tuple(names), sentence(f"{message}."), evidence, ADVICE[code])
 
 
 def _ratio(ratio: float, extra: float) -> str:

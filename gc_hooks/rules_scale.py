@@ -9,7 +9,7 @@ import numpy as np
 
 from gc_hooks._typing import Array
 from gc_hooks.clues import Clues
-from gc_hooks.diagnosis import Diagnosis, listed
+from gc_hooks.diagnosis import Diagnosis, of_gradients, sentence
 from gc_hooks.problem import Problem
 
 CLOSE = 1e-5
@@ -124,14 +124,14 @@ def _diagnosis(clues: Clues, group: list[str], factor: float, what: str) -> Diag
     limit = _clipping(clues, group, factor)
     code = "clipped" if limit else "sign" if factor == -1 else _scale_code(factor, clues.constants)
     words = in_words(factor, clues.constants)
-    message = f"{what}{listed(map(of_gradient, group))} {'is' if len(group) == 1 else 'are'} {words} the measured slope"
-    message = f"{message[0].upper() if what else message[0]}{message[1:]}{'' if len(group) == 1 else 's'}"
+    message = f"{what}{of_gradients(group)} {'is' if len(group) == 1 else 'are'} {words} the measured slope"
+    message = f"{message}{'' if len(group) == 1 else 's'}"
     repaired = {name: _repaired(clues, name, factor, what) for name in group}
     worst = max(repaired, key=repaired.__getitem__)
-    evidence = f"With {of_gradient(worst)} {_undone(factor)} the difference would be {repaired[worst]:.1g}."
+    evidence = f"With {of_gradients([worst])} {_undone(factor)} the difference would be {repaired[worst]:.1g}."
     if limit:
         evidence += f" Its norm over all parameters is {limit:g}."
-    return Diagnosis(code, tuple(group), f"{message}{_scope(clues, group)}.", evidence, ADVICE[code])
+    return Diagnosis(code, tuple(group), sentence(f"{message}{_scope(clues, group)}."), evidence, ADVICE[code])
 
 
 def _repaired(clues: Clues, name: str, factor: float, what: str) -> float:
@@ -173,14 +173,3 @@ def _scope(clues: Clues, group: list[str]) -> str:
 def is_bias(problem: Problem, name: str) -> bool:
     """Whether a parameter looks like a bias: a vector, or a row or column, or a number."""
     return sum(1 for length in problem.point[name].shape if length > 1) <= 1
-
-
-def of_gradient(name: str) -> str:
-    """What a parameter's gradient is called.
-
-    Examples
-    --------
-    >>> of_gradient("W1"), of_gradient("dense1.W")
-    ('dW1', 'the gradient of dense1.W')
-    """
-    return f"the gradient of {name}" if "." in name else f"d{name}"

@@ -37,7 +37,7 @@ SPINE = (
     "examine report",
     "summary",
     "check",
-    "penalty testing recorder",
+    "penalty testing recorder layerwise",
     "questions",
     "hook",
 )
@@ -47,14 +47,16 @@ BESIDE = {
     "schedule": "_typing errors problem",
     "callbacks": "_typing errors problem",
     "footprint": "",
-    "nn": "nn _typing errors problem callbacks",
+    "pieces": "_typing errors",
+    "nn": "nn _typing errors problem callbacks pieces",
     "reporters": "reporters report verdict errors",
     "cli": "",
 }
 """What stands beside the spine imports these and nothing else."""
 
 SEES_BESIDE = {
-    "questions": "callbacks",
+    "questions": "callbacks pieces",
+    "layerwise": "pieces",
     "penalty": "callbacks",
     "recorder": "footprint",
     "hook": "callbacks schedule reporters",

@@ -7,6 +7,7 @@ Rows are samples: N of them, D inputs, H outputs.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -62,6 +63,10 @@ class Context:
 
     training: bool = False
     generator: Generator | None = None
+
+    def again(self) -> Context:
+        """The same with a copy of the generator, so that the same masks can be drawn twice."""
+        return self if self.generator is None else Context(self.training, copy.deepcopy(self.generator))
 
 
 class Layer(ABC):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from gc_hooks._typing import Array, Generator, Params
 from gc_hooks.errors import InvalidProblem
 from gc_hooks.nn.layers import Context, Layer
+from gc_hooks.pieces import INPUT, Piece, location
 
 
 class Sequential:
@@ -112,6 +113,18 @@ class Sequential:
             grads.update({names[key]: gradient for key, gradient in short.items()})
         return {name: grads[name] for name in self.params if name in grads}
 
+    def pieces(
+        self, inputs: ArrayLike, context: Context | None = None, params: Params | None = None
+    ) -> Iterator[Piece]:
+        """The layers one by one, each at the input that those before it make; in training mode without dropout unless
+        the context says otherwise."""
+        params, context = self.params if params is None else params, context or Context(training=True)
+        activations = self._in_precision(inputs, params)
+        for number, (layer, names) in enumerate(zip(self.layers, self._names, strict=True), start=1):
+            piece = _piece(f"{number} {type(layer).__name__}", layer, _short(params, names), activations, context)
+            yield piece
+            activations = piece.forward(piece.point)
+
     def store(self, grads: Params) -> None:
         """Copy gradients over the live buffers; the one place where they are written."""
         for name, gradient in grads.items():
@@ -138,6 +151,18 @@ class Sequential:
             return array
         dtype = np.result_type(*{array.dtype for array in params.values()} or {self.dtype})
         return array.astype(np.finfo(dtype).dtype, copy=False)  # finfo: the real type of a complex one
+
+
+def _piece(name: str, layer: Layer, params: Params, inputs: Array, context: Context) -> Piece:
+    def forward(p: Params) -> Array:
+        return layer.forward(p, p[INPUT], context.again())[0]
+
+    def backward(p: Params, upstream: Array) -> dict[str, Array]:
+        _, cache = layer.forward(p, p[INPUT], context.again())
+        below, grads = layer.backward(p, cache, upstream)
+        return {**grads, INPUT: below}
+
+    return Piece(name, {**params, INPUT: inputs}, forward, backward, location(type(layer).backward))
 
 
 def _short(params: Params, names: dict[str, str]) -> dict[str, Array]:

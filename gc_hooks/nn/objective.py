@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from gc_hooks.nn.layers import Context
 from gc_hooks.nn.losses import LossFunction
 from gc_hooks.nn.model import Sequential
 from gc_hooks.nn.penalties import Penalty
+from gc_hooks.pieces import INPUT, Piece, location
 
 
 class Objective:
@@ -50,6 +52,27 @@ class Objective:
         inputs, targets = batch
         outputs, _ = self._model.forward(inputs, training_context(random_state), params)
         return self._loss.value(outputs, targets)
+
+    def pieces(self, params: Params, batch: Batch, random_state: RandomState | None = None) -> Iterator[Piece]:
+        """The layers one by one, and last the loss as a function of the outputs."""
+        inputs, targets = batch
+        outputs: Any = None
+        for piece in self._model.pieces(inputs, training_context(random_state), params):
+            outputs = piece.forward(piece.point)
+            yield piece
+        yield Piece(
+            type(self._loss).__name__,
+            {INPUT: outputs},
+            lambda p: self._loss.value(p[INPUT], targets),
+            lambda p, upstream: {INPUT: upstream * self._loss.gradient(p[INPUT], targets)},
+            location(type(self._loss).gradient),
+        )
+
+    @property
+    def constants(self) -> dict[str, float]:
+        """Numbers by which a gradient may be off: what dropout keeps."""
+        rates = {getattr(layer, "rate", 0.0) for layer in self._model.layers} - {0.0}
+        return {"keep probability" if len(rates) == 1 else f"keep probability {1 - r:g}": 1 - r for r in sorted(rates)}
 
     def penalty(self, params: Params) -> Any:
         """The penalty; ``0.0`` when there is none."""

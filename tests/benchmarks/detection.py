@@ -43,21 +43,24 @@ def main():
     parser.add_argument("--networks", type=int, default=200)
     parser.add_argument("--seed", type=int, default=100_000)
     parser.add_argument("--peers", type=int, default=100, help="networks that the peers are shown, from the first on")
+    parser.add_argument("--ways", nargs="*", default=WAYS)
     options = parser.parse_args()
     tally, seeds = Counter(), range(options.seed, options.seed + options.networks)
     with ProcessPoolExecutor() as pool:
-        for counts in pool.map(partial(examine, peers_until=options.seed + options.peers), seeds, chunksize=4):
+        for counts in pool.map(
+            partial(examine, ways=options.ways, peers_until=options.seed + options.peers), seeds, chunksize=4
+        ):
             tally.update(counts)
     print_ours(tally)
     print_peers(tally)
 
 
-def examine(seed, peers_until):
+def examine(seed, ways, peers_until):
     """Counts of what was said of one network."""
     rng, tally = np.random.default_rng(seed), Counter()
     network = random_network(rng, seed)
     name, bug = str(rng.choice(list(network.params))), list(BUGS.values())[rng.integers(len(BUGS))]
-    for way in WAYS:
+    for way in ways:
         tested = SinglePrecision(network) if way == "float32 only" else network
         planted = partial(with_bug, tested, name, bug, seed)
         visible = difference(network, tested, planted, name)
