@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from gc_hooks._typing import Array
 from gc_hooks.check import check_gradients
-from gc_hooks.diagnosis import Diagnosis
+from gc_hooks.diagnosis import Diagnosis, listed
 from gc_hooks.pieces import INPUT, Piece, pieces_of
 from gc_hooks.report import CheckReport
 from gc_hooks.verdict import Verdict
@@ -70,7 +71,22 @@ def _check(piece: Piece, options: dict[str, Any]) -> CheckReport:
         lambda p: piece.backward(p, upstream),
         **options,
     )
-    return report.noted(f"Its backward: {piece.where}.") if piece.where else report
+    report = report.noted(*([f"Its backward: {piece.where}."] if piece.where else []))
+    return replace(report, diagnoses=(*report.diagnoses, *_nothing_from_nothing(piece, upstream)))
+
+
+def _nothing_from_nothing(piece: Piece, upstream: Array) -> Iterator[Diagnosis]:
+    """Backward is linear in what comes from above: of zeros it makes zeros."""
+    grads = piece.backward(piece.point, 0.0 * upstream)
+    moved = [name for name, grad in grads.items() if grad is not None and np.any(np.asarray(grad) != 0)]
+    if moved:
+        yield Diagnosis(
+            "not_linear",
+            tuple(moved),
+            f"For an upstream gradient of zeros the layer's backward does not give zeros, for {listed(moved)}.",
+            advice="This usually means a buffer that is added to and never set to zero, or something added that does "
+            "not come from above (a penalty inside the layer). Try to write = where it says +=.",
+        )
 
 
 def layers_at_fault(reports: dict[str, CheckReport], pieces: Iterable[Piece]) -> Iterator[Diagnosis]:

@@ -169,7 +169,11 @@ def wrong_below(problem: Problem, clues: Clues) -> Iterator[Diagnosis]:
         depth += 1
     below = [name for names in list(layers.values())[:depth] for name in names if name in wrong]
     above = [name for names in list(layers.values())[depth:] for name in names]
-    if len(below) < 2 or any(clues[name].verdict > Verdict.INCONCLUSIVE for name in above):
+    if (
+        len(below) < 2
+        or (not above and clues.told)
+        or any(clues[name].verdict > Verdict.INCONCLUSIVE for name in above)
+    ):
         return
     last = list(layers.values())[depth - 1]
     yield (

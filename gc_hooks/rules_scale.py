@@ -30,7 +30,7 @@ def scaled(problem: Problem, clues: Clues) -> Iterator[Diagnosis]:
     """My gradient points the right way but has the wrong length: a forgotten 1/m, a 2 too many, a wrong sign, a mask
     without its scale, a gradient that was clipped."""
     factors = {n: f for n in clues.failing if (f := _factor(clues, n, np.zeros(1))) is not None}
-    rest = {n: part for n in clues.failing if n not in factors and (part := penalty_part(clues, n)) is not None}
+    rest = {n: part for n in clues.failing if n not in factors and (part := _part(clues, n)) is not None}
     partly = {name: f for name, part in rest.items() if (f := _factor(clues, name, part)) is not None}
     for name, factor in factors.items():  # a bias has no penalty: its data's part is all of it
         if any(abs(factor - other) <= CLOSE * abs(other) for other in partly.values()):
@@ -47,6 +47,22 @@ def penalty_part(clues: Clues, name: str) -> Array | None:
     point = clues.problem.point[name]
     part: Array = clues.fit(name, shares, point)[0] * point
     return part if np.allclose(clues.seen_through(name, part), shares, rtol=1e-6) else None
+
+
+def _part(clues: Clues, name: str) -> Array | None:
+    """The penalty's gradient, as handed in apart, or as it would have to be inside the loss for the data's part to be
+    off by a number that people write: with n = d + p and g = f d + p, n is g / f + (1 - 1/f) p."""
+    if np.any(clues.shares(name)):
+        return penalty_part(clues, name)
+    point, slopes = clues.problem.point[name], clues.slopes(name)
+    if len(slopes) < 4 or not np.any(clues.seen_through(name, point)):
+        return None
+    inverse, multiple = (float(c) for c in clues.fit(name, slopes, clues.grad(name), point))
+    factor = recognised(1 / inverse, clues.constants) if inverse else None
+    if factor is None or factor == 1 or multiple / (1 - 1 / factor) <= 0:
+        return None
+    part: Array = multiple / (1 - 1 / factor) * point
+    return part
 
 
 def _factor(clues: Clues, name: str, part: Array) -> float | None:
@@ -99,7 +115,7 @@ def in_words(factor: float, constants: Mapping[str, float]) -> str:
     Examples
     --------
     >>> in_words(2.0, {}), in_words(0.25, {}), in_words(-1.0, {}), in_words(32.0, {"batch size": 32})
-    ('exactly 2 times', 'exactly 1/4 of', 'the opposite of', 'exactly 32 times (batch size)')
+    ('exactly 2 times', 'exactly 1/4 of', 'the opposite of', 'exactly 32 (batch size) times')
     """
     if factor == -1:
         return "the opposite of"
@@ -108,8 +124,8 @@ def in_words(factor: float, constants: Mapping[str, float]) -> str:
     if recognised(factor, constants) is None:
         return f"{factor:.6g} times"
     if abs(factor) >= 1 or abs(1 / factor - round(1 / factor)) > 1e-9:
-        return f"exactly {factor:.6g} times{told}"
-    return f"exactly {'-' if factor < 0 else ''}1/{round(1 / abs(factor))} of{told}"
+        return f"exactly {factor:.6g}{told} times"
+    return f"exactly {'-' if factor < 0 else ''}1/{round(1 / abs(factor))}{told} of"
 
 
 def _by_factor(clues: Clues, factors: dict[str, float], what: str) -> Iterator[Diagnosis]:
@@ -135,7 +151,7 @@ def _diagnosis(clues: Clues, group: list[str], factor: float, what: str) -> Diag
 
 
 def _repaired(clues: Clues, name: str, factor: float, what: str) -> float:
-    part = penalty_part(clues, name) if what else None
+    part = _part(clues, name) if what else None
     part = np.zeros(1) if part is None else part
     return clues.judged(name, (clues.grad(name) - part) / factor + part).difference
 

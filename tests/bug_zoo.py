@@ -138,13 +138,12 @@ def times(names, factor, code="scaled"):
     return Bug((code,), tuple(names), edit=lambda g, e: {n: g[n] * value(e.net) for n in names})
 
 
-def data_times(names, factor):
-    return Bug(
-        ("scaled",),
-        tuple(names),
-        edit=lambda g, e: {n: (g[n] - e.decay(n)) * factor + e.decay(n) for n in names},
-        apart=True,
-    )
+def data_times(names, factor, code="scaled", apart=True):
+    def edit(g, e):
+        decays = {n: e.decay(n) if n[0] == "W" else 0 for n in names}
+        return {n: (g[n] - decays[n]) * factor + decays[n] for n in names}
+
+    return Bug((code,), tuple(names), edit=edit, apart=apart)
 
 
 def penalty_times(names, ratio, code, apart):
@@ -199,16 +198,9 @@ BUGS = {
     "target - output": times(ALL, -1, "sign"),
     "sign of b3": times(["b3"], -1, "sign"),
     "sign of W1": times(["W1"], -1, "sign"),
-    "temperature left out": Bug(
-        ("scaled",),
-        ALL,
-        faults=("temperature",),
-        edit=lambda g, e: (
-            {n: g[n] - (e.decay(n) if n[0] == "W" else 0) for n in g}
-            | {n: (g[n] - e.decay(n)) + e.decay(n) for n in WEIGHTS}
-        ),
-        apart=True,
-    ),
+    "target - output, then L2": data_times(ALL, -1, "sign", apart=False),
+    "target - output, then L2, apart": data_times(ALL, -1, "sign"),
+    "everything but L2 twice": data_times(ALL, 2.0, apart=False),
     "clipped to 0.01": changed("clipped", ALL, lambda g, e: clipped(g, 0.01)),
     "clipped to 0.05": changed("clipped", ALL, lambda g, e: clipped(g, 0.05)),
     "L2 missing": penalty_times(WEIGHTS, 0, "l2_missing", False),
@@ -289,4 +281,3 @@ BUGS["unscaled mask"] = Bug(
     edit=lambda g, e: {n: g[n] for n in g},
     apart=True,
 )
-del BUGS["temperature left out"]

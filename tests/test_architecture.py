@@ -33,7 +33,7 @@ SPINE = (
     "guards drill clues",
     "rules_flaw rules_scale",
     "rules_penalty rules_mixup rules_pattern",
-    "diagnose",
+    "diagnose identities",
     "examine report",
     "summary",
     "check",
@@ -57,6 +57,7 @@ BESIDE = {
 SEES_BESIDE = {
     "questions": "callbacks pieces",
     "layerwise": "pieces",
+    "identities": "callbacks",
     "penalty": "callbacks",
     "recorder": "footprint",
     "hook": "callbacks schedule reporters",

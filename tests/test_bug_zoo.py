@@ -68,8 +68,8 @@ def test_a_constant_is_recognised_by_the_name_that_the_problem_gives_it():
         named(BUGS[bug], "tanh", SMALL)[2].diagnoses
         for bug in ("everything without 1/m", "everything by the number of classes")
     )
-    assert "7 times (batch size)" in by_batch.message
-    assert "3 times (number of classes)" in by_classes.message
+    assert "7 (batch size) times" in by_batch.message
+    assert "3 (number of classes) times" in by_classes.message
     assert "for all parameters" in by_batch.message
 
 

@@ -136,3 +136,12 @@ def test_the_example_starts_from_anywhere(tmp_path):
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=True
     )
     assert all(option in told.stdout for option in ("--bug", "--epochs", "--after", "--seed", "--log-dir"))
+
+
+def test_ten_bugs_are_found_and_named():
+    """A sentence each, with the right name, and none for the right gradient."""
+    example = runpy.run_path(str(EXAMPLES / "03_find_the_bug.py"))
+    codes = [[told.partition(":")[0] for told in example["find"](bug)] for bug in example["BUGS"]]
+    expected = "scaled scaled sign l2_missing transposed swapped summed_over_wrong_axis gradient_lost rows wrong_below"
+    assert codes == [[code] for code in expected.split()]
+    assert example["find"]("") == []
