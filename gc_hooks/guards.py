@@ -44,14 +44,18 @@ def reconsider(case: Case, comparison: Comparison) -> Comparison:
 def _rough_loss(case: Case, comparison: Comparison) -> Comparison:
     """Bars that hold in 999 of 1,000 cases are not enough to accuse on, where all of them are wide and there are many:
     in a loss that computes in float32 the discrepancy has to be several bars long."""
-    noise = sum(tool.noise or 0.0 for tool in case.instruments)
-    if not (is_rough(noise, case.problem.value) and math.isfinite(noise)):
+    if not _is_rough(case):
         return comparison
     measured = case.evidence.parameters[comparison.name]
     bars = [reading.error for reading in measured.directions]
     widest = max(bars) if bars and not measured.complete else math.hypot(*measured.errors)
     again = case.compare(comparison.name, MORE_BARS * widest)
     return again if again.verdict is not Verdict.INCONCLUSIVE else again.noted("the loss is too noisy to be sure")
+
+
+def _is_rough(case: Case) -> bool:
+    noise = sum(tool.noise or 0.0 for tool in case.instruments)
+    return math.isfinite(noise) and is_rough(noise, case.problem.value)
 
 
 def _rounding(case: Case, comparison: Comparison) -> Comparison:
@@ -105,6 +109,9 @@ def settle_kink(case: Case, comparison: Comparison) -> Comparison:
         moved = case.elsewhere(problem).with_noise_measured_anew()
         if _agrees(moved, case.probes_of(comparison)):
             return min(comparison, _compared_at(case, comparison, moved), key=lambda c: c.verdict)
+    if _is_rough(case) and case.evidence.parameters[comparison.name].statuses[Status.KINK]:
+        note = "a kink was met, closer than the steps that so noisy a loss needs"
+        return comparison.noted(note, Verdict.INCONCLUSIVE)
     return comparison
 
 

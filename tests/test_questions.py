@@ -116,6 +116,44 @@ def test_a_forgotten_penalty_is_seen_at_any_strength(penalty, strength):
     assert suspects == ({"dense1.W", "dense2.W"} if penalty is ForgottenPenalty else set())
 
 
+class OppositePenalty(nn.L2):
+    def gradient(self, params):
+        return {name: -g for name, g in super().gradient(params).items()}
+
+
+class DoubledPenalty(nn.L2):
+    def gradient(self, params):
+        return {name: 2 * g for name, g in super().gradient(params).items()}
+
+
+class PenaltyOnBiases(nn.L2):
+    def gradient(self, params):
+        return {name: self.strength * array for name, array in params.items()}
+
+
+@pytest.mark.parametrize("strength", [1e-1, 1e-4, 1e-6])
+@pytest.mark.parametrize(
+    ("penalty", "code"),
+    [(ForgottenPenalty, "l2_missing"), (OppositePenalty, "l2_sign"), (DoubledPenalty, "l2_factor")],
+)
+def test_what_is_wrong_with_the_penalty_is_named(penalty, code, strength):
+    """At any strength, and a missing one with its strength to three digits."""
+    (diagnosis,) = ask(state_at_gradients(penalty=penalty(strength))).diagnoses
+    assert (diagnosis.code, diagnosis.parameters) == (code, ("dense1.W", "dense2.W"))
+    if code == "l2_missing":
+        assert f"{strength:.3g} times the parameter" in diagnosis.message
+
+
+@pytest.mark.parametrize("strength", [1e-1, 1e-6])
+def test_a_penalty_on_the_biases_is_named(strength):
+    """It is in the gradient and not in the loss."""
+    state = state_at_gradients(penalty=PenaltyOnBiases(strength))
+    for name in ("dense1.b", "dense2.b"):
+        state.params[name][...] = RNG.standard_normal(state.params[name].shape)
+    (diagnosis,) = ask(state).diagnoses
+    assert (diagnosis.code, diagnosis.parameters) == ("l2_on_bias", ("dense1.b", "dense2.b"))
+
+
 def test_the_share_of_the_penalty_is_reported():
     """The share is the norm of the penalty's gradient in that of the whole; without a penalty there is none."""
     state = state_at_gradients(penalty=nn.L2(0.1))
