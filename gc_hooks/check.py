@@ -16,6 +16,7 @@ from gc_hooks.errors import InvalidProblem
 from gc_hooks.estimate import Method
 from gc_hooks.examine import examine
 from gc_hooks.gather import gather
+from gc_hooks.illustrate import illustrate
 from gc_hooks.methods import central, complex_step, fixed_step
 from gc_hooks.probes import Depth, automatic, entries
 from gc_hooks.problem import Meter, Problem
@@ -42,6 +43,7 @@ def check_gradients(
     step: int = 0,
     progress: Progress | None = None,
     constants: Mapping[str, float] | None = None,
+    pictures: bool = False,
 ) -> CheckReport:
     """Compare backprop's gradient with the slope of the loss, parameter by parameter.
 
@@ -86,6 +88,9 @@ def check_gradients(
         than a second shows a bar on a terminal, with an estimate of the time left.
     constants : mapping of str to float, optional
         Numbers by which a gradient may be off, with their names, for the diagnosis: ``{"batch size": 32}``.
+    pictures : bool
+        Also keep, and where it takes little time measure, what the TensorBoard tab draws: ``report.pictures`` and
+        ``report.curve``.
 
     Returns
     -------
@@ -132,6 +137,7 @@ def check_gradients(
         step=step,
         progress=progress,
         constants=constants,
+        pictures=pictures,
     )
 
 
@@ -146,6 +152,7 @@ def check_problem(
     step: int = 0,
     progress: Progress | None = None,
     constants: Mapping[str, float] | None = None,
+    pictures: bool = False,
 ) -> CheckReport:
     """The same for a problem that has come through the door."""
     generator = np.random.default_rng(seed)
@@ -155,7 +162,8 @@ def check_problem(
         case = Case(problem, instruments, evidence, tolerance, generator)
         comparisons = examine(case, case.compare_all())
         diagnoses = diagnose(problem, comparisons, case, constants)
-        return write_report(case, comparisons, diagnoses, step=step, seed=seed)
+        illustrations = illustrate(case, comparisons) if pictures else None
+        return write_report(case, comparisons, diagnoses, step=step, seed=seed, illustrations=illustrations)
 
 
 def check_options(

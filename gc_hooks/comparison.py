@@ -71,6 +71,10 @@ class Comparison:
         The worst that happened to a measurement.
     worst : tuple of EntryComparison
         The measured entries that differ most.
+    weight_norm : float
+        ``||w||`` of the parameter itself; NaN outside a hook.
+    moved : float
+        How far it is from where the first check saw it, ``||w - w0|| / ||w0||``; NaN outside a hook.
     note : str
     """
 
@@ -91,6 +95,8 @@ class Comparison:
     penalty_share: float = 0.0
     status: Status = Status.OK
     worst: tuple[EntryComparison, ...] = ()
+    weight_norm: float = math.nan
+    moved: float = math.nan
     note: str = ""
 
     @property

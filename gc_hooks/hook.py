@@ -146,6 +146,7 @@ class GradCheckHook(Callback):
             "tolerance": tolerance,
             "max_evaluations": max_evaluations,
             "max_seconds": max_seconds,
+            "pictures": self._recorder.wants_pictures,
         }
         self._batch: Batch | None = None
         self._buffers: tuple[int, dict[str, Array]] = -1, {}

@@ -35,7 +35,7 @@ def with_penalty(
     whole = state.objective.gradient(params, batch, random_state)
     data = state.objective.data_gradient(params, batch, random_state)
     added = {name: gradient - data[name] for name, gradient in whole.items() if name in data}
-    alone = check_gradients(state.objective.penalty, params, added, **options)
+    alone = check_gradients(state.objective.penalty, params, added, **{**options, "pictures": False})
     parameters = {
         name: _judged(comparison, alone.parameters[name], whole[name], options["tolerance"])
         if name in added

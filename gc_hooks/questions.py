@@ -67,7 +67,7 @@ def glance_at_slopes(
         meter=Meter(options["max_evaluations"], options["max_seconds"]),
         asked_before=True,
     )
-    chosen = {key: options[key] for key in ("method", "probes", "tolerance", "seed", "step")}
+    chosen = {key: options[key] for key in ("method", "probes", "tolerance", "seed", "step", "pictures")}
     report = check_problem(problem, constants=_constants(state, batch), **chosen)
     return _told(report, state, batch, random_state)
 

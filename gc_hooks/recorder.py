@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from gc_hooks._typing import Array, Params
+from gc_hooks.comparison import Comparison
 from gc_hooks.door import parameter_arrays
 from gc_hooks.errors import GradCheckWarning
 from gc_hooks.footprint import global_random_state_kept
@@ -39,11 +40,14 @@ class CheckRecorder:
     reports : list of CheckReport
     seconds : float
         Spent on all checks and reports so far.
+    wants_pictures : bool
+        Whether a reporter draws, so that a check should keep what is needed for it.
     """
 
     def __init__(self, reporters: Sequence[Any], seed: int) -> None:
         self.reports: list[CheckReport] = []
         self.seconds = 0.0
+        self.wants_pictures = any(getattr(reporter, "draws", False) for reporter in reporters)
         self._reporters = list(reporters)
         self._generator = np.random.default_rng(seed)
         self._initial: dict[str, Array] | None = None
@@ -65,6 +69,7 @@ class CheckRecorder:
                 report = report.noted(*filter(None, self.tell("open")))
                 self.reports.append(report)
                 self.tell("report", report)
+                self._tell_where()
                 return report
         finally:
             self.seconds += time.perf_counter() - began
@@ -87,10 +92,17 @@ class CheckRecorder:
         now = {name: array.astype(np.float64) for name, array in parameter_arrays(params).items()}
         last, self._last_seen = self._last_seen, now
         self._initial = self._initial or now
+        report = replace(report, parameters=_each_with_movement(report.parameters, self._initial, now))
         report = replace(report, moved=_movement(self._initial, now))
         if last is None or not _movement(last, now) <= NOTHING_NEW:  # NaN is news
             return report
         return report.noted("The weights are where the last check saw them: this one has nothing new to see.")
+
+    def _tell_where(self) -> None:
+        """After the first check: where the checks can be looked at."""
+        if len(self.reports) == 1:
+            for place in filter(None, self.tell("where")):
+                self.tell("say", place)
 
     def tell(self, verb: str, *arguments: Any) -> list[Any]:
         """Let every reporter that can do so do something; one that fails is left out from then on."""
@@ -111,6 +123,16 @@ class CheckRecorder:
 def warn(message: str) -> None:
     """A `GradCheckWarning` that is shown each time."""
     warnings.warn(message, GradCheckWarning, stacklevel=2)
+
+
+def _each_with_movement(comparisons: Mapping[str, Comparison], before: Params, now: Params) -> dict[str, Comparison]:
+    """Every parameter with its size and how far it has moved."""
+    return {
+        name: replace(c, weight_norm=norm(now[name]), moved=_movement({name: before[name]}, {name: now[name]}))
+        if name in before and name in now
+        else c
+        for name, c in comparisons.items()
+    }
 
 
 def _movement(before: Params, now: Params) -> float:

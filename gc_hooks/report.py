@@ -15,10 +15,14 @@ from gc_hooks.comparison import Basis, Comparison, EntryComparison
 from gc_hooks.diagnosis import Diagnosis
 from gc_hooks.errors import GradCheckError
 from gc_hooks.estimate import Status
-from gc_hooks.tables import html_table, markdown_table, markdown_text, text_table
-from gc_hooks.verdict import Verdict
+from gc_hooks.picture import Picture, StepCurve
+from gc_hooks.tables import html_table, markdown_list, markdown_table, markdown_text, text_table
+from gc_hooks.verdict import Tolerance, Verdict
 
 SCHEMA = 1
+"""A reader passes over fields that it does not know, and refuses a higher number."""
+
+BANDS = dataclasses.astuple(Tolerance())
 HEADER = ("parameter", "shape", "verdict", "difference", "what was seen")
 
 
@@ -53,6 +57,12 @@ class CheckReport:
     unasked : tuple of str
         The questions that could not be asked, with the reason.
     notes : tuple of str
+    bands : tuple of float
+        ``good``, ``certain`` and ``worry`` of the tolerance that was judged by.
+    pictures : dict of str to Picture
+        For the eye, where a reporter draws: measured entries, directions, weights.
+    curve : StepCurve or None
+        The error against the step size, along a direction through all parameters.
 
     Examples
     --------
@@ -78,7 +88,10 @@ class CheckReport:
     moved: float = math.nan
     asked: tuple[str, ...] = ()
     unasked: tuple[str, ...] = ()
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    bands: tuple[float, ...] = BANDS
+    pictures: dict[str, Picture] = field(default_factory=dict)
+    curve: StepCurve | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -129,9 +142,19 @@ class CheckReport:
         return [_row(comparison) for comparison in self.worst_first]
 
     @property
+    def findings(self) -> list[str]:
+        """The diagnoses in sentences."""
+        return [f"{d.code}: {d}" for d in self.diagnoses]
+
+    @property
     def remarks(self) -> list[str]:
         """Everything that is said in sentences, the diagnoses first."""
-        told = [f"{d.code}: {d}" for d in self.diagnoses]
+        return [*self.findings, *self.circumstances]
+
+    @property
+    def circumstances(self) -> list[str]:
+        """What was asked, how far the weights have moved, what was noticed."""
+        told = []
         if math.isfinite(self.penalty_share):
             told.append(f"The penalty makes up {self.penalty_share:.2g} of the gradient.")
         if math.isfinite(self.moved) and self.moved > 0:
@@ -143,8 +166,9 @@ class CheckReport:
 
     def to_markdown(self) -> str:
         """The report for TensorBoard's text dashboard, or for a bug report."""
-        remarks = "\n".join(f"* {markdown_text(remark)}" for remark in self.remarks)
-        return f"**{markdown_text(self.headline)}**\n\n{markdown_table(HEADER, self.rows())}\n\n{remarks}\n"
+        found, remarks = (markdown_list(texts) for texts in (self.findings, self.circumstances))
+        parts = [f"**{markdown_text(self.headline)}**", found, markdown_table(HEADER, self.rows()), remarks]
+        return "\n\n".join(filter(None, parts)) + "\n"
 
     def _repr_html_(self) -> str:
         remarks = "".join(f"<li>{escape(remark)}</li>" for remark in self.remarks)
@@ -159,8 +183,8 @@ class CheckReport:
         >>> CheckReport.from_json(report.to_json()).step
         3
         """
-        document = {"schema": SCHEMA, "verdict": self.verdict.name, **dataclasses.asdict(self)}
-        return json.dumps(_to_plain(document), allow_nan=False, ensure_ascii=False)
+        document = {"schema": SCHEMA, "verdict": self.verdict.name, **_to_plain(self)}
+        return json.dumps(document, allow_nan=False, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> CheckReport:
@@ -218,6 +242,10 @@ def _looked_at(comparison: Comparison) -> str:
 
 def _to_plain(value: Any) -> Any:
     """Enums by name or value, tuples as lists, and no number that JSON does not know."""
+    if isinstance(value, float) and math.isfinite(value):  # first, for there are most of these
+        return value
+    if dataclasses.is_dataclass(value):
+        return {field.name: _to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {key: _to_plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -234,6 +262,8 @@ def _from_plain(document: dict[str, Any]) -> dict[str, Any]:
     """The fields of a report; those that a newer writer of the same schema added are passed over."""
     fields = _known(CheckReport, document)
     fields["parameters"] = {name: _comparison(item) for name, item in document["parameters"].items()}
+    fields["pictures"] = {name: _picture(item) for name, item in document.get("pictures", {}).items()}
+    fields["curve"] = _curve(document.get("curve"))
     fields["diagnoses"] = tuple(Diagnosis(**_known(Diagnosis, item)) for item in document["diagnoses"])
     return fields
 
@@ -247,6 +277,14 @@ def _comparison(item: dict[str, Any]) -> Comparison:
     return Comparison(**fields)
 
 
+def _picture(item: dict[str, Any]) -> Picture:
+    return Picture(**_known(Picture, item) | {"curve": _curve(item.get("curve"))})
+
+
+def _curve(item: dict[str, Any] | None) -> StepCurve | None:
+    return None if item is None else StepCurve(**_known(StepCurve, item))
+
+
 def _known(kind: Any, item: dict[str, Any]) -> dict[str, Any]:
     """The items that are fields of a dataclass; lists become tuples and spelled-out numbers floats again."""
     kinds = {f.name: str(f.type) for f in dataclasses.fields(kind)}
@@ -254,6 +292,6 @@ def _known(kind: Any, item: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(kind: str, value: Any) -> Any:
-    if kind == "float":
-        return float(value)
-    return tuple(value) if isinstance(value, list) else value
+    if isinstance(value, list):
+        return tuple(_read("float" if kind == "tuple[float, ...]" else "", item) for item in value)
+    return float(value) if kind == "float" else value

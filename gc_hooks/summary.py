@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import astuple
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from gc_hooks.case import Case
 from gc_hooks.comparison import Comparison
 from gc_hooks.diagnosis import Diagnosis
 from gc_hooks.evidence import Evidence
+from gc_hooks.illustrate import Illustrations
 from gc_hooks.matching import norm
 from gc_hooks.problem import Problem
 from gc_hooks.report import CheckReport
@@ -22,6 +24,7 @@ def write_report(
     *,
     step: int,
     seed: int,
+    illustrations: Illustrations | None = None,
 ) -> CheckReport:
     """Everything that a check has found, in one document."""
     difference, error = overall(case.problem, case.evidence, comparisons)
@@ -40,6 +43,9 @@ def write_report(
         gradients=meter.gradients,
         seconds=meter.seconds,
         penalty_share=penalty_share(comparisons) if len(case.problem.terms) > 1 else math.nan,
+        bands=astuple(case.tolerance),
+        pictures=illustrations.parameters if illustrations else {},
+        curve=illustrations.curve if illustrations else None,
         notes=(*case.problem.notes, *dict.fromkeys(note for tool in case.instruments for note in tool.notes)),
     )
 

@@ -36,6 +36,17 @@ def markdown_table(header: Sequence[str], rows: Rows) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def markdown_list(texts: Sequence[str]) -> str:
+    """Sentences as a list.
+
+    Examples
+    --------
+    >>> markdown_list(["a", "b"])
+    '* a\\n* b'
+    """
+    return "\n".join(f"* {markdown_text(text)}" for text in texts)
+
+
 def markdown_text(text: str) -> str:
     """Text that markdown shows as it is, on one line.
 

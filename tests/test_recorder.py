@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 
-from gc_hooks import CheckReport, GradCheckWarning, Verdict
+from gc_hooks import CheckReport, GradCheckHook, GradCheckWarning, TensorBoardReporter, Verdict
 from gc_hooks.recorder import CheckRecorder
 
 
@@ -193,3 +193,42 @@ def test_the_global_random_state_may_be_of_another_kind():
         assert np.random.get_state(legacy=False) == before
     finally:
         np.random.set_bit_generator(original)
+
+
+def test_how_to_look_at_the_checks_is_said_once(tmp_path):
+    """After the first check, by every reporter that can say something: the command and the addresses."""
+    said = []
+
+    class Speaker:
+        def report(self, report):
+            said.append(report.step)
+
+        def say(self, text):
+            said.append(text)
+
+    reporters = [TensorBoardReporter(tmp_path), Speaker()]
+    hook = GradCheckHook(after=None, reporters=reporters)
+    for step in range(2):
+        hook.on_step(step, loss=lambda w: w**2, params=3.0, grads=6.0)
+    assert [text for text in said if isinstance(text, int)] == [0, 1]
+    (where,) = (text for text in said if isinstance(text, str))
+    assert said.index(where) == 1
+    assert where.startswith(f"gc-hooks view {tmp_path} ")
+    assert "http://localhost:6006/#gradcheck" in where
+    assert "smoothing=0" in where
+    hook.close()
+
+
+def test_each_parameter_is_told_how_far_it_has_moved():
+    """Size and way of every parameter, from where the first check saw it."""
+    hook = GradCheckHook(after=None, reporters=[])
+    for step, scale in enumerate((1.0, 1.5)):
+        params = {"still": np.ones(2), "moving": scale * np.array([3.0, 4.0])}
+        hook.on_step(step, loss=lambda p: sum(np.sum(a**2) for a in p.values()), params=params, grads=doubled)
+    first, second = (report.parameters for report in hook.reports)
+    assert [(c.weight_norm, c.moved) for c in first.values()] == [(np.sqrt(2), 0.0), (5.0, 0.0)]
+    assert [(c.weight_norm, c.moved) for c in second.values()] == [(np.sqrt(2), 0.0), (7.5, 0.5)]
+
+
+def doubled(params):
+    return {name: 2 * array for name, array in params.items()}
