@@ -19,7 +19,7 @@ from gc_hooks.layerwise import check_layers
 from gc_hooks.methods import central, complex_step, fixed_step
 from gc_hooks.probes import entries, joint, per_parameter
 from gc_hooks.report import CheckReport
-from gc_hooks.reporters import ConsoleReporter, JsonlReporter, TensorBoardReporter, read_jsonl
+from gc_hooks.reporters import ConsoleReporter, JsonlReporter, Log, TensorBoardReporter, read_jsonl, read_log
 from gc_hooks.schedule import any_of, at, every, first, logspaced
 from gc_hooks.testing import assert_gradients
 from gc_hooks.verdict import Tolerance, Verdict
@@ -40,6 +40,7 @@ __all__ = [
     "GradientMismatch",
     "InvalidProblem",
     "JsonlReporter",
+    "Log",
     "MissingDependency",
     "NondeterministicLoss",
     "Status",
@@ -63,4 +64,5 @@ __all__ = [
     "nn",
     "per_parameter",
     "read_jsonl",
+    "read_log",
 ]

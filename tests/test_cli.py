@@ -5,6 +5,10 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+import threading
+import urllib.request
+import webbrowser
+from contextlib import nullcontext
 
 import pytest
 
@@ -29,19 +33,23 @@ def test_view_starts_tensorboard_on_the_directory(started, tmp_path, capsys):
     assert cli.main(["view", str(tmp_path)]) == 3
     arguments = ["--logdir", str(tmp_path), "--host", "localhost", "--port", "6006"]
     assert started == [[sys.executable, "-m", "tensorboard.main", *arguments]]
-    assert "http://localhost:6006/?smoothing=0&tagFilter=gradcheck" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "http://localhost:6006/#gradcheck " in printed
+    assert "http://localhost:6006/?smoothing=0&tagFilter=gradcheck%2Flog10#timeseries" in printed
 
 
 def test_view_takes_another_address(started, tmp_path, capsys):
     """Host and port are TensorBoard's and the printed address's."""
     cli.main(["view", str(tmp_path), "--port", "7007", "--host", "127.0.0.1"])
     assert started[0][-4:] == ["--host", "127.0.0.1", "--port", "7007"]
-    assert f" {cli.address('127.0.0.1', 7007)} " in capsys.readouterr().out
+    assert " http://127.0.0.1:7007/#gradcheck " in capsys.readouterr().out
 
 
-def test_the_address_asks_for_values_that_are_not_smoothed():
-    """Smoothing, which turns a jump into a ramp, is off, and only the checks are shown."""
-    assert cli.address(port=1).startswith("http://localhost:1/?smoothing=0&tagFilter=gradcheck%2F")
+def test_view_takes_a_path_prefix(started, tmp_path, capsys):
+    """Behind a proxy: TensorBoard gets the prefix, and so does the address."""
+    cli.main(["view", str(tmp_path), "--path-prefix", "/my/tb"])
+    assert started[0][-2:] == ["--path_prefix", "/my/tb"]
+    assert " http://localhost:6006/my/tb/#gradcheck " in capsys.readouterr().out
 
 
 def test_a_directory_that_is_not_there_is_told(started, tmp_path, capsys):
@@ -76,3 +84,24 @@ def test_arguments_that_make_no_sense_are_refused(arguments, capsys):
         cli.main(arguments)
     assert exit_.value.code == 2
     assert "usage: gc-hooks" in capsys.readouterr().err
+
+
+def test_the_browser_is_opened_once_tensorboard_answers(monkeypatch, tmp_path):
+    """--open waits for the server, opens the tab's address, and gives up quietly on one that never comes."""
+    opened, answers, done = [], [OSError("not yet"), nullcontext()], threading.Event()
+
+    def urlopen(url, timeout):
+        answer = answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    monkeypatch.setattr(webbrowser, "open", lambda address: (opened.append(address), done.set()))
+    monkeypatch.setattr(subprocess, "call", lambda command: 0 if done.wait(30) else 1)
+    assert cli.main(["view", str(tmp_path), "--open"]) == 0
+    assert opened == ["http://localhost:6006/#gradcheck"]
+    answers[:] = [OSError("never")] * 2
+    monkeypatch.setattr(threading, "Event", lambda: type("Event", (), {"wait": lambda self, seconds: None})())
+    cli._open_when_ready("http://localhost:1", "http://localhost:1/#gradcheck", attempts=2)
+    assert len(opened) == 1

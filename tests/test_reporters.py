@@ -212,7 +212,14 @@ def test_the_figures_of_a_check_are_read_back(tmp_path):
     """Differences and logarithms, over all and per parameter, verdict and evaluations, from a file still open."""
     reporter = write(tmp_path, a_report(0, 1e-9), a_report(5, 0.25, {"W": 0.0, "dense1.b": 0.5}))
     series = ("difference", "log10_difference")
-    tags = ["verdict", "evaluations", *series, *(f"{tag}/{name}" for tag in series for name in ("W", "dense1.b"))]
+    tags = [
+        "verdict",
+        "evaluations",
+        "bands/good",
+        "bands/worry",
+        *series,
+        *(f"{tag}/{name}" for tag in series for name in ("W", "dense1.b")),
+    ]
     assert sorted(events_of(reporter.path).Tags()["scalars"]) == sorted(f"gradcheck/{tag}" for tag in tags)
     assert scalars_of(reporter.path, "difference") == [(0, pytest.approx(1e-9)), (5, 0.25)]
     assert scalars_of(reporter.path, "log10_difference") == [(0, -9.0), (5, pytest.approx(math.log10(0.25)))]
@@ -221,6 +228,8 @@ def test_the_figures_of_a_check_are_read_back(tmp_path):
     assert scalars_of(reporter.path, "difference/dense1.b") == [(5, 0.5)]
     assert scalars_of(reporter.path, "verdict") == [(0, 0.0), (5, 3.0)]
     assert scalars_of(reporter.path, "evaluations") == [(0, 17.0), (5, 17.0)]
+    assert scalars_of(reporter.path, "bands/good") == [(0, -7.0), (5, -7.0)]
+    assert scalars_of(reporter.path, "bands/worry") == [(0, -3.0), (5, -3.0)]
     reporter.close()
 
 

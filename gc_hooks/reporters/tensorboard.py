@@ -6,20 +6,31 @@ import itertools
 import math
 import os
 import re
-import time
-import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from gc_hooks.errors import InvalidProblem, MissingDependency
+from gc_hooks.errors import InvalidProblem
+from gc_hooks.picture import Picture
 from gc_hooks.report import CheckReport
+from gc_hooks.reporters.events import EventFile, Sink, UsersWriter
+from gc_hooks.tensorboard_tab.metadata import CHECKS, stock_address, tab_address
 
 FOLDER = "gradcheck"
 SMALLEST = 1e-17
 """Below this a logarithm would only show that two numbers are equal."""
 
-_files = itertools.count(1)
+HALF_DECADES = [k / 2 for k in range(-34, 1)]
+CHARTS = {
+    "Gradient check": {
+        "log10 of the difference, between the bands of good and worry": [
+            "Margin",
+            [f"{FOLDER}/log10_difference", f"{FOLDER}/bands/good", f"{FOLDER}/bands/worry"],
+        ],
+        "log10 of the difference, each parameter": ["Multiline", [f"{FOLDER}/log10_difference/.*"]],
+    }
+}
+"""For TensorBoard's custom-scalars dashboard."""
 
 
 class TensorBoardReporter:
@@ -45,11 +56,17 @@ class TensorBoardReporter:
 
     Notes
     -----
-    Per check: ``gradcheck/difference``, ``gradcheck/log10_difference`` (each over all parameters, and per parameter
-    under its name), ``gradcheck/verdict`` (0 good, 1 inconclusive, 2 double check, 3 worry), ``gradcheck/evaluations``
-    and the text ``gradcheck/report``. Steps are made to increase strictly: TensorBoard deletes what a smaller step
-    follows. A process that was forked off writes nothing.
+    Per check: the report for the tab, as JSON (``gradcheck/checks``), and for TensorBoard's own dashboards
+    ``gradcheck/difference``, ``gradcheck/log10_difference`` (each over all parameters, and per parameter under its
+    name), ``gradcheck/bands/good`` and ``worry`` around them, ``gradcheck/verdict`` (0 good, 1 inconclusive, 2 double
+    check, 3 worry), ``gradcheck/evaluations``, the text ``gradcheck/report``, and the histograms
+    ``gradcheck/log10_error`` of what was measured of each parameter. Steps are made to increase strictly: TensorBoard
+    deletes what a smaller step follows. A process that was forked off writes nothing. In a writer of yours the layout
+    of the custom scalars is left alone.
     """
+
+    draws = True
+    """Checks keep what the tab draws."""
 
     def __init__(self, log_dir: str | os.PathLike[str] | None = None, *, writer: Any = None) -> None:
         if (log_dir is None) == (writer is None):
@@ -58,7 +75,7 @@ class TensorBoardReporter:
                 "write to or a SummaryWriter of your own."
             )
         self._log_dir = None if log_dir is None else Path(log_dir)
-        self._sink: _Sink | None = None if writer is None else _UsersWriter(writer)
+        self._sink: Sink | None = None if writer is None else UsersWriter(writer)
         self._last_step: int | None = None
         self.path: Path | None = None
 
@@ -66,9 +83,9 @@ class TensorBoardReporter:
         """Make the directory and the file, if that has not happened yet; what a person should know of it."""
         if self._sink is not None or self._log_dir is None:
             return ""
-        writer = _events_writer()
         self.path = _claim(self._log_dir)
-        self._sink = _EventFile(self.path, writer)
+        self._sink = EventFile(self.path)
+        self._sink.layout(CHARTS)
         if self.path.name == FOLDER:
             return ""
         return f"{self._log_dir / FOLDER} holds earlier checks and stays as it is: these go to {self.path}."
@@ -79,10 +96,22 @@ class TensorBoardReporter:
         assert self._sink is not None
         step = report.step if self._last_step is None else max(report.step, self._last_step + 1)
         self._last_step = step
+        self._sink.document(CHECKS, report.to_json(), step)
         for tag, value in scalars(report):
             self._sink.scalar(tag, value, step)
+        for tag, counts in histograms(report):
+            self._sink.histogram(tag, HALF_DECADES, counts, step)
         self._sink.text(f"{FOLDER}/report", report.to_markdown(), step)
         self._sink.flush()
+
+    def where(self) -> str:
+        """How to look at the checks."""
+        if self._log_dir is None:
+            return f"TensorBoard shows the checks at {tab_address()}, and as scalars at {stock_address()}"
+        return (
+            f"gc-hooks view {self._log_dir} shows the checks in TensorBoard, at {tab_address()}, and as scalars at "
+            f"{stock_address()}"
+        )
 
     def close(self) -> None:
         """Close the file, if this reporter opened one; a report after that goes to a new one."""
@@ -106,8 +135,36 @@ def scalars(report: CheckReport) -> Iterable[tuple[str, float]]:
         if math.isfinite(difference):
             yield f"{FOLDER}/difference{suffix}", difference
             yield f"{FOLDER}/log10_difference{suffix}", math.log10(max(difference, SMALLEST))
+    yield f"{FOLDER}/bands/good", math.log10(report.bands[0])
+    yield f"{FOLDER}/bands/worry", math.log10(report.bands[-1])
     yield f"{FOLDER}/verdict", float(report.verdict)
     yield f"{FOLDER}/evaluations", float(report.evaluations)
+
+
+def histograms(report: CheckReport) -> Iterator[tuple[str, list[int]]]:
+    """How far backprop is from each measured slope of a parameter, ``log10(|g - n| / (|g| + |n|))``, as counts in half
+    decades from 1e-17 to 1: a few wrong entries are a second hump."""
+    for name, tag in unique_tags(report.pictures).items():
+        counts = [0] * (len(HALF_DECADES) - 1)
+        for error in relative_errors(report.pictures[name]):
+            place = math.floor(2 * (math.log10(max(error, SMALLEST)) - HALF_DECADES[0]))
+            counts[min(place, len(counts) - 1)] += 1
+        if any(counts):
+            yield f"{FOLDER}/log10_error/{tag}", counts
+
+
+def relative_errors(picture: Picture) -> Iterator[float]:
+    """Of each measured entry, or of each direction where there are no entries; what is not finite is left out.
+
+    Examples
+    --------
+    >>> list(relative_errors(Picture(entries=((0, 2.0, 1.0, 1e-9), (1, 0.0, 0.0, 1e-9)))))
+    [0.3333333333333333, 0.0]
+    """
+    for *_, backprop, away, _ in picture.entries or picture.directions:
+        size = abs(backprop) + abs(backprop - away)
+        if math.isfinite(size):
+            yield abs(away) / size if size > 0 else 0.0
 
 
 def unique_tags(names: Iterable[str]) -> dict[str, str]:
@@ -137,81 +194,3 @@ def _claim(log_dir: Path) -> Path:
             continue
         return path
     raise AssertionError
-
-
-class _Sink(Protocol):
-    """Where scalars and texts go."""
-
-    def scalar(self, tag: str, value: float, step: int) -> None: ...
-
-    def text(self, tag: str, text: str, step: int) -> None: ...
-
-    def flush(self) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class _EventFile:
-    """An event file written in the caller's own thread: an error surfaces here, and nothing waits in a queue.
-
-    tensorboardX's usual writer blocks for ever when its thread has died of a full disk, loses what is queued when the
-    process is killed, and gives two writers of the same second the same file.
-    """
-
-    def __init__(self, folder: Path, writer: Any) -> None:
-        from tensorboardX.proto import event_pb2
-        from tensorboardX.summary import scalar, text
-
-        self._event, self._scalar, self._text = event_pb2.Event, scalar, text
-        self._pid = os.getpid()
-        self._writer = writer(str(folder / "events"), f".{self._pid}.{next(_files)}")
-        self._closing = weakref.finalize(self, self._writer.close)
-        self._writer.flush()
-
-    def scalar(self, tag: str, value: float, step: int) -> None:
-        self._write(self._scalar(tag, value), step)
-
-    def text(self, tag: str, text: str, step: int) -> None:
-        self._write(self._text(tag, text), step)
-
-    def _write(self, summary: Any, step: int) -> None:
-        if os.getpid() == self._pid:
-            self._writer.write_event(self._event(wall_time=time.time(), step=step, summary=summary))
-
-    def flush(self) -> None:
-        if os.getpid() == self._pid:
-            self._writer.flush()
-
-    def close(self) -> None:
-        self._closing()
-
-
-def _events_writer() -> Any:
-    """tensorboardX's writer class, or a message that says how to get it."""
-    try:
-        from tensorboardX.event_file_writer import EventsWriter
-    except ImportError as error:
-        raise MissingDependency(
-            f"Writing for TensorBoard needs tensorboardX, which cannot be imported: {error}. Try "
-            "pip install tensorboardX."
-        ) from error
-    return EventsWriter
-
-
-class _UsersWriter:
-    """A SummaryWriter that belongs to somebody else: flushed, never closed."""
-
-    def __init__(self, writer: Any) -> None:
-        self._writer = writer
-
-    def scalar(self, tag: str, value: float, step: int) -> None:
-        self._writer.add_scalar(tag, value, step)
-
-    def text(self, tag: str, text: str, step: int) -> None:
-        self._writer.add_text(tag, text, step)
-
-    def flush(self) -> None:
-        self._writer.flush()
-
-    def close(self) -> None:
-        self.flush()

@@ -1,0 +1,187 @@
+"""gc-hooks show: the checks of a log in the terminal, and an exit status that a job script can act on."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from gc_hooks import CheckReport, GradCheckHook, JsonlReporter, TensorBoardReporter, Verdict, cli, read_log
+from gc_hooks.comparison import Comparison
+from gc_hooks.diagnosis import Diagnosis
+from gc_hooks.errors import GradCheckError
+from gc_hooks.reporters.events import EventFile
+from gc_hooks.tensorboard_tab.metadata import CHECKS
+
+
+def a_report(step=0, verdict=Verdict.GOOD, **fields):
+    comparison = Comparison("W", (2,), 0.5 if verdict > Verdict.INCONCLUSIVE else 1e-9, 1e-10, verdict)
+    return CheckReport({"W": comparison}, difference=comparison.difference, error=1e-10, step=step, **fields)
+
+
+def write(folder, *reports):
+    reporter = TensorBoardReporter(folder)
+    for report in reports:
+        reporter.report(report)
+    reporter.close()
+    return next(reporter.path.iterdir())
+
+
+def show(capsys, *arguments):
+    status = cli.main(["show", *map(str, arguments)])
+    told = capsys.readouterr()
+    return status, told.out, told.err
+
+
+def test_a_log_is_read_back_whole(tmp_path):
+    """What a hook reported is read from its log, pictures and all, by the name of the run."""
+    with GradCheckHook(after=2, log_dir=tmp_path / "mine", batch_size=8) as hook:
+        w = np.array([1.0, 2.0, 3.0])
+        for step in range(4):
+            hook.on_step(step, loss=lambda w: np.sum(np.sin(w)), params=w, grads=np.cos)
+            w = w - 0.1 * np.cos(w)
+    log = read_log(tmp_path)
+    assert list(log.runs) == ["mine/gradcheck"]
+    assert [r.to_json() for r in log.runs["mine/gradcheck"]] == [r.to_json() for r in hook.reports]
+    assert log.runs["mine/gradcheck"][0].pictures["theta"].entries
+    assert not log.troubles
+
+
+def test_all_good_is_status_0(tmp_path, capsys):
+    """Each check is a line with its step, verdict and difference."""
+    write(tmp_path, a_report(0), a_report(500))
+    status, out, err = show(capsys, tmp_path)
+    assert (status, err) == (0, "")
+    assert "gradcheck: 2 checks" in out
+    assert [line.split()[:2] for line in out.splitlines() if " GOOD " in line] == [["0", "GOOD"], ["500", "GOOD"]]
+
+
+@pytest.mark.parametrize("verdict", [Verdict.DOUBLE_CHECK, Verdict.WORRY])
+def test_a_wrong_gradient_is_status_1(tmp_path, capsys, verdict):
+    """Also beside an unclear one; the parameter, the code and the sentence are printed."""
+    found = Diagnosis("scaled", ("W",), "dW is exactly 2 times the measured slope.")
+    write(tmp_path, a_report(0, Verdict.INCONCLUSIVE), a_report(1, verdict, diagnoses=(found,)))
+    status, out, _ = show(capsys, tmp_path)
+    assert status == 1
+    assert all(text in out for text in (str(verdict), " W ", "scaled", str(found)))
+
+
+def test_an_unclear_one_is_status_2(tmp_path, capsys):
+    """What could not be told is not taken for good."""
+    write(tmp_path, a_report(0), a_report(1, Verdict.INCONCLUSIVE))
+    assert show(capsys, tmp_path)[0] == 2
+
+
+def test_the_newest_alone_can_be_asked_for(tmp_path, capsys):
+    """A bug that is gone does not count any more."""
+    write(tmp_path, a_report(0, Verdict.WORRY), a_report(1))
+    assert show(capsys, tmp_path)[0] == 1
+    status, out, _ = show(capsys, tmp_path, "--newest")
+    assert (status, out.count(" GOOD "), out.count("WORRY")) == (0, 1, 0)
+
+
+def test_json_lines_are_whole_reports(tmp_path, capsys):
+    """A line for each check, with its run, in standard JSON that is a report again."""
+    written = [a_report(0), a_report(1, Verdict.WORRY, loss=math.nan)]
+    write(tmp_path / "a", *written)
+    status, out, _ = show(capsys, tmp_path, "--json")
+    documents = [json.loads(line, parse_constant=pytest.fail) for line in out.splitlines()]
+    assert status == 1
+    assert [document.pop("run") for document in documents] == ["a/gradcheck"] * 2
+    assert [CheckReport.from_json(json.dumps(d)).to_json() for d in documents] == [r.to_json() for r in written]
+
+
+def test_a_file_of_json_lines_is_shown_too(tmp_path, capsys):
+    """What JsonlReporter wrote."""
+    JsonlReporter(tmp_path / "checks.jsonl").report(a_report(3, Verdict.WORRY))
+    status, out, _ = show(capsys, tmp_path / "checks.jsonl")
+    assert (status, "WORRY" in out) == (1, True)
+
+
+def test_names_are_no_markup(tmp_path, capsys):
+    """What a name holds is printed as it is."""
+    verdict = Verdict.WORRY
+    names = ("[bold]W[/bold]", "b")
+    verdicts = dict(zip(names, (verdict, Verdict.GOOD), strict=True))
+    comparisons = {name: Comparison(name, (2,), 0.5, 0.1, verdicts[name]) for name in names}
+    write(tmp_path, CheckReport(comparisons, difference=0.5, error=0.1))
+    assert "[bold]W[/bold]" in show(capsys, tmp_path)[1]
+
+
+def test_an_empty_directory_is_told(tmp_path, capsys):
+    """No event files: status 2 and what to try."""
+    status, out, err = show(capsys, tmp_path)
+    assert (status, out) == (2, "")
+    assert "holds no event files" in err
+    assert "Try the log_dir" in err
+
+
+def test_a_directory_that_is_not_there_is_told(tmp_path, capsys):
+    """A wrong path is a sentence."""
+    status, _, err = show(capsys, tmp_path / "nowhere")
+    assert (status, "There is no directory" in err) == (2, True)
+    with pytest.raises(GradCheckError, match="There is no directory"):
+        read_log(tmp_path / "nowhere")
+
+
+def test_a_foreign_log_is_told(tmp_path, capsys):
+    """Events of others, and no checks among them."""
+    from tensorboardX import SummaryWriter
+
+    with SummaryWriter(str(tmp_path)) as writer:
+        writer.add_scalar("loss", 1.0, 0)
+    status, out, err = show(capsys, tmp_path)
+    assert (status, out) == (2, "")
+    assert "1 event file(s) and no gradient checks" in err
+    assert "GradCheckHook(log_dir=...)" in err
+
+
+def test_a_truncated_log_shows_what_is_whole(tmp_path, capsys):
+    """Cut anywhere: the whole checks are shown, that the end is missing is said, and the status is no 0."""
+    file = write(tmp_path, a_report(0), a_report(1))
+    whole = file.read_bytes()
+    for kept in (len(whole) - 1, len(whole) - 3000, 200, 20, 5):
+        file.write_bytes(whole[:kept])
+        status, _, err = show(capsys, tmp_path)
+        assert (status, "ends in the middle of a record" in err) == (2, True), kept
+    file.write_bytes(whole[: len(whole) - 1])
+    assert show(capsys, tmp_path)[1].count(" GOOD ") == 2
+
+
+def test_a_wrong_gradient_in_a_truncated_log_is_still_status_1(tmp_path, capsys):
+    """What was read is acted on."""
+    file = write(tmp_path, a_report(0, Verdict.WORRY))
+    file.write_bytes(file.read_bytes()[:-1])
+    assert show(capsys, tmp_path)[0] == 1
+
+
+def test_a_file_that_is_no_event_file_is_told(tmp_path, capsys):
+    """A name alone makes no log."""
+    (tmp_path / "events.out.tfevents.1").write_text("step,loss\n0,1\n" * 30)
+    status, out, err = show(capsys, tmp_path)
+    assert (status, out) == (2, "")
+    assert "ends in the middle of a record" in err
+
+
+def test_a_newer_log_says_so(tmp_path, capsys):
+    """A report of a newer version is told by its step's number and what to do; the others are shown."""
+    sink = EventFile(tmp_path)
+    sink.document(CHECKS, a_report(0).to_json(), 0)
+    sink.document(CHECKS, json.dumps({"schema": 99}), 1)
+    sink.close()
+    status, out, err = show(capsys, tmp_path)
+    assert (status, " GOOD " in out) == (2, True)
+    assert "check 2: The report has schema 99" in err
+    assert "upgrade gc_hooks" in err
+
+
+def test_the_status_is_the_process_s(tmp_path):
+    """What a job script sees."""
+    write(tmp_path, a_report(0, Verdict.WORRY))
+    code = "import sys; from gc_hooks.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "show", str(tmp_path)]
+    assert subprocess.run(command, capture_output=True, timeout=60).returncode == 1
