@@ -2,18 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import re
 import signal
 import subprocess
-import sys
-import time
-import urllib.error
-import urllib.parse
-import urllib.request
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,56 +11,7 @@ import tensorboard_data_server
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gc_hooks import GradCheckHook, nn, read_jsonl
-
-ROOT = Path(__file__).parents[1]
-PATIENCE = 60.0
-"""Seconds after which something that should have happened is taken for a failure."""
-
-
-@contextlib.contextmanager
-def a_process(*arguments, **options):
-    """A child process that is killed in the end, whatever happens."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen([sys.executable, *arguments], env=environment, text=True, **options)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-@contextlib.contextmanager
-def tensorboard(log_dir, load_fast, output):
-    """TensorBoard on a free port; its address, once it has told it."""
-    arguments = ["--logdir", log_dir, "--load_fast", load_fast, "--host", "127.0.0.1", "--port", "0"]
-    with output.open("w") as file:
-        options = {"stdout": file, "stderr": subprocess.STDOUT}
-        with a_process("-m", "tensorboard.main", *map(str, arguments), "--reload_interval", "1", **options) as process:
-            yield patiently(lambda: told_address(process, output))
-
-
-def told_address(process, output):
-    assert process.poll() is None, output.read_text()
-    address = re.search(r"http://127\.0\.0\.1:\d+", output.read_text())
-    return address and address.group()
-
-
-def patiently(ask):
-    """The first answer that is not empty."""
-    deadline = time.monotonic() + PATIENCE
-    while not (answer := ask()):
-        assert time.monotonic() < deadline, "no answer"
-        time.sleep(0.1)
-    return answer
-
-
-def fetch(address, route, **query):
-    """JSON from TensorBoard, None as long as it has not loaded it."""
-    try:
-        with urllib.request.urlopen(f"{address}/data/{route}?{urllib.parse.urlencode(query)}", timeout=10) as answer:
-            return json.load(answer)
-    except (urllib.error.URLError, TimeoutError):
-        return None
+from servers import PATIENCE, a_process, fetch, patiently, tensorboard
 
 
 def all_points(address, run, tag, count):

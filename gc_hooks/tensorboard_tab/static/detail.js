@@ -1,0 +1,136 @@
+// Everything about one parameter at one check.
+
+import { figureOf, scatterChart, stepChart, weightsChart } from "./charts.js";
+import { el } from "./dom.js";
+import { exponential, figure, number, percent, plural, plusMinus, shapeText, verdictOf } from "./format.js";
+import { heatMap, legend } from "./maps.js";
+
+const BASES = {
+  exact: (p) => `every one of the ${plural(p.shape.reduce((a, b) => a * b, 1), "entry").replace("entrys", "entries")} measured`,
+  estimated: (p) => `estimated from ${plural(p.directions, "random direction")}`,
+  bounded: () => "an upper bound, from directions through all parameters at once",
+  partial: (p) => `${p.measured} entries measured, then the budget was spent`,
+  nothing: () => "nothing measured",
+};
+
+/** The page of one parameter. */
+export function parameterDetail(report, firstReport, name) {
+  const parameter = owned(report.parameters, name);
+  if (!parameter) return el("p", { class: "quiet" }, `This check has no parameter ${name}.`);
+  const picture = owned(report.pictures ?? {}, name);
+  const tone = verdictOf(parameter.verdict).tone;
+  return el(
+    "section",
+    { class: "detail", "data-testid": "detail" },
+    heading(parameter),
+    facts(report, parameter),
+    findings(report, name),
+    el("div", { class: "figures" }, figures(report, firstReport, parameter, picture, tone), worstEntries(parameter)),
+  );
+}
+
+/** A property of its own: a parameter may be called __proto__. */
+export function owned(record, name) {
+  return Object.hasOwn(record, name) ? record[name] : undefined;
+}
+
+function heading(parameter) {
+  const verdict = verdictOf(parameter.verdict);
+  return el(
+    "h2",
+    {},
+    el("span", { class: `chip ${verdict.tone}` }, `${verdict.symbol} ${verdict.words}`),
+    el("span", { class: "parameter-name", "data-testid": "parameter" }, parameter.name),
+    el("small", {}, ` ${shapeText(parameter.shape)}`),
+  );
+}
+
+function facts(report, parameter) {
+  const sensitivity = number(parameter.sensitivity);
+  const basis = (BASES[parameter.basis] ?? BASES.nothing)(parameter);
+  const rows = [
+    ["difference", `${exponential(parameter.difference)}${plusMinus(parameter.error)}, ${basis}`],
+    Number.isFinite(sensitivity) && ["sensitivity", `a relative error above ${exponential(sensitivity, 0)} would have been seen`],
+    ["gradient", norms(parameter)],
+    number(parameter.penalty_share) > 0 && ["penalty", `${percent(parameter.penalty_share)} of the gradient`],
+    Number.isFinite(number(parameter.weight_norm)) && ["weights", moved(parameter)],
+    parameter.note && ["noted", parameter.note],
+  ];
+  return el("dl", {}, rows.filter(Boolean).map(([term, text]) => [el("dt", {}, term), el("dd", {}, text)]));
+}
+
+/** Along a few directions the measured norm is only known by chance. */
+function norms(parameter) {
+  const known = parameter.basis === "exact" || parameter.basis === "partial";
+  return `norm ${figure(parameter.backprop_norm)} by backprop${known ? `, ${figure(parameter.measured_norm)} measured` : ""}`;
+}
+
+function moved(parameter) {
+  const way = number(parameter.moved);
+  const where = way === 0 ? "where the first check saw them" : `moved by ${percent(way)} of their norm since the first check`;
+  return `norm ${figure(parameter.weight_norm)}, ${where}`;
+}
+
+/** What is known of the bug, and the repair that was tried. */
+function findings(report, name) {
+  const elsewhere = (diagnosis) => !diagnosis.parameters.some((other) => Object.hasOwn(report.parameters, other));
+  const about = report.diagnoses.filter((diagnosis) => diagnosis.parameters.includes(name) || elsewhere(diagnosis));
+  return about.map((diagnosis) =>
+    el(
+      "div",
+      { class: "finding" },
+      el("p", {}, el("code", {}, diagnosis.code), " ", diagnosis.message),
+      diagnosis.evidence && el("p", { class: "evidence" }, diagnosis.evidence.startsWith("With ") ? "Tried: " : "", diagnosis.evidence),
+      diagnosis.advice && el("p", { class: "quiet" }, diagnosis.advice),
+    ),
+  );
+}
+
+function figures(report, firstReport, parameter, picture, tone) {
+  const made = [];
+  if (picture?.entries.length) {
+    const missing = parameter.shape.reduce((a, b) => a * b, 1) - picture.entries.length;
+    const note = missing > 0 ? el("p", { class: "quiet" }, `${picture.entries.length} entries measured; grey: not measured.`) : null;
+    made.push(figureOf("Error of each measured entry", heatMap(picture.entries, parameter.shape), legend(), note));
+  } else {
+    made.push(figureOf("Error of each measured entry", unmeasured(parameter)));
+  }
+  if (picture && (picture.entries.length || picture.directions.length)) {
+    const kinds = [picture.entries.length && "dots are entries", picture.directions.length && "diamonds are random directions"];
+    const note = el("p", { class: "quiet" }, `On the diagonal is right; ${kinds.filter(Boolean).join(", ")}.`);
+    made.push(figureOf("Backprop against measured", scatterChart(picture, parameter.shape), note));
+  }
+  const curve = picture?.curve ?? report.curve;
+  if (curve) made.push(figureOf(curveTitle(curve), stepChart(curve, curve.along ? tone : verdictOf(report.verdict).tone), curveNote(report)));
+  const first = firstReport === report ? null : owned(firstReport?.pictures ?? {}, parameter.name);
+  const weights = picture && weightsChart(picture, first);
+  if (weights) made.push(figureOf(`Its entries${first ? ", and at the first check (outline)" : ""}`, weights));
+  return made;
+}
+
+function curveTitle(curve) {
+  return `Error against step size, along a direction ${curve.along ? "in this parameter" : "through all parameters"}`;
+}
+
+function curveNote(report) {
+  const how = report.method.includes("complex_step") ? "Measured by complex step, which has no step to choose. " : "";
+  return el("p", { class: "quiet" }, `${how}A right gradient lies below the V; the distance of a wrong one stays, whatever the step.`);
+}
+
+function unmeasured(parameter) {
+  const text =
+    parameter.basis === "bounded"
+      ? "A periodic check looks along a direction through all parameters at once; it opens a parameter only on suspicion."
+      : "Found right along random directions, so that no entry had to be measured.";
+  return el("p", { class: "placeholder", "data-testid": "no-heat-map" }, `${text} For all entries: check_gradients(..., probes=entries).`);
+}
+
+function worstEntries(parameter) {
+  if (!parameter.worst.length) return null;
+  const rows = parameter.worst.map((entry) =>
+    el("tr", {}, [`[${entry.index.join(", ")}]`, figure(entry.backprop, 6), `${figure(entry.measured, 6)}${plusMinus(entry.error)}`].map((text) => el("td", {}, text))),
+  );
+  const head = el("tr", {}, ["entry", "backprop", "measured"].map((text) => el("th", { scope: "col" }, text)));
+  const table = el("table", { class: "worst", "data-testid": "worst" }, el("thead", {}, head), el("tbody", {}, rows));
+  return figureOf("Entries that differ most", table);
+}

@@ -1,0 +1,255 @@
+"""The tab's server side: a real TensorBoard, by either of its loaders, serves every check and no file but its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from importlib.resources import files
+
+import numpy as np
+import pytest
+import tensorboard_data_server
+
+from gc_hooks import CheckReport, GradCheckHook, TensorBoardReporter, Verdict
+from gc_hooks.comparison import Comparison
+from gc_hooks.diagnosis import Diagnosis
+from gc_hooks.reporters.events import EventFile
+from gc_hooks.tensorboard_tab.digest import RunDigest, check_digest
+from gc_hooks.tensorboard_tab.metadata import CHECKS
+from gc_hooks.tensorboard_tab.plugin import STATIC
+from servers import a_process, fetch, patiently, tensorboard, told_address
+
+STATIC_FOLDER = files("gc_hooks.tensorboard_tab") / "static"
+HOSTILE = "b3<img src=x onerror=alert(1)>"
+MANY = 300
+
+
+def a_report(step, difference=1e-9, names=("W", "b"), **fields):
+    """A report whose verdict follows from the difference."""
+    verdict = Verdict.WORRY if difference >= 1e-3 else Verdict.GOOD
+    comparisons = {name: Comparison(name, (2, 3), difference, difference / 10, verdict) for name in names}
+    return CheckReport(comparisons, difference=difference, error=difference / 10, step=step, **fields)
+
+
+def write(folder, *reports):
+    reporter = TensorBoardReporter(folder)
+    for report in reports:
+        reporter.report(report)
+    reporter.close()
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory):
+    """A clean run, one that goes wrong late, one with many checks, one with hostile names, and one of the future."""
+    folder = tmp_path_factory.mktemp("logs")
+    write(folder / "clean", *(a_report(step, 2.0**-40) for step in (0, 1, 500)))
+    doubled = Diagnosis("scaled", ("b",), "db is exactly 2 times the measured slope.", "With db / 2 it would be 2e-16.")
+    write(folder / "late", a_report(0), a_report(100, 0.25, diagnoses=(doubled,)), a_report(200, 0.125))
+    write(folder / "many", *(a_report(step, 1e-10 * (step + 1)) for step in range(MANY)))
+    write(folder / f"x{HOSTILE[2:]}", a_report(0, 0.5, names=(HOSTILE, "__proto__", "a|b*")))
+    sink = EventFile(folder)
+    sink.document(CHECKS, json.dumps({"schema": 99, "parameters": {}}), 0)
+    sink.document(CHECKS, "{not JSON", 1)
+    sink.close()
+    return folder
+
+
+@pytest.fixture(scope="module", params=["true", "false"])
+def server(request, logs, tmp_path_factory):
+    """The address of a TensorBoard on these logs."""
+    if request.param == "true" and tensorboard_data_server.server_binary() is None:
+        pytest.skip("there is no fast loader for this machine")
+    with tensorboard(logs, request.param, tmp_path_factory.mktemp("server") / "output") as address:
+        patiently(lambda: len(fetch(address, "plugin/gradcheck/runs") or ()) == 5)
+        yield address
+
+
+def ask(address, route, **query):
+    """The answer to a request: status, headers and text."""
+    url = f"{address}/data/plugin/gradcheck/{route}?{urllib.parse.urlencode(query)}"
+    try:
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            return answer.status, answer.headers, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers, error.read().decode()
+
+
+def test_tensorboard_knows_the_tab_and_that_it_has_something_to_show(server):
+    """It is listed under its name, active, and loaded from its own module."""
+    listed = patiently(lambda: (fetch(server, "plugins_listing") or {}).get("gradcheck"))
+    assert listed["tab_name"] == "Gradient check"
+    assert listed["enabled"]
+    assert listed["loading_mechanism"]["module_path"].endswith("/gradcheck/index.js")
+
+
+def test_the_worst_run_comes_first(server):
+    """With its worst verdict and the first step that has it."""
+    runs = fetch(server, "plugin/gradcheck/runs")
+    assert {run["run"]: (run["verdict"], run["key"]) for run in runs[:2]} == {
+        "late/gradcheck": ("WORRY", 100),
+        f"x{HOSTILE[2:]}/gradcheck": ("WORRY", 0),
+    }
+    assert runs[-1]["run"] in ("clean/gradcheck", "many/gradcheck")
+
+
+def test_every_check_is_kept(server):
+    """300 were written, 300 are served, the first and the last among them, with their figures."""
+    table = patiently(
+        lambda: (t := fetch(server, "plugin/gradcheck/checks", run="many/gradcheck")) and len(t["checks"]) == MANY and t
+    )
+    assert [check["step"] for check in table["checks"]] == list(range(MANY))
+    assert [check["cells"][0][1] for check in table["checks"]] == [1e-10 * (step + 1) for step in range(MANY)]
+
+
+def test_a_check_is_served_as_it_was_written(server):
+    """The whole report, to the last digit, and as markdown with its diagnosis."""
+    status, headers, text = ask(server, "check", run="late/gradcheck", step=100)
+    report = CheckReport.from_json(text)
+    assert (status, headers["X-Content-Type-Options"]) == (200, "nosniff")
+    assert (report.step, report.difference, report.diagnoses[0].code) == (100, 0.25, "scaled")
+    status, headers, text = ask(server, "markdown", run="late/gradcheck", step=100)
+    assert (status, headers.get_content_type()) == (200, "text/plain")
+    assert text == report.to_markdown()
+
+
+def test_hostile_names_are_data(server):
+    """Run and parameter names come back as they were, in JSON, with a type that no browser takes for a page."""
+    status, headers, text = ask(server, "checks", run=f"x{HOSTILE[2:]}/gradcheck")
+    assert (status, headers.get_content_type()) == (200, "application/json")
+    assert [parameter["name"] for parameter in json.loads(text)["parameters"]] == [HOSTILE, "__proto__", "a|b*"]
+
+
+def test_what_a_newer_version_wrote_is_said_and_not_shown(server):
+    """A log of another schema, and one that is no JSON, are told with their step."""
+    table = fetch(server, "plugin/gradcheck/checks", run=".")
+    assert table["checks"] == []
+    assert "Step 0: written by a newer gc_hooks (schema 99" in table["troubles"][0]
+    assert "Step 1: this is not the JSON of a gradient check" in table["troubles"][1]
+
+
+@pytest.mark.parametrize(
+    ("route", "query"),
+    [
+        *((route, query) for route in ("check", "checks", "markdown") for query in ({}, {"run": "../../etc"})),
+        *((route, {"run": "clean/gradcheck", "step": step}) for route in ("check", "markdown") for step in ("../1", 7)),
+    ],
+)
+def test_what_is_not_in_the_log_is_not_served(server, route, query):
+    """An unknown run or step is 404 with a sentence, and nothing else is looked for."""
+    status, _, text = ask(server, route, **query)
+    assert status == 404
+    assert "The log has no check" in json.loads(text)["error"]
+
+
+def test_the_page_is_served_from_a_fixed_list(server):
+    """Each file with its type and nosniff; no other path below the tab's answers."""
+    for name, kind in STATIC.items():
+        status, headers, text = ask(server, name)
+        assert (status, headers.get_content_type(), headers["X-Content-Type-Options"]) == (200, kind, "nosniff")
+        assert text == (STATIC_FOLDER / name).read_text(encoding="utf-8")
+    for path in ("plugin.py", "../plugin.py", "static/index.js", "%2e%2e/plugin.py", "index.js/.."):
+        assert ask(server, path)[0] == 404, path
+
+
+def test_every_file_of_the_page_is_on_the_list():
+    """A new file that is not served would be a blank page."""
+    assert {file.name for file in STATIC_FOLDER.iterdir()} == set(STATIC)
+
+
+def test_the_page_writes_no_html_and_loads_nothing_from_elsewhere():
+    """Whatever a log holds becomes text; there is no address of another host in the page."""
+    for name in STATIC:
+        source = (STATIC_FOLDER / name).read_text(encoding="utf-8")
+        forbidden = (
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "document.write",
+            "eval(",
+            "new Function",
+            "@import",
+        )
+        assert not [word for word in forbidden if word in source], name
+        addresses = [word for word in source.split('"') if "://" in word]
+        assert set(addresses) <= {"http://www.w3.org/2000/svg"}, name
+
+
+BROKEN = """
+import sys
+sys.modules["gc_hooks.tensorboard_tab.plugin"] = None
+from tensorboard.main import run_main
+sys.argv[0] = "tensorboard"
+run_main()
+"""
+
+
+def test_a_tab_that_cannot_be_loaded_takes_nothing_down(logs, tmp_path):
+    """Where a part of it cannot be imported TensorBoard starts all the same, and the tab says what is missing."""
+    arguments = ["--logdir", str(logs), "--host", "127.0.0.1", "--port", "0"]
+    output = tmp_path / "output"
+    with (
+        output.open("w") as file,
+        a_process("-c", BROKEN, *arguments, stdout=file, stderr=subprocess.STDOUT) as process,
+    ):
+        address = patiently(lambda: told_address(process, output))
+        assert patiently(lambda: fetch(address, "plugins_listing"))["gradcheck"]["enabled"]
+        status, headers, script = ask(address, "index.js")
+        assert (status, headers.get_content_type()) == (200, "text/javascript")
+        assert "gc_hooks.tensorboard_tab.plugin" in script
+        assert "pip install --upgrade --force-reinstall gc_hooks" in script
+        tag = "gradcheck/difference"
+        assert patiently(lambda: fetch(address, "plugin/scalars/scalars", run="late/gradcheck", tag=tag))
+
+
+def test_loading_the_tab_loads_no_engine_beyond_the_package():
+    """What TensorBoard imports at its start is gc_hooks itself and its own base class; no server, no Rich, no torch."""
+    code = (
+        "import gc_hooks.tensorboard_tab.loader, sys; "
+        "assert not {'rich', 'torch', 'tensorboardX', 'werkzeug'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_digest_keeps_what_the_table_needs():
+    """A cell for each parameter of any check, none where a check had not that one; bounds are marked."""
+    early, late = a_report(0, names=("a", "b")), a_report(1, names=("b", "c"))
+    table = RunDigest.of("run", {1: late.to_json(), 0: early.to_json()}).table()
+    assert [parameter["name"] for parameter in table["parameters"]] == ["a", "b", "c"]
+    assert [[cell is None for cell in check["cells"]] for check in table["checks"]] == [
+        [False, False, True],
+        [True, False, False],
+    ]
+    assert table["checks"][0]["cells"][0] == [0, 1e-9, 1e-10, False]
+
+
+def test_a_digest_of_nonsense_is_a_sentence():
+    """Whatever stands in the log, the page is served."""
+    for text in ("", "[]", "3", "null", '{"schema": "x"}', '{"schema": 1, "parameters": []}'):
+        assert check_digest(text) == "this is not the JSON of a gradient check."
+
+
+@pytest.mark.parametrize("kind", ["tensorboardX", "plain"])
+def test_a_writer_of_ones_own_feeds_the_tab_too(tmp_path, kind):
+    """Through tensorboardX's writer the reports are there for the tab; one without a file of its own is used too."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboardX import SummaryWriter
+
+    class Plain:
+        """Only what every writer has."""
+
+        def __init__(self, writer):
+            self.add_scalar, self.add_text, self.flush = writer.add_scalar, writer.add_text, writer.flush
+
+    with SummaryWriter(str(tmp_path)) as writer:
+        mine = writer if kind == "tensorboardX" else Plain(writer)
+        hook = GradCheckHook(after=None, writer=mine)
+        hook.on_step(0, loss=lambda w: np.sum(w**2), params=np.ones(3), grads=2 * np.ones(3))
+        hook.close()
+    events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0})
+    events.Reload()
+    assert events.Scalars("gradcheck/verdict")[0].value == 0.0
+    assert (CHECKS in events.Tags()["tensors"]) == (kind == "tensorboardX")
