@@ -14,7 +14,7 @@ import digit_bugs
 import numpy as np
 
 from gc_hooks import GradCheckHook, nn
-from gc_hooks.cli import address
+from gc_hooks.tensorboard_tab.metadata import tab_address
 
 DIGITS = Path(__file__).with_name("data") / "digits.npz"
 COMMANDS = Path(sys.executable).parent
@@ -51,7 +51,7 @@ def build_trainer(hook, bug="none", seed=0):
 def main(arguments=None):
     options = parse(arguments)
     inputs, labels, test_inputs, test_labels = load_digits()
-    hook = GradCheckHook(after=options.after, log_dir=options.log_dir, seed=options.seed)
+    hook = GradCheckHook(after=options.after, every=options.every, log_dir=options.log_dir, seed=options.seed)
     trainer = build_trainer(hook, options.bug, options.seed)
     if options.bug != "none":
         print(f"planted: {digit_bugs.BUGS[options.bug].story}")
@@ -61,7 +61,7 @@ def main(arguments=None):
     accuracy = trainer.evaluate(test_inputs, test_labels)["accuracy"]
     print(f"{trainer.step} steps in {time.perf_counter() - began:.1f} s, test accuracy {accuracy:.1%}")
     print(f"To look at the checks: {COMMANDS / 'gc-hooks'} view {options.log_dir}")
-    print(f"(which runs tensorboard --logdir {options.log_dir}), then open {address()}")
+    print(f"(which runs tensorboard --logdir {options.log_dir}), then open {tab_address()}")
     return hook.reports
 
 
@@ -70,6 +70,7 @@ def parse(arguments):
     parser.add_argument("--bug", choices=digit_bugs.BUGS, default="none", help="plant a mistake")
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--after", type=int, default=500, metavar="N", help="check again after N iterations")
+    parser.add_argument("--every", type=int, metavar="N", help="and once in every N iterations")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--log-dir", default="runs/digits")
     return parser.parse_args(arguments)

@@ -55,6 +55,15 @@ class NeverZeroed(nn.Sequential):
             self.grads[name] += gradient
 
 
+class CappedLogits(nn.SoftmaxCrossEntropy):
+    """The loss caps its logits so that nothing overflows, and the gradient does not know: right until they grow."""
+
+    CAP = 12.0
+
+    def value(self, outputs, targets):
+        return super().value(np.where(outputs.real < self.CAP, outputs, self.CAP), targets)
+
+
 @dataclass(frozen=True)
 class Bug:
     """What is planted, and the parameters whose gradient it makes wrong."""
@@ -81,6 +90,11 @@ BUGS = {
         "L2's gradient decays the biases too: right at initialisation, when they are zero",
         BIASES,
         {"L2": PenaltyOnBiases},
+    ),
+    "capped-logits": Bug(
+        "the loss caps its logits and the gradient does not know: right until they have grown",
+        WEIGHTS + BIASES,
+        {"SoftmaxCrossEntropy": CappedLogits},
     ),
     "never-zeroed": Bug(
         "gradient buffers are never set to zero: right at step 0, wrong at step 1",

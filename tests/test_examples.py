@@ -100,7 +100,7 @@ def test_the_digits_example_is_good_at_every_check(digits, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert re.search(r"10 steps in .* s, test accuracy \d", printed)
     assert f"tensorboard --logdir {tmp_path / 'runs'}" in printed
-    assert "http://localhost:6006/?smoothing=0&tagFilter=gradcheck" in printed
+    assert "http://localhost:6006/#gradcheck" in printed
 
 
 RIGHT_AT_FIRST = ("penalty-on-biases", "never-zeroed")
@@ -123,9 +123,24 @@ def test_a_planted_bug_is_found_where_it_is(digits, tmp_path, bug, capsys):
     assert f"planted: {planted.story}" in capsys.readouterr().out
 
 
+LATE = "capped-logits"
+
+
+def test_a_bug_that_appears_late_is_found_when_it_does(digits, tmp_path, monkeypatch):
+    """GOOD as long as the logits are small; once they reach the cap every parameter is accused, and the loss named."""
+    monkeypatch.setattr(digits.digit_bugs.CappedLogits, "CAP", 4.0)  # the small network's do not grow as far
+    arguments = ["--bug", LATE, "--epochs", "20", "--after", "190", "--log-dir", str(tmp_path)]
+    with pytest.warns(GradCheckWarning, match="step 190: WORRY"):
+        before, after, late = digits.main(arguments)
+    assert before.ok
+    assert after.ok
+    assert {name for name, c in late.parameters.items() if c.verdict is Verdict.WORRY} == set(late.parameters)
+    assert any("CappedLogits" in diagnosis.message for diagnosis in late.diagnoses)
+
+
 def test_every_planted_bug_is_tried(digits):
     """No bug of the example goes untested."""
-    assert {"none", *BUGS} == set(digits.digit_bugs.BUGS)
+    assert {"none", LATE, *BUGS} == set(digits.digit_bugs.BUGS)
 
 
 def test_the_example_starts_from_anywhere(tmp_path):

@@ -1,6 +1,7 @@
 """The hook's own figure for its share of the training time, on the digits example.
 
-Run it with ``python tests/benchmarks/share.py``; the share is that of a long run, the middle one of three.
+Run it with ``python tests/benchmarks/share.py``; the share is that of a long run, the middle one of three. One line is
+with a log for TensorBoard.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import argparse
 import importlib
 import statistics
 import sys
+import tempfile
 from pathlib import Path
 
-from gc_hooks import GradCheckHook
+from gc_hooks import GradCheckHook, TensorBoardReporter
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 digits = importlib.import_module("02_train_digits")
@@ -23,6 +25,7 @@ digits = importlib.import_module("02_train_digits")
 SCHEDULES = {
     "every=1000": {"after": None, "every": 1000},
     "every=100": {"after": None, "every": 100},
+    "every=100, with a log": {"after": None, "every": 100, "log_dir": True},
     "after=500, as in the demo": {"after": 500},
 }
 
@@ -41,9 +44,11 @@ def main():
 
 
 def train(data, schedule, epochs):
-    hook = GradCheckHook(**schedule, reporters=[])
-    trainer = digits.build_trainer(hook)
-    trainer.fit(*data, epochs=epochs, batch_size=32)
+    with tempfile.TemporaryDirectory() as folder:
+        reporters = [TensorBoardReporter(folder)] if schedule.get("log_dir") else []
+        hook = GradCheckHook(**{**schedule, "log_dir": None}, reporters=reporters)
+        trainer = digits.build_trainer(hook)
+        trainer.fit(*data, epochs=epochs, batch_size=32)
     assert all(report.ok for report in hook.reports)
     last = [report.seconds for report in hook.reports[-20:]]
     return hook.share, trainer.step, len(hook.reports), 1e3 * statistics.median(last)
