@@ -16,7 +16,6 @@ from gc_hooks.estimate import EPS
 from gc_hooks.measure import complex_casts_refused
 from gc_hooks.picture import Picture, Rows, StepCurve, histogram, legible, rounded, worst_of_cells
 from gc_hooks.probes import Direction, Entry, Line, direction_within, random_direction
-from gc_hooks.problem import BudgetSpent
 from gc_hooks.verdict import Verdict
 
 STEPS = tuple(2.0**-k for k in range(2, 48, 4))
@@ -50,7 +49,7 @@ def illustrate(case: Case, comparisons: Mapping[str, Comparison]) -> Illustratio
 
     with complex_casts_refused():
         whole = random_direction(problem, case.generator, list(case.evidence.parameters))
-        curve = _unless_spent(lambda: _step_curve(case, whole)) if whole.vector else None
+        curve = _if_possible(lambda: _step_curve(case, whole)) if whole.vector else None
         failing = _worst_failing(comparisons)
         pictures = {name: _picture(case, name, name in failing, in_time) for name in case.evidence.parameters}
     return Illustrations(pictures, curve)
@@ -67,7 +66,7 @@ def _picture(case: Case, name: str, failing: bool, in_time: Callable[[], bool]) 
     columns = [entries.indices, entries.grad, entries.grad - entries.slopes, entries.errors]
     curve = None
     if failing and in_time():
-        curve = _unless_spent(lambda: _step_curve(case, direction_within(case.problem, case.generator, name)))
+        curve = _if_possible(lambda: _step_curve(case, direction_within(case.problem, case.generator, name)))
         columns = _with_more(case, name, columns, in_time)
     weights, low, high = histogram(array)
     directions = legible((reading.backprop, reading.residual, reading.error) for reading in measured.directions)
@@ -99,7 +98,7 @@ def _with_more(case: Case, name: str, columns: list[Array], in_time: Callable[[]
 
 
 def _sketched(case: Case, entry: Entry) -> tuple[float, float] | None:
-    return _unless_spent(lambda: case.sketched_residual(entry))
+    return _if_possible(lambda: case.sketched_residual(entry))
 
 
 def _step_curve(case: Case, probe: Direction) -> StepCurve | None:
@@ -134,9 +133,9 @@ def _plain_slope(line: Line, step: float) -> float:
 _Result = TypeVar("_Result")
 
 
-def _unless_spent(measure: Callable[[], _Result]) -> _Result | None:
-    """What was measured, or nothing where the check's own limits forbid more."""
+def _if_possible(measure: Callable[[], _Result]) -> _Result | None:
+    """What was measured; nothing where the check's own limits forbid more, or the loss raises: the verdict stands."""
     try:
         return measure()
-    except BudgetSpent:
+    except Exception:
         return None

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from gc_hooks._typing import Array, Generator, Loss, Params
+from gc_hooks.errors import GradCheckError
 from gc_hooks.matching import Flaw, norm
 from gc_hooks.tree import rebuild
 
@@ -36,6 +37,8 @@ class Meter:
         How many of them were complex, which cost 2 to 7 times as much.
     gradients : int
         Calls of the gradient function so far.
+    refusals : list of str
+        What the loss raised away from the point, where that is outside of its domain.
     max_evaluations : int or None
     max_seconds : float or None
     """
@@ -45,6 +48,7 @@ class Meter:
     evaluations: int = 0
     complex_evaluations: int = 0
     gradients: int = 0
+    refusals: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
 
     @property
@@ -119,6 +123,9 @@ class Problem:
     def evaluate(self, term: int, changes: Params) -> Any:
         """One term of the loss with some parameters replaced: one loss evaluation.
 
+        An arithmetic or value error (the logarithm of a negative number) away from the point means that the loss's
+        domain ends there: NaN, and the report says so. Any other exception is the caller's own and comes through.
+
         Raises
         ------
         BudgetSpent
@@ -129,11 +136,20 @@ class Problem:
         if term == 0:
             self.meter.evaluations += 1
             self.meter.complex_evaluations += any(array.dtype.kind == "c" for array in changes.values())
-        with np.errstate(all="ignore"):
-            if self.live is None:
-                return as_number(self.terms[term](rebuild_params(self.structure, {**self.point, **changes})))
-            with written(self.live, {**self.point, **changes} if self.moved else changes):
-                return as_number(self.terms[term]())
+        try:
+            with np.errstate(all="ignore"):
+                return self._call(self.terms[term], changes)
+        except (ArithmeticError, ValueError) as error:
+            if isinstance(error, GradCheckError) or not self.values:
+                raise
+            self.meter.refusals.append(f"{type(error).__name__}: {error}")
+            return math.nan
+
+    def _call(self, term: Loss, changes: Params) -> Any:
+        if self.live is None:
+            return as_number(term(rebuild_params(self.structure, {**self.point, **changes})))
+        with written(self.live, {**self.point, **changes} if self.moved else changes):
+            return as_number(term())
 
     def at(self, point: Params, grads: dict[str, Array] | None = None) -> Problem:
         """The same problem at another point: one evaluation a term, and backprop is run there unless given."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import astuple
 
 import numpy as np
@@ -46,8 +47,18 @@ def write_report(
         bands=astuple(case.tolerance),
         pictures=illustrations.parameters if illustrations else {},
         curve=illustrations.curve if illustrations else None,
-        notes=(*case.problem.notes, *dict.fromkeys(note for tool in case.instruments for note in tool.notes)),
+        notes=(*case.problem.notes, *_notes(case)),
     )
+
+
+def _notes(case: Case) -> Iterator[str]:
+    """What was noticed while measuring."""
+    yield from dict.fromkeys(note for tool in case.instruments for note in tool.notes)
+    if refusals := case.problem.meter.refusals:
+        yield (
+            f"The loss raised {refusals[0]} at {len(refusals)} of the points at which it was asked, taken to "
+            "be outside of its domain."
+        )
 
 
 def overall(problem: Problem, evidence: Evidence, comparisons: dict[str, Comparison]) -> tuple[float, float]:

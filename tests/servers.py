@@ -19,6 +19,16 @@ PATIENCE = 60.0
 """Seconds after which something that should have happened is taken for a failure."""
 
 
+WITHOUT_THE_TAB = """
+import sys
+sys.modules["gc_hooks.tensorboard_tab.plugin"] = None
+from tensorboard.main import run_main
+sys.argv[0] = "tensorboard"
+run_main()
+"""
+"""TensorBoard where the tab's server side cannot be imported."""
+
+
 @contextlib.contextmanager
 def a_process(*arguments, **options):
     """A child process that is killed in the end, whatever happens."""
@@ -32,12 +42,12 @@ def a_process(*arguments, **options):
 
 
 @contextlib.contextmanager
-def tensorboard(log_dir, load_fast, output, *more):
+def tensorboard(log_dir, load_fast, output, *more, program=("-m", "tensorboard.main")):
     """TensorBoard on a free port; its address, once it has told it."""
     arguments = ["--logdir", log_dir, "--load_fast", load_fast, "--host", "127.0.0.1", "--port", "0", *more]
     with output.open("w") as file:
         options = {"stdout": file, "stderr": subprocess.STDOUT}
-        with a_process("-m", "tensorboard.main", *map(str, arguments), "--reload_interval", "1", **options) as process:
+        with a_process(*program, *map(str, arguments), "--reload_interval", "1", **options) as process:
             yield patiently(lambda: told_address(process, output))
 
 

@@ -137,6 +137,22 @@ def test_a_loss_that_is_not_finite_draws_nothing():
     assert (report.verdict, report.pictures, report.curve) == (Verdict.INCONCLUSIVE, {}, None)
 
 
+def test_a_loss_that_raises_away_from_the_point_costs_no_verdict():
+    """The large steps of the curve may leave the domain of the loss: they are left out, and the check stands."""
+
+    def loss(w):
+        if np.any(np.real(w) <= 0.8):
+            raise ValueError("outside of the domain")
+        return np.sum(np.log(w - 0.8))
+
+    point = np.array([1.0, 1.1, 0.9] * 10)
+    for factor, verdict in ((1.0, Verdict.GOOD), (2.0, Verdict.WORRY)):
+        report = check_gradients(loss, point, lambda w, factor=factor: factor / (w - 0.8), pictures=True)
+        assert report.verdict is verdict
+        assert math.isnan(report.curve.errors[0])
+        assert min(report.curve.errors[3:]) < 1e-6
+
+
 def test_flat_and_empty_parameters_draw_what_there_is():
     """No slope, no curve; no entries, no histogram."""
     report = check_gradients(

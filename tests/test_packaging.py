@@ -47,6 +47,12 @@ def test_type_annotations_are_announced_to_type_checkers(setup_cfg: configparser
     assert "py.typed" in setup_cfg["options.package_data"]["gc_hooks"].split()
 
 
+def test_the_page_of_the_tab_is_shipped_and_tensorboard_finds_it(setup_cfg: configparser.ConfigParser) -> None:
+    assert "tensorboard_tab/static/*" in setup_cfg["options.package_data"]["gc_hooks"].split()
+    (found,) = metadata.entry_points(group="tensorboard_plugins", name="gradcheck")
+    assert found.load().__name__ == "GradCheckLoader"
+
+
 def test_import_loads_nothing_heavy() -> None:
     code = f"import gc_hooks, sys; print(*sorted(set({HEAVY!r}) & set(sys.modules)))"
     finished = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)

@@ -13,7 +13,7 @@ from gc_hooks import CheckReport, TensorBoardReporter, Verdict
 from gc_hooks.comparison import Basis, Comparison
 from gc_hooks.diagnosis import Diagnosis
 from gc_hooks.picture import Picture, StepCurve
-from servers import fetch, patiently, tensorboard
+from servers import WITHOUT_THE_TAB, fetch, patiently, tensorboard
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install gc_hooks[browser]")
 
@@ -314,5 +314,16 @@ def test_sixty_checks_of_forty_parameters_are_shown_at_once(browser, tmp_path_fa
         tab.cell(names[20], 3000).click()
         tab.shows("parameter", names[20])
         tab.shows("place", "31 of 60, step 3000")
+        tab.context.close()
+        assert tab.troubles == []
+
+
+def test_a_tab_that_cannot_be_loaded_says_why(browser, logs, tmp_path):
+    """In place of the checks there is a sentence: what is missing, and what to try."""
+    with tensorboard(logs, "false", tmp_path / "output", program=("-c", WITHOUT_THE_TAB)) as address:
+        tab = Tab(browser, address)
+        text = tab.frame.locator("body")
+        playwright.expect(text).to_contain_text("cannot be shown here: ModuleNotFoundError", timeout=15_000)
+        playwright.expect(text).to_contain_text("pip install --upgrade --force-reinstall gc_hooks")
         tab.context.close()
         assert tab.troubles == []

@@ -21,7 +21,7 @@ from gc_hooks.reporters.events import EventFile
 from gc_hooks.tensorboard_tab.digest import RunDigest, check_digest
 from gc_hooks.tensorboard_tab.metadata import CHECKS
 from gc_hooks.tensorboard_tab.plugin import STATIC
-from servers import a_process, fetch, patiently, tensorboard, told_address
+from servers import WITHOUT_THE_TAB, fetch, patiently, tensorboard
 
 STATIC_FOLDER = files("gc_hooks.tensorboard_tab") / "static"
 HOSTILE = "b3<img src=x onerror=alert(1)>"
@@ -178,24 +178,9 @@ def test_the_page_writes_no_html_and_loads_nothing_from_elsewhere():
         assert set(addresses) <= {"http://www.w3.org/2000/svg"}, name
 
 
-BROKEN = """
-import sys
-sys.modules["gc_hooks.tensorboard_tab.plugin"] = None
-from tensorboard.main import run_main
-sys.argv[0] = "tensorboard"
-run_main()
-"""
-
-
 def test_a_tab_that_cannot_be_loaded_takes_nothing_down(logs, tmp_path):
     """Where a part of it cannot be imported TensorBoard starts all the same, and the tab says what is missing."""
-    arguments = ["--logdir", str(logs), "--host", "127.0.0.1", "--port", "0"]
-    output = tmp_path / "output"
-    with (
-        output.open("w") as file,
-        a_process("-c", BROKEN, *arguments, stdout=file, stderr=subprocess.STDOUT) as process,
-    ):
-        address = patiently(lambda: told_address(process, output))
+    with tensorboard(logs, "false", tmp_path / "output", program=("-c", WITHOUT_THE_TAB)) as address:
         assert patiently(lambda: fetch(address, "plugins_listing"))["gradcheck"]["enabled"]
         status, headers, script = ask(address, "index.js")
         assert (status, headers.get_content_type()) == (200, "text/javascript")
