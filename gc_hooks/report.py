@@ -230,7 +230,10 @@ def _wrong_entries(comparison: Comparison) -> str:
     if comparison.verdict is Verdict.GOOD or not comparison.worst:
         return ""
     worst = comparison.worst[0]
-    entry = f"{list(worst.index)} backprop {worst.backprop:.4g}, measured {worst.measured:.4g}"
+    entry = f"backprop {worst.backprop:.4g}, measured {worst.measured:.4g}"
+    if comparison.size == 1:
+        return entry
+    entry = f"{list(worst.index)} {entry}"
     if comparison.wrong:
         return f"{comparison.wrong} of {_looked_at(comparison)} wrong, most {entry}"
     return f"most {entry} ± {worst.error:.0e}" if comparison.verdict is Verdict.INCONCLUSIVE else ""

@@ -86,7 +86,7 @@ def few_entries(problem: Problem, clues: Clues) -> Iterator[Diagnosis]:
     for name in clues.open:
         wrong = _wrong_entries(clues, name)
         grad, indices = clues.grad(name), wrong.indices
-        few = 0 < len(indices) <= max(1, FEW * grad.size)
+        few = 0 < len(indices) <= max(1, FEW * grad.size) and grad.size > 1
         if few and clues.passes(name, _patched(wrong, grad)) is not None:
             left = clues.judged(name, _patched(wrong, grad)).difference
             yield _few(name, wrong, *_where(grad, indices), f"With the measured values there it would be {left:.1g}.")

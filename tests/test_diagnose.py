@@ -88,3 +88,11 @@ def test_a_diagnosis_prints_what_it_knows():
 def test_every_rule_says_in_its_docstring_which_bug_it_knows(rule):
     """The docstring is the bug in the words of the person who has it."""
     assert len(rule.__doc__.splitlines()[0]) > 20
+
+
+def test_of_a_single_number_no_entry_is_named():
+    """It has none; what fits nothing is said to, with both values."""
+    report = check_gradients(lambda w: w**3, 2.0, 13.0)
+    assert [diagnosis.code for diagnosis in report.diagnoses] == ["unexplained"]
+    assert "backprop 13, measured 12" in str(report)
+    assert "[]" not in str(report)

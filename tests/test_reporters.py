@@ -215,8 +215,8 @@ def test_the_figures_of_a_check_are_read_back(tmp_path):
     tags = [
         "verdict",
         "evaluations",
-        "bands/good",
-        "bands/worry",
+        "thresholds/good",
+        "thresholds/worry",
         *series,
         *(f"{tag}/{name}" for tag in series for name in ("W", "dense1.b")),
     ]
@@ -228,8 +228,8 @@ def test_the_figures_of_a_check_are_read_back(tmp_path):
     assert scalars_of(reporter.path, "difference/dense1.b") == [(5, 0.5)]
     assert scalars_of(reporter.path, "verdict") == [(0, 0.0), (5, 3.0)]
     assert scalars_of(reporter.path, "evaluations") == [(0, 17.0), (5, 17.0)]
-    assert scalars_of(reporter.path, "bands/good") == [(0, -7.0), (5, -7.0)]
-    assert scalars_of(reporter.path, "bands/worry") == [(0, -3.0), (5, -3.0)]
+    assert scalars_of(reporter.path, "thresholds/good") == [(0, -7.0), (5, -7.0)]
+    assert scalars_of(reporter.path, "thresholds/worry") == [(0, -3.0), (5, -3.0)]
     reporter.close()
 
 

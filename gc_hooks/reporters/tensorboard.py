@@ -25,7 +25,7 @@ CHARTS = {
     "Gradient check": {
         "log10 of the difference, between the bands of good and worry": [
             "Margin",
-            [f"{FOLDER}/log10_difference", f"{FOLDER}/bands/good", f"{FOLDER}/bands/worry"],
+            [f"{FOLDER}/log10_difference", f"{FOLDER}/thresholds/good", f"{FOLDER}/thresholds/worry"],
         ],
         "log10 of the difference, each parameter": ["Multiline", [f"{FOLDER}/log10_difference/.*"]],
     }
@@ -58,7 +58,7 @@ class TensorBoardReporter:
     -----
     Per check: the report for the tab, as JSON (``gradcheck/checks``), and for TensorBoard's own dashboards
     ``gradcheck/difference``, ``gradcheck/log10_difference`` (each over all parameters, and per parameter under its
-    name), ``gradcheck/bands/good`` and ``worry`` around them, ``gradcheck/verdict`` (0 good, 1 inconclusive, 2 double
+    name), ``gradcheck/thresholds/good`` and ``worry`` around them, ``gradcheck/verdict`` (0 good, 1 inconclusive, 2 double
     check, 3 worry), ``gradcheck/evaluations``, the text ``gradcheck/report``, and the histograms
     ``gradcheck/log10_error`` of what was measured of each parameter. Steps are made to increase strictly: TensorBoard
     deletes what a smaller step follows. A process that was forked off writes nothing. In a writer of yours the layout
@@ -135,8 +135,8 @@ def scalars(report: CheckReport) -> Iterable[tuple[str, float]]:
         if math.isfinite(difference):
             yield f"{FOLDER}/difference{suffix}", difference
             yield f"{FOLDER}/log10_difference{suffix}", math.log10(max(difference, SMALLEST))
-    yield f"{FOLDER}/bands/good", math.log10(report.bands[0])
-    yield f"{FOLDER}/bands/worry", math.log10(report.bands[-1])
+    yield f"{FOLDER}/thresholds/good", math.log10(report.bands[0])
+    yield f"{FOLDER}/thresholds/worry", math.log10(report.bands[-1])
     yield f"{FOLDER}/verdict", float(report.verdict)
     yield f"{FOLDER}/evaluations", float(report.evaluations)
 
