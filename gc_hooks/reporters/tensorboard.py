@@ -58,8 +58,8 @@ class TensorBoardReporter:
     -----
     Per check: the report for the tab, as JSON (``gradcheck/checks``), and for TensorBoard's own dashboards
     ``gradcheck/difference``, ``gradcheck/log10_difference`` (each over all parameters, and per parameter under its
-    name), ``gradcheck/thresholds/good`` and ``worry`` around them, ``gradcheck/verdict`` (0 good, 1 inconclusive, 2 double
-    check, 3 worry), ``gradcheck/evaluations``, the text ``gradcheck/report``, and the histograms
+    name), ``gradcheck/thresholds/good`` and ``worry`` around them, ``gradcheck/verdict`` (0 good, 1 inconclusive, 2
+    double check, 3 worry), ``gradcheck/evaluations``, the text ``gradcheck/report``, and the histograms
     ``gradcheck/log10_error`` of what was measured of each parameter. Steps are made to increase strictly: TensorBoard
     deletes what a smaller step follows. A process that was forked off writes nothing. In a writer of yours the layout
     of the custom scalars is left alone.
