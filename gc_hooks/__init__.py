@@ -1,6 +1,6 @@
 """A smoke detector for hand-written backpropagation: is the gradient that the training uses the slope of its loss?"""
 
-from gc_hooks import nn
+from gc_hooks import adapters, nn
 from gc_hooks.callbacks import Callback, TrainState
 from gc_hooks.check import check_gradients
 from gc_hooks.comparison import Basis, Comparison
@@ -20,7 +20,7 @@ from gc_hooks.methods import central, complex_step, fixed_step
 from gc_hooks.probes import entries, joint, per_parameter
 from gc_hooks.report import CheckReport
 from gc_hooks.reporters import ConsoleReporter, JsonlReporter, Log, TensorBoardReporter, read_jsonl, read_log
-from gc_hooks.schedule import any_of, at, every, first, logspaced
+from gc_hooks.schedule import any_of, at, drift, every, first, logspaced
 from gc_hooks.testing import assert_gradients
 from gc_hooks.verdict import Tolerance, Verdict
 
@@ -48,6 +48,7 @@ __all__ = [
     "Tolerance",
     "TrainState",
     "Verdict",
+    "adapters",
     "any_of",
     "assert_gradients",
     "at",
@@ -55,6 +56,7 @@ __all__ = [
     "check_gradients",
     "check_layers",
     "complex_step",
+    "drift",
     "entries",
     "every",
     "first",

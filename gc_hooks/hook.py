@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from gc_hooks._typing import Array, Batch, Loss, Schedule
+from gc_hooks._typing import Array, Batch, Loss, Params, Schedule
 from gc_hooks.callbacks import Callback, TrainState
-from gc_hooks.check import check_options
-from gc_hooks.errors import GradientMismatch, InvalidProblem
+from gc_hooks.errors import InvalidProblem
 from gc_hooks.estimate import Method
-from gc_hooks.probes import joint
 from gc_hooks.questions import check_own_loop, check_slopes, glance_at_slopes, with_buffers
-from gc_hooks.recorder import CheckRecorder, warn
+from gc_hooks.recorder import warn
 from gc_hooks.report import CheckReport
-from gc_hooks.schedule import never, whole_and_periodic
-from gc_hooks.verdict import Tolerance, Verdict
+from gc_hooks.verdict import Tolerance
+from gc_hooks.watch import Watch, check_choice
 
 
 class _Step(NamedTuple):
@@ -36,7 +31,7 @@ class _Step(NamedTuple):
     before_loss: Callable[[], object] | None
 
 
-class GradCheckHook(Callback):
+class GradCheckHook(Watch, Callback):
     """Checks the gradient of a training run: at initialisation, one step later, and again after N iterations.
 
     Parameters
@@ -48,13 +43,14 @@ class GradCheckHook(Callback):
         Also once in so many calls, along one direction through all parameters (`joint`): affordable every hundred
         steps, and opened up on suspicion.
     schedule : callable, optional
-        Replaces both: ``schedule(calls) -> bool``, asked with the number of calls that the hook has had before.
+        Replaces both: ``schedule(calls) -> bool``, asked with the number of calls that the hook has had before, or
+        `drift`, which also sees the weights.
     log_dir : str or path, optional
         Write the checks for TensorBoard into ``<log_dir>/gradcheck``.
     writer : SummaryWriter, optional
         Write them through your own tensorboardX or torch writer instead.
     reporters : sequence, optional
-        Replaces the default ones (console, and TensorBoard where there is a ``log_dir`` or a ``writer``).
+        Replaces the console; ``log_dir`` or ``writer`` add TensorBoard to either.
     dropout : {"off", "frozen"}
         Force dropout's rate to zero while the slopes are measured, or check dropout too, with its masks held fixed.
     method : callable, optional
@@ -90,7 +86,13 @@ class GradCheckHook(Callback):
     Notes
     -----
     Parameters, gradients, optimiser and random states are what they would be without the hook, to the bit. A call that
-    is not due costs about a microsecond. A check costs what `check_gradients` costs.
+    is not due costs less than a microsecond. A check costs what `check_gradients` costs.
+
+    Environment variables override the arguments, and the hook says so once: ``GC_HOOKS=off`` (nothing is checked),
+    ``GC_HOOKS_AT=0,1,500`` (replaces the schedule), ``GC_HOOKS_LOG_DIR=runs/mine`` (replaces ``log_dir`` and
+    ``writer``). One that cannot be understood is a warning, and ignored.
+
+    A hook that is handed to a trainer of another model starts over with call 0 and a new check batch.
 
     Examples
     --------
@@ -121,62 +123,54 @@ class GradCheckHook(Callback):
         max_seconds: float | None = None,
         seed: int = 0,
     ) -> None:
-        _check_choice("dropout", dropout, ("off", "frozen"))
-        if not callable(on_fail):
-            _check_choice("on_fail", on_fail, ("warn", "raise", "stop"))
-        if log_dir is not None and writer is not None:
-            raise InvalidProblem(
-                "GradCheckHook got both log_dir and writer: give the one that the checks should go to."
-            )
-        check_options(method, tolerance, max_evaluations, max_seconds)
+        check_choice("dropout", dropout, ("off", "frozen"))
         if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
             raise InvalidProblem(f"batch_size={batch_size!r}: the check batch needs at least one sample. Try 32.")
-        self.should_stop = False
-        self.calls = 0
-        self._after = after if schedule is None else None
-        self._due, self._period = whole_and_periodic(schedule, after, every)
-        self._recorder = CheckRecorder(
-            reporters if reporters is not None else _default_reporters(log_dir, writer), seed
+        super().__init__(
+            after=after,
+            every=every,
+            schedule=schedule,
+            log_dir=log_dir,
+            writer=writer,
+            reporters=reporters,
+            method=method,
+            tolerance=tolerance,
+            on_fail=on_fail,
+            max_evaluations=max_evaluations,
+            max_seconds=max_seconds,
+            seed=seed,
         )
         self._masks = np.random.default_rng([seed, 1]).bit_generator.state if dropout == "frozen" else None
-        self._on_fail = on_fail
         self._batch_size = batch_size
-        self._options: dict[str, Any] = {
-            "method": method,
-            "tolerance": tolerance,
-            "max_evaluations": max_evaluations,
-            "max_seconds": max_seconds,
-            "pictures": self._recorder.wants_pictures,
-        }
         self._batch: Batch | None = None
         self._buffers: tuple[int, dict[str, Array]] = -1, {}
-        self._latest: _Step | None = None
-        self._began = math.nan
+        self._trained: Params | None = None
+        self._latest: tuple[Any, ...] | None = None
 
-    @property
-    def reports(self) -> list[CheckReport]:
-        """The reports of all checks so far."""
-        return self._recorder.reports
-
-    @property
-    def share(self) -> float:
-        """The hook's share of the time since its first call, between 0 and 1."""
-        return self._recorder.seconds / (time.perf_counter() - self._began) if self.calls else 0.0
+    def _weights(self) -> Any:
+        return self._trained if self._latest is None else _Step(*self._latest).params
 
     # --- our own trainer ----------------------------------------------------------------------------------------------
 
+    def on_train_begin(self, state: TrainState) -> None:
+        """Keep nothing of another model: neither its check batch and its buffers, nor how far its weights had gone."""
+        if self._trained is not None and self._trained is not state.params:
+            self._start_over()
+            self._batch, self._buffers = None, (-1, {})
+        self._trained, self._latest = state.params, None
+
     def on_gradients(self, state: TrainState) -> None:
         """Between backward and the optimiser: check the gradient, if a check is due."""
+        self._trained = state.params
         if self._is_due(state.step):
             self._keep_batch(state)
-            self._act(self._recorder.check(state.step, state.params, lambda seed: self._ask(state, seed)), state.stop)
+            self._check(state.step, state.params, lambda seed: self._ask(state, seed), state.stop)
 
     def on_train_end(self, state: TrainState) -> None:
         """Check at the end when the training was too short for the check after N, and sum up."""
         if not state.interrupted and self._never_reached():
             self._options["probes"] = None
-            report = self._recorder.check(state.step, state.params, lambda seed: self._ask_at_end(state, seed))
-            self._act(report, state.stop)
+            self._check(state.step, state.params, lambda seed: self._ask_at_end(state, seed), state.stop)
         self._sum_up()
 
     def _keep_batch(self, state: TrainState) -> None:
@@ -200,11 +194,6 @@ class GradCheckHook(Callback):
         assert self._batch is not None
         ask = glance_at_slopes if self._at_a_glance else check_slopes
         return ask(state, self._batch, self._masks, {**self._options, "seed": seed, "step": state.step})
-
-    @property
-    def _at_a_glance(self) -> bool:
-        """Whether a periodic check follows a good one, and may leave out what was just asked."""
-        return self._options["probes"] is joint and bool(self.reports) and self.reports[-1].ok
 
     # --- anybody's loop -----------------------------------------------------------------------------------------------
 
@@ -231,30 +220,24 @@ class GradCheckHook(Callback):
             Called before every evaluation, and once after the last: put back here what your model carries from call
             to call.
         """
-        self._latest = _Step(step, loss, params, grads, in_place, before_loss)
+        # Told apart only when it is needed: this runs at every step of a training.
+        self._latest = (step, loss, params, grads, in_place, before_loss)
         if self._is_due(step):
-            self._check_step(self._latest)
+            self._check_step(_Step(*self._latest))
 
     def close(self) -> None:
         """Check at the end when the loop was too short for the check after N; then close what this hook opened."""
         latest, self._latest = self._latest, None
         try:
             if latest is not None and self._never_reached():
-                self._check_at_end(latest)
+                self._check_at_end(_Step(*latest))
             if latest is not None:
                 self._sum_up()
         finally:
-            self._recorder.tell("close")
+            super().close()
 
-    def __enter__(self) -> GradCheckHook:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is not None:  # no long check on the way out of an exception
-            self._latest = None
-        self.close()
+    def _break_off(self) -> None:
+        self._latest = None
 
     def _check_at_end(self, latest: _Step) -> None:
         if callable(latest.grads):
@@ -268,8 +251,7 @@ class GradCheckHook(Callback):
             )
 
     def _check_step(self, latest: _Step, *notes: str) -> None:
-        report = self._recorder.check(latest.step, latest.params, lambda seed: self._ask_step(latest, seed, notes))
-        self._act(report, _ignored)
+        self._check(latest.step, latest.params, lambda seed: self._ask_step(latest, seed, notes))
 
     def _ask_step(self, latest: _Step, seed: int, notes: tuple[str, ...]) -> CheckReport:
         report = check_own_loop(
@@ -280,65 +262,3 @@ class GradCheckHook(Callback):
             {**self._options, "in_place": latest.in_place, "seed": seed, "step": latest.step},
         )
         return report.noted(*notes)
-
-    # --- both ---------------------------------------------------------------------------------------------------------
-
-    def _is_due(self, step: int) -> bool:
-        """Count the call, and ask the schedule."""
-        if not self.calls:
-            self._began = time.perf_counter()
-        call, self.calls = self.calls, self.calls + 1
-        try:
-            whole = bool(self._due(call))
-            # A period is kept affordable: one direction through everything, which opens up on suspicion.
-            self._options["probes"] = None if whole else joint
-            return whole or self._period(call)
-        except Exception as error:
-            self._due = self._period = never
-            self._recorder.failed(step, "The schedule (it is not asked again)", error)
-            return False
-
-    def _act(self, report: CheckReport, stop: Callable[[str], None]) -> None:
-        """What the user asked for when a gradient looks wrong."""
-        if report.verdict < Verdict.DOUBLE_CHECK:
-            return
-        if callable(self._on_fail):
-            self._on_fail(report)
-        elif self._on_fail == "raise":
-            raise GradientMismatch(str(report), report)
-        elif self._on_fail == "stop":
-            self.should_stop = True
-            stop(f"gradient check, {report.headline}")
-        else:
-            warn(f"The gradient looks wrong. {report.headline}.")
-
-    def _never_reached(self) -> bool:
-        """Whether the training was too short for the check after N, and not because this hook ended it."""
-        return self._after is not None and 0 < self.calls <= self._after and not self.should_stop
-
-    def _ended_early(self) -> str:
-        return f"The training ended after {self.calls} steps, before the check after {self._after}: checked at the end."
-
-    def _sum_up(self) -> None:
-        """Tell how many checks there were, and what they have cost."""
-        last = ", ".join(f"{report.verdict} at {report.step}" for report in self.reports[-5:])
-        if last:
-            text = f"gradient check: {len(self.reports)} checks ({last}), {self.share:.1%} of the training time"
-            self._recorder.tell("say", text)
-
-
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise InvalidProblem(f"{name}={value!r} is not known. Try one of {', '.join(map(repr, choices))}.")
-
-
-def _default_reporters(log_dir: str | os.PathLike[str] | None, writer: Any) -> list[Any]:
-    from gc_hooks.reporters import ConsoleReporter, TensorBoardReporter
-
-    if log_dir is None and writer is None:
-        return [ConsoleReporter()]
-    return [ConsoleReporter(), TensorBoardReporter(log_dir, writer=writer)]
-
-
-def _ignored(reason: str) -> None:
-    """A loop of one's own is not ended from here; it looks at ``should_stop``."""

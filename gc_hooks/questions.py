@@ -6,7 +6,8 @@ Does backward give the same gradient twice? Does the gradient equal the slope of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from gc_hooks.door import pose
 from gc_hooks.estimate import EPS
 from gc_hooks.identities import broken_identities
 from gc_hooks.layerwise import check_pieces, layers_at_fault
-from gc_hooks.matching import relative_difference
+from gc_hooks.matching import norm, relative_difference
 from gc_hooks.penalty import with_penalty, worse
 from gc_hooks.problem import Meter
 from gc_hooks.report import CheckReport
@@ -30,6 +31,8 @@ BETWEEN = {"wrong_below", "other_loss", "unexplained", "dropout_scale", "order_m
 """What a check of the layers one by one can tell more of."""
 ROUNDINGS = 1e3
 """Two passes over the same numbers may differ by so many roundings (another order of summation) and be the same."""
+REMAINDER = 10
+"""Roundings of the whole gradient that may be left where a parameter's own is zero."""
 
 
 def check_slopes(
@@ -120,28 +123,37 @@ def with_buffers(report: CheckReport, state: TrainState, previous: Params | None
     thrifty : bool
         One pass is enough: in a periodic check after a good one.
     """
-    assert state.batch is not None
-    passes = 1 if thrifty else 2
-    fresh, *again = (state.objective.gradient(state.params, state.batch, state.random_state) for _ in range(passes))
+    batch = state.batch
+    assert batch is not None
+    count = 1 if thrifty else 2
+    passes = [state.objective.gradient(state.params, batch, state.random_state) for _ in range(count)]
+    return compare_buffers(report, state.grads, passes, previous)
+
+
+def compare_buffers(
+    report: CheckReport, live: Params, passes: Sequence[Params], previous: Params | None
+) -> CheckReport:
+    """The same for buffers and fresh backward passes that are at hand."""
+    fresh, *again = passes
     unsteady = _apart(fresh, again[0]) if again else {}
-    differing = {name: d for name, d in _apart(state.grads, fresh).items() if name not in unsteady}
+    differing = {name: d for name, d in _apart(live, fresh).items() if name not in unsteady}
     told = {name for diagnosis in report.diagnoses for name in diagnosis.parameters}
     untold = {name: difference for name, difference in unsteady.items() if name not in told}
     diagnoses = [_unsteady(untold)] if untold else []
-    diagnoses += [_differing(state.grads, fresh, previous, differing)] if differing else []
+    diagnoses += [_differing(live, fresh, previous, differing)] if differing else []
     parameters = dict(report.parameters)
     for name, difference in {**unsteady, **differing}.items():
         how = "the optimiser's buffer is off a fresh backward pass" if name in differing else "not repeatable: off"
         parameters[name] = worse(parameters[name], difference, ROUNDINGS * EPS, f"{how} by {difference:.1e}")
-    twice = "" if thrifty else ", run twice"
+    twice = ", run twice" if again else ""
     asked = () if differing or unsteady else (f"The optimiser's buffers equal a fresh backward pass{twice}.",)
     return replace(
         report,
         parameters=parameters,
-        difference=max(report.difference, _whole_difference(state.grads, fresh)) if differing else report.difference,
+        difference=max(report.difference, _whole_difference(live, fresh)) if differing else report.difference,
         diagnoses=(*report.diagnoses, *diagnoses),
         asked=(*report.asked, *asked),
-        gradients=report.gradients + passes,
+        gradients=report.gradients + len(passes),
     )
 
 
@@ -187,13 +199,22 @@ def _whole_difference(live: Params, fresh: Params) -> float:
 
 def _apart(first: Params, second: Params) -> dict[str, float]:
     """The parameters whose gradients differ by more than rounding, with the classic ratio; a gradient that is missing
-    on one side is another question's finding."""
+    on one side is another question's finding. Rounding is no smaller than the whole gradient's: where the true gradient
+    is zero (a bias in front of batch norm), a pass that adds up in another order leaves another remainder."""
     apart = {}
+    whole = math.hypot(*map(norm, first.values()))
+    remainder = REMAINDER * whole if math.isfinite(whole) else 0.0
     for name, array in first.items():
-        difference = relative_difference(array, second.get(name, array))
-        if not difference <= ROUNDINGS * np.finfo(array.dtype).eps:
+        other, eps = second.get(name, array), float(np.finfo(array.dtype).eps)
+        difference = relative_difference(array, other)
+        if not (difference <= ROUNDINGS * eps or norm(array - other) <= eps * remainder):
             apart[name] = difference
     return apart
+
+
+def differ(first: Params, second: Params) -> bool:
+    """Whether two backward passes differ by more than rounding."""
+    return bool(_apart(first, second))
 
 
 def _unsteady(apart: Mapping[str, float]) -> Diagnosis:

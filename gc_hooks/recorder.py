@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -11,12 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from gc_hooks._typing import Array, Params
 from gc_hooks.comparison import Comparison
-from gc_hooks.door import parameter_arrays
 from gc_hooks.errors import GradCheckWarning
 from gc_hooks.footprint import global_random_state_kept
-from gc_hooks.matching import norm
+from gc_hooks.movement import Movement
 from gc_hooks.report import CheckReport
 
 NOTHING_NEW = 1e-6
@@ -42,16 +39,17 @@ class CheckRecorder:
         Spent on all checks and reports so far.
     wants_pictures : bool
         Whether a reporter draws, so that a check should keep what is needed for it.
+    movement : Movement
+        How far the weights have gone since.
     """
 
     def __init__(self, reporters: Sequence[Any], seed: int) -> None:
         self.reports: list[CheckReport] = []
         self.seconds = 0.0
         self.wants_pictures = any(getattr(reporter, "draws", False) for reporter in reporters)
+        self.movement = Movement()
         self._reporters = list(reporters)
         self._generator = np.random.default_rng(seed)
-        self._initial: dict[str, Array] | None = None
-        self._last_seen: dict[str, Array] | None = None
 
     def check(self, step: int, params: Any, ask: Ask) -> CheckReport:
         """Make one check; what goes wrong is one warning and an INCONCLUSIVE report."""
@@ -78,7 +76,8 @@ class CheckRecorder:
         seed = int(self._generator.integers(2**32))
         try:
             with np.errstate(all="ignore"):  # what the user wants of NumPy is meant for the training
-                return self._with_movement(ask(seed), params)
+                same = self.movement.attempt(params)
+                return self._with_movement(ask(seed), same)
         except Exception as error:
             return self._inconclusive(step, "The check", error, seed)
 
@@ -87,16 +86,23 @@ class CheckRecorder:
         warn(f"Nothing was checked. {trouble} The training goes on.")
         return CheckReport({}, step=step, seed=seed, notes=(trouble,))
 
-    def _with_movement(self, report: CheckReport, params: Any) -> CheckReport:
+    def _with_movement(self, report: CheckReport, same: bool) -> CheckReport:
         """How far the weights are from where the first check saw them, and whether this one has seen anything new."""
-        now = {name: array.astype(np.float64) for name, array in parameter_arrays(params).items()}
-        last, self._last_seen = self._last_seen, now
-        self._initial = self._initial or now
-        report = replace(report, parameters=_each_with_movement(report.parameters, self._initial, now))
-        report = replace(report, moved=_movement(self._initial, now))
-        if last is None or not _movement(last, now) <= NOTHING_NEW:  # NaN is news
+        since_first, since_last = self.movement.seen()
+        report = replace(report, parameters=self._each_with_movement(report.parameters), moved=since_first)
+        if not same:
+            report = report.noted("These are not the parameters of the last check: their movement counts from here.")
+        if not since_last <= NOTHING_NEW:  # NaN is news
             return report
         return report.noted("The weights are where the last check saw them: this one has nothing new to see.")
+
+    def _each_with_movement(self, comparisons: Mapping[str, Comparison]) -> dict[str, Comparison]:
+        """Every parameter with its size and how far it has moved."""
+        sizes = self.movement.of_each()
+        return {
+            name: replace(c, weight_norm=sizes[name][0], moved=sizes[name][1]) if name in sizes else c
+            for name, c in comparisons.items()
+        }
 
     def _tell_where(self) -> None:
         """After the first check: where the checks can be looked at."""
@@ -123,20 +129,3 @@ class CheckRecorder:
 def warn(message: str) -> None:
     """A `GradCheckWarning` that is shown each time."""
     warnings.warn(message, GradCheckWarning, stacklevel=2)
-
-
-def _each_with_movement(comparisons: Mapping[str, Comparison], before: Params, now: Params) -> dict[str, Comparison]:
-    """Every parameter with its size and how far it has moved."""
-    return {
-        name: replace(c, weight_norm=norm(now[name]), moved=_movement({name: before[name]}, {name: now[name]}))
-        if name in before and name in now
-        else c
-        for name, c in comparisons.items()
-    }
-
-
-def _movement(before: Params, now: Params) -> float:
-    """``||w - w0|| / ||w0||`` over all parameters."""
-    moved = math.hypot(*(norm(now[name] - before[name]) for name in before if name in now))
-    start = math.hypot(*map(norm, before.values()))
-    return moved / start if start > 0 else (0.0 if moved == 0 else math.inf)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import numbers
+from collections.abc import Callable
+
 from gc_hooks._typing import Schedule
 from gc_hooks.errors import InvalidProblem
 
@@ -55,6 +59,47 @@ def logspaced(per_decade: int = 3) -> Schedule:
     return lambda calls: calls == 0 or calls in points
 
 
+class Drifting:
+    """A schedule that also sees how far the weights have moved from where they were last checked.
+
+    Attributes
+    ----------
+    share : float
+    """
+
+    def __init__(self, share: float, otherwise: Schedule) -> None:
+        self.share = share
+        self._otherwise = otherwise
+
+    def __call__(self, calls: int, moved: Callable[[], float] | None = None) -> bool:
+        """``moved`` measures ``||w - w_last|| / ||w_last||``; without it the number of calls decides alone."""
+        return self._otherwise(calls) or (moved is not None and moved() >= self.share)
+
+
+def drift(share: float) -> Schedule:
+    """Whenever the weights have moved by this share from where they were last checked, and at the first call.
+
+    Parameters
+    ----------
+    share : float
+        ``||w - w_last|| / ||w_last||`` over all parameters: 0.1 for a tenth of their norm.
+
+    Notes
+    -----
+    Costs a pass over the weights at every call, about as much as the update of plain gradient descent. With ``any_of``
+    the others are asked first, and what they set off counts as a check. One that failed counts too.
+
+    Examples
+    --------
+    >>> schedule = any_of(at(0, 1), drift(0.1))
+    >>> schedule(1), schedule(2, lambda: 0.05), schedule(3, lambda: 0.12)
+    (True, False, True)
+    """
+    if isinstance(share, bool) or not isinstance(share, numbers.Real) or not 0 < share < math.inf:
+        raise InvalidProblem(f"drift({share!r}): a share of the weights' norm is needed, above 0. Try drift(0.1).")
+    return Drifting(float(share), never)
+
+
 def any_of(*schedules: Schedule) -> Schedule:
     """Whenever one of them says so.
 
@@ -69,7 +114,12 @@ def any_of(*schedules: Schedule) -> Schedule:
                 f"any_of: {schedule!r} is no schedule. A schedule is a function of the number of calls, such as at(0, "
                 "1, 1000) or every(500)."
             )
-    return lambda calls: any(schedule(calls) for schedule in schedules)
+    drifting = [schedule for schedule in schedules if isinstance(schedule, Drifting)]
+
+    def due(calls: int) -> bool:
+        return any(schedule(calls) for schedule in schedules)
+
+    return Drifting(min(schedule.share for schedule in drifting), due) if drifting else due
 
 
 def whole_and_periodic(schedule: Schedule | None, after: int | None, period: int | None) -> tuple[Schedule, Schedule]:
@@ -82,7 +132,8 @@ def whole_and_periodic(schedule: Schedule | None, after: int | None, period: int
     ([0, 1, 7], [0, 5, 10, 15])
     """
     if schedule is not None:
-        return any_of(schedule), never
+        any_of(schedule)
+        return schedule, never
     return at(0, 1) if after is None else at(0, 1, after), never if period is None else every(period)
 
 

@@ -12,6 +12,10 @@ import pytest
 hypothesis.settings.register_profile("gc_hooks", deadline=None, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("gc_hooks")
 
+# What somebody has switched off for their own trainings is on here.
+for name in [name for name in os.environ if name.startswith("GC_HOOKS")]:
+    del os.environ[name]
+
 
 @pytest.fixture
 def rng() -> np.random.Generator:

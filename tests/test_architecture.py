@@ -22,7 +22,7 @@ SPINE = (
     "matching",
     "problem",
     "door",
-    "probes estimate",
+    "probes estimate movement",
     "ladder",
     "methods",
     "noise evidence",
@@ -38,7 +38,7 @@ SPINE = (
     "summary",
     "check",
     "penalty testing recorder layerwise",
-    "questions",
+    "questions watch",
     "hook",
 )
 """Each imports only from the lines above its own."""
@@ -46,11 +46,13 @@ SPINE = (
 BESIDE = {
     "schedule": "_typing errors problem",
     "callbacks": "_typing errors problem",
+    "switches": "_typing schedule",
     "footprint": "",
     "pieces": "_typing errors",
     "nn": "nn _typing errors problem callbacks pieces",
     "reporters": "reporters report verdict errors picture tensorboard_tab",
     "tensorboard_tab": "tensorboard_tab report comparison verdict errors",
+    "adapters": "adapters _typing errors problem footprint methods report check questions watch",
     "cli": "tensorboard_tab reporters report verdict diagnosis errors",
 }
 """What stands beside the spine imports these and nothing else."""
@@ -61,11 +63,12 @@ SEES_BESIDE = {
     "identities": "callbacks",
     "penalty": "callbacks",
     "recorder": "footprint",
-    "hook": "callbacks schedule reporters",
+    "watch": "schedule switches reporters",
+    "hook": "callbacks",
 }
 """Who in the spine sees what stands beside it."""
 
-LAZY = {("hook", "reporters")}
+LAZY = {("watch", "reporters")}
 """Imports that are made only when they are needed, inside a function."""
 
 FOR_TENSORBOARD = {"tensorboard_tab.loader", "tensorboard_tab.plugin"}

@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +19,9 @@ from gc_hooks import (
     GradientMismatch,
     InvalidProblem,
     Verdict,
+    any_of,
     at,
+    drift,
     every,
     fixed_step,
     nn,
@@ -181,6 +186,56 @@ def test_a_schedule_replaces_all_of_it(path):
     hook = a_hook(schedule=at(3), after=100, every=2)
     train_right(hook, 6, path)
     assert steps_of(hook) == [3]
+
+
+def walk(hook, positions, names=("w",)):
+    """Hand in one number at these positions, under the next of these names."""
+    for step, position in enumerate(positions):
+        params = {names[min(step, len(names) - 1)]: np.array([position])}
+        hook.on_step(
+            step,
+            loss=lambda p: sum(np.sum(w**2) for w in p.values()),
+            params=params,
+            grads=lambda p: {name: 2 * w for name, w in p.items()},
+        )
+
+
+def test_drift_checks_again_when_the_weights_have_moved():
+    """At the first call, and then at each call that finds them a quarter of their norm away from the last check."""
+    hook = a_hook(schedule=drift(0.25))
+    walk(hook, [4.0, 4.5, 4.9, 5.1, 5.5, 6.0, 6.5, 4.0, 4.0])
+    assert steps_of(hook) == [0, 3, 6, 7]
+    assert verdicts_of(hook) == [GOOD] * 4
+
+
+def test_drift_counts_from_any_check():
+    """What another schedule set off moves the place from which drift measures."""
+    hook = a_hook(schedule=any_of(at(0, 2), drift(0.25)))
+    walk(hook, [4.0, 4.5, 4.9, 5.1, 5.5, 6.0, 6.2])
+    assert steps_of(hook) == [0, 2, 6]
+
+
+def test_drift_tries_a_failed_check_only_once():
+    """A loss that cannot be evaluated is not asked again at every step."""
+
+    def broken(p):
+        raise ZeroDivisionError
+
+    hook = a_hook(schedule=drift(1e6))
+    with pytest.warns(GradCheckWarning, match="ZeroDivisionError") as caught:
+        loop(hook, 3, loss=broken)
+    assert len(caught) == 1
+
+
+def test_drift_works_on_our_trainer():
+    """Checks follow the weights there too, and more of them when these have farther to go."""
+    counts = []
+    for rate in (0.01, 0.3):
+        hook = a_hook(schedule=drift(0.05))
+        trainer(hook, optimizer=nn.SGD(rate)).fit(INPUTS, LABELS, batch_size=4, epochs=3)
+        counts.append(len(hook.reports))
+        assert all(report.ok for report in hook.reports)
+    assert 1 <= counts[0] < counts[1] < 30
 
 
 @both_paths
@@ -489,6 +544,15 @@ def test_checks_go_to_the_console_by_default(capsys, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_reporters_and_a_log_directory_are_both_told(tmp_path, capsys):
+    """Reporters of one's own replace the console, and what is written for TensorBoard is written all the same."""
+    listener = Listener()
+    loop(GradCheckHook(after=None, reporters=[listener], log_dir=tmp_path), 2)
+    assert len(listener.reports) == 2
+    assert list((tmp_path / "gradcheck").glob("*tfevents*"))
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize(
     ("options", "seen"),
     [
@@ -502,6 +566,9 @@ def test_checks_go_to_the_console_by_default(capsys, tmp_path, monkeypatch):
         ({"after": 10.0}, r"at\(10.0\)"),
         ({"every": 0}, r"every\(0\)"),
         ({"schedule": 500}, "500 is no schedule"),
+        ({"reporters": [Listener(), print]}, r"print.*has no method report\(report\).*Try ConsoleReporter\(\)"),
+        ({"reporters": [Listener]}, r"the class Listener. Try Listener\(\)"),
+        ({"reporters": Listener()}, "is no list of reporters. Try reporters="),
     ],
 )
 def test_arguments_that_cannot_be_used_are_refused(options, seen):
@@ -691,6 +758,39 @@ def test_a_hook_goes_on_in_a_second_fit():
     assert steps_of(hook) == [0, 1, 5, 7]
     assert verdicts_of(hook) == [GOOD] * 4
     assert hook.calls == 10
+
+
+def test_another_model_is_checked_from_its_own_beginning():
+    """A hook that goes on to a trainer of another model keeps neither the batch nor the weights of the first one."""
+    listener = Listener()
+    hook = a_hook(after=3, reporters=[listener])
+    fit(hook, 5)
+    other = trainer(hook)
+    other.fit(INPUTS[20:], LABELS[20:], batch_size=5)
+    alone = a_hook(after=3)
+    trainer(alone).fit(INPUTS[20:], LABELS[20:], batch_size=5)
+    assert steps_of(hook) == [0, 1, 3, 0, 1, 3]
+    assert [(r.moved, r.loss) for r in hook.reports[3:]] == [(r.moved, r.loss) for r in alone.reports]
+    assert sum("another model" in said for said in listener.said) == 1
+    assert 0 < hook.share < 1
+
+
+def test_other_parameters_in_a_loop_of_ones_own_are_noted():
+    """What moved is not measured from the weights of another model; the same ones are told apart from them by name."""
+    hook = a_hook(schedule=every(1))
+    walk(hook, [4.0, 5.0, 5.0, 6.0], names=("w", "w", "other"))
+    assert [report.moved for report in hook.reports] == [0.0, 0.25, 0.0, 0.2]
+    noted = [any("not the parameters of the last check" in note for note in report.notes) for report in hook.reports]
+    assert noted == [False, False, True, False]
+
+
+def test_a_call_that_is_not_due_costs_less_than_a_microsecond():
+    """Beyond an empty function with the same keywords, by the benchmark, in a process that nobody traces."""
+    code = "import overhead; print(*overhead.measure(calls=2000, blocks=9).values())"
+    folder = Path(__file__).parent / "benchmarks"
+    told = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+    empty, *counting, _ = map(float, told.stdout.split())
+    assert max(counting) - empty < 1000
 
 
 # A loop of one's own

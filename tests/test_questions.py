@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gc_hooks import Callback, Tolerance, Verdict, entries, nn
-from gc_hooks.questions import check_slopes, with_buffers
+from gc_hooks.questions import check_slopes, differ, with_buffers
 
 RNG = np.random.default_rng(4)
 INPUTS, LABELS = RNG.normal(size=(12, 4)), RNG.integers(3, size=12)
@@ -247,11 +247,12 @@ def test_rounding_is_no_difference(dtype):
     assert with_buffers(slopes, state, None).ok
 
 
-def test_a_buffer_of_nan_is_wrong_where_a_fresh_pass_is_finite():
+@pytest.mark.parametrize("entry", [np.nan, np.inf])
+def test_a_buffer_that_is_not_finite_is_wrong_where_a_fresh_pass_is_finite(entry):
     """NaN in a buffer never passes."""
     state = state_at_gradients()
     slopes = ask(state)
-    state.grads["dense1.b"][0] = np.nan
+    state.grads["dense1.b"][0] = entry
     report = with_buffers(slopes, state, None)
     assert report.parameters["dense1.b"].verdict is Verdict.WORRY
     assert report.verdict is Verdict.WORRY
@@ -282,3 +283,10 @@ def test_passes_that_differ_only_on_the_training_batch_are_told():
     assert [diagnosis.code for diagnosis in report.diagnoses] == ["not_repeatable"]
     assert set(verdicts(report).values()) == {Verdict.WORRY}
     assert "not repeatable: off by 3.3e-01" in report.parameters["dense1.W"].note
+
+
+def test_a_remainder_where_the_gradient_is_zero_is_no_difference():
+    """Sums in another order leave another remainder of the whole gradient's size times the rounding; more is seen."""
+    whole = {"W": np.ones(4), "b": np.array([1e-16])}
+    for other, apart in ((-1e-16, False), (1e-12, True)):
+        assert differ(whole, {"W": np.ones(4), "b": np.array([other])}) == apart

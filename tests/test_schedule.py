@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from gc_hooks import InvalidProblem, any_of, at, every, first, logspaced
+from gc_hooks import InvalidProblem, any_of, at, drift, every, first, logspaced
 
 
 def due(schedule, calls=1100):
@@ -59,3 +61,30 @@ def test_what_is_no_number_of_calls_is_refused(make, seen):
     """A number that cannot count calls, and a schedule that cannot be asked, are refused where they are written."""
     with pytest.raises(InvalidProblem, match=seen):
         make()
+
+
+def test_drift_asks_for_the_movement():
+    """`drift` is due from its share on; a training that has diverged is not checked at every call for it."""
+    schedule = drift(0.25)
+    assert [schedule(7, lambda moved=moved: moved) for moved in (0.0, 0.2, 0.25, math.inf, math.nan)] == [
+        False,
+        False,
+        True,
+        True,
+        False,
+    ]
+
+
+def test_drift_with_others_is_asked_last():
+    """In a union the counting schedules decide first, and the smallest share counts."""
+    schedule = any_of(drift(0.5), at(3), any_of(drift(0.1), every(10)))
+    assert due(lambda call: schedule(call, lambda: 0.05), 25) == [0, 3, 10, 20]
+    assert schedule(4, lambda: 0.2)
+    assert due(schedule, 25) == [0, 3, 10, 20]  # nobody measures
+
+
+@pytest.mark.parametrize("share", [0, -0.1, True, "a tenth", math.inf, math.nan])
+def test_what_is_no_share_is_refused(share):
+    """A share is a positive number."""
+    with pytest.raises(InvalidProblem, match=r"drift\(.*a share of the weights' norm is needed.*Try drift\(0.1\)"):
+        drift(share)
