@@ -59,6 +59,27 @@ def test_import_loads_nothing_heavy() -> None:
     assert (finished.returncode, finished.stdout.strip(), finished.stderr) == (0, "", "")
 
 
+def test_everything_else_works_without_pytorch_and_dask() -> None:
+    code = """
+import sys
+sys.modules.update(dict.fromkeys(["torch", "dask", "distributed"]))
+import gc_hooks
+assert gc_hooks.assert_gradients(lambda w: w**2, 3.0, 6.0).ok
+try:
+    gc_hooks.adapters.TorchGradCheckHook(None)
+except gc_hooks.MissingDependency as error:
+    print(error)
+"""
+    finished = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    assert "pip install gc_hooks[torch]" in finished.stdout
+
+
+@pytest.mark.parametrize("extra", ["torch", "distributed"])
+def test_extras_that_messages_speak_of_exist(setup_cfg: configparser.ConfigParser, extra: str) -> None:
+    assert extra in setup_cfg["options.extras_require"]
+
+
 def test_command_is_installed_and_loads() -> None:
     (command,) = metadata.entry_points(group="console_scripts", name="gc-hooks")
     assert callable(command.load())
