@@ -1,0 +1,725 @@
+"""The hook on PyTorch trainings."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import pickle
+import random
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+
+from gc_hooks import GradCheckWarning, GradientMismatch, InvalidProblem, MissingDependency, Verdict, drift, every
+from gc_hooks.adapters import TorchGradCheckHook
+
+torch = pytest.importorskip("torch")
+nn, functional = torch.nn, torch.nn.functional
+torch.set_num_threads(1)  # small networks on a shared machine
+
+GOOD, INCONCLUSIVE, WORRY = Verdict.GOOD, Verdict.INCONCLUSIVE, Verdict.WORRY
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+RNG = np.random.default_rng(0)
+LABELS = torch.tensor(RNG.integers(3, size=48))
+INPUTS = torch.tensor(RNG.normal(size=(48, 6)) + np.eye(3, 6)[LABELS], dtype=torch.float32)
+
+
+# What is trained
+
+
+class Affine(torch.autograd.Function):
+    """x @ W.T + b with a backward by hand; the class attribute plants a bug in it."""
+
+    @staticmethod
+    def forward(ctx, inputs, weight, bias, bug):
+        ctx.save_for_backward(inputs, weight)
+        ctx.bug = bug
+        return inputs @ weight.T + bias
+
+    @staticmethod
+    def backward(ctx, upstream):
+        inputs, weight = ctx.saved_tensors
+        bias_grad = upstream.sum(dim=0)
+        weight_grad = upstream.T @ inputs
+        below = upstream @ weight
+        if ctx.bug == "bias doubled":
+            bias_grad = 2 * bias_grad
+        elif ctx.bug == "weights negative":
+            weight_grad = -weight_grad
+        elif ctx.bug == "weights lost":
+            weight_grad = None
+        elif ctx.bug == "bias averaged":
+            bias_grad = bias_grad / len(inputs)
+        elif ctx.bug == "below":
+            below = upstream @ weight.abs()
+        return below, weight_grad, bias_grad, None
+
+
+class ByHand(nn.Module):
+    """A dense layer on it."""
+
+    def __init__(self, inputs, outputs, bug=""):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) / inputs**0.5)
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.bug = bug
+
+    def forward(self, inputs):
+        return Affine.apply(inputs, self.weight, self.bias, self.bug)
+
+
+def network(bug="", *, dropout=0.0, norm=False, dtype=torch.float32, device="cpu"):
+    torch.manual_seed(3)
+    layers = {
+        "first": nn.Linear(6, 8),
+        "norm": nn.BatchNorm1d(8) if norm else nn.Identity(),
+        "tanh": nn.Tanh(),
+        "dropout": nn.Dropout(dropout),
+        "last": ByHand(8, 3, bug),
+    }
+    return nn.Sequential(OrderedDict(layers)).to(dtype=dtype, device=device)
+
+
+def cross_entropy(model, inputs, labels):
+    return functional.cross_entropy(model(inputs.to(next(model.parameters()).dtype)), labels)
+
+
+def a_hook(model, **options):
+    return TorchGradCheckHook(model, **{"reporters": [], **options})
+
+
+def train(
+    model, hook=None, steps=4, *, zeroed=True, optimizer=None, cost=cross_entropy, batch=12, fixed=False, pieces=1
+):
+    """A loop as people write it; ``pieces`` are micro-batches whose gradients are added up."""
+    optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    device = next(model.parameters()).device
+    inputs, labels = INPUTS.to(device), LABELS.to(device)
+    for step in range(steps):
+        if zeroed:
+            optimizer.zero_grad()
+        for piece in range(pieces):
+            rows = torch.arange(batch) + batch * ((step + piece) % 4)
+            cost(model, inputs[rows], labels[rows]).backward()
+        if hook is not None:
+            shown = torch.arange(10) if fixed else rows
+            hook.on_step(step, loss=lambda shown=shown: cost(model, inputs[shown], labels[shown]))
+            if hook.should_stop:
+                break
+        optimizer.step()
+    return optimizer
+
+
+def verdicts_of(hook):
+    return [report.verdict for report in hook.reports]
+
+
+def failing(report):
+    return {name for name, comparison in report.parameters.items() if comparison.verdict > INCONCLUSIVE}
+
+
+def codes(report):
+    return {diagnosis.code for diagnosis in report.diagnoses}
+
+
+# Right and wrong gradients
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("dropout", "norm"), [(0.0, False), (0.5, False), (0.5, True)])
+def test_a_right_module_is_good(device, dtype, dropout, norm):
+    """A backward by hand is judged in float64, also in a float32 training with dropout and batch norm; both questions
+    are asked."""
+    model = network(dropout=dropout, norm=norm, dtype=dtype, device=device)
+    hook = a_hook(model, after=3)
+    train(model, hook, 5)
+    hook.close()
+    assert verdicts_of(hook) == [GOOD] * 3
+    assert max(report.difference for report in hook.reports) < 1e-8
+    assert hook.reports[0].asked == (
+        "Slopes in float64, dropout off.",
+        "The optimiser's buffers equal a fresh backward pass, run twice.",
+    )
+    assert all(report.unasked == () for report in hook.reports)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    ("bug", "wrong", "code"),
+    [
+        ("bias doubled", {"last.bias"}, "scaled"),
+        ("weights negative", {"last.weight"}, "sign"),
+        ("weights lost", {"last.weight"}, "gradient_lost"),
+        ("bias averaged", {"last.bias"}, "scaled"),
+        ("below", {"first.weight", "first.bias", "norm.weight", "norm.bias"}, "wrong_below"),
+        ("", set(), None),
+    ],
+)
+def test_a_bug_in_a_backward_by_hand_is_named(device, bug, wrong, code):
+    """The parameters that are wrong, and what is wrong with them; its clean twin is good."""
+    model = network(bug, norm=True, dropout=0.2, device=device)
+    hook = a_hook(model, after=None, on_fail=lambda report: None)
+    train(model, hook, 2)
+    for report in hook.reports:
+        assert failing(report) - {"first.bias"} == wrong - {"first.bias"}  # in front of batch norm its gradient is zero
+        assert codes(report) == ({code} if code else set())
+
+
+def test_a_constant_that_is_the_batch_size_is_named():
+    """The number by which a gradient is off is told by its name."""
+    model = network("bias averaged")
+    hook = a_hook(model, after=None, on_fail=lambda report: None)
+    train(model, hook, 1)
+    assert "batch size" in str(hook.reports[0])
+
+
+@pytest.mark.parametrize(("zeroed", "seen"), [(True, set()), (False, {"accumulated"})])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_a_gradient_that_is_never_zeroed_is_seen_at_step_1(zeroed, seen, dropout):
+    """Right at step 0; at step 1 the buffers hold both gradients, dropout or not. With zero_grad all is good."""
+    model = network(dropout=dropout)
+    hook = a_hook(model, after=None, on_fail=lambda report: None)
+    train(model, hook, 2, zeroed=zeroed)
+    assert [codes(report) for report in hook.reports] == [set(), seen]
+    assert (verdicts_of(hook)[1] is WORRY) == bool(seen)
+
+
+def test_gradients_that_were_changed_are_told_and_how_to_attach():
+    """Clipped before the hook, they are not what backward gave; the note says where the call belongs."""
+    model = network()
+    hook = a_hook(model, after=None, on_fail=lambda report: None)
+    cross_entropy(model, INPUTS, LABELS).backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+    hook.on_step(0, loss=lambda: cross_entropy(model, INPUTS, LABELS))
+    assert codes(hook.reports[0]) == {"buffers_differ"}
+    assert any("before gradients are clipped" in note for note in hook.reports[0].notes)
+
+
+class NumpyMask(nn.Module):
+    """Dropout by hand, with NumPy's global generator."""
+
+    def forward(self, inputs):
+        return inputs * torch.tensor(2.0 * (np.random.rand(*inputs.shape) < 0.5), dtype=inputs.dtype)
+
+
+def test_masks_of_ones_own_are_drawn_again():
+    """A layer that draws from NumPy's global state is the same function at each evaluation, and in the comparison."""
+    model = nn.Sequential(nn.Linear(6, 8), NumpyMask(), ByHand(8, 3))
+    hook = a_hook(model, after=None)
+    train(model, hook, 2)
+    assert verdicts_of(hook) == [GOOD] * 2
+    assert len(hook.reports[1].asked) == 2
+
+
+def test_frozen_masks_show_a_wrong_dropout():
+    """With a rate of zero a wrong scale of the mask does not show; with fixed masks it does."""
+
+    class Wrong(nn.Dropout):
+        def forward(self, inputs):
+            kept = super().forward(inputs)
+            return (
+                kept.detach()
+                + (inputs - inputs.detach()) * (self.p == 0 or self.wrong)
+                + (kept - kept.detach()) * (self.p > 0 and not self.wrong)
+            )
+
+    for wrong, dropout, verdict in ((True, "off", GOOD), (True, "frozen", WORRY), (False, "frozen", GOOD)):
+        layer = Wrong(0.5)
+        layer.wrong = wrong
+        model = nn.Sequential(nn.Linear(6, 8), layer, ByHand(8, 3))
+        hook = a_hook(model, after=None, dropout=dropout, on_fail=lambda report: None)
+        train(model, hook, 1)
+        assert verdicts_of(hook) == [verdict]
+
+
+# Which parameters
+
+
+class Tied(nn.Module):
+    """One matrix used twice, one parameter that is frozen, one that the loss does not depend on, one table of words."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(6, 6, bias=False)
+        self.again = nn.Linear(6, 6, bias=False)
+        self.again.weight = self.first.weight
+        self.words = nn.Embedding(3, 6, sparse=True)
+        self.last = ByHand(6, 3)
+        self.unused = nn.Parameter(torch.ones(2))
+        self.frozen = nn.Linear(6, 6).requires_grad_(False)
+
+    def forward(self, inputs):
+        hidden = self.again(torch.tanh(self.first(self.frozen(inputs)))) + self.words(LABELS[: len(inputs)])
+        return self.last(hidden)
+
+
+def test_tied_frozen_unused_and_sparse_parameters():
+    """Tied ones appear once, under their first name, frozen ones not at all; what the loss does not use is good."""
+    model = Tied()
+    hook = a_hook(model, after=None)
+    train(model, hook, 2, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+    assert list(hook.reports[0].parameters) == ["unused", "first.weight", "words.weight", "last.weight", "last.bias"]
+    assert verdicts_of(hook) == [GOOD] * 2
+    assert model.unused.grad is None
+
+
+# Which question can be asked
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"fixed": True}, "does not run the module on just what"),
+        ({"pieces": 2}, "does not run the module on just what"),
+    ],
+)
+def test_a_closure_on_another_batch_raises_no_alarm(options, reason):
+    """On a fixed batch, or with gradients of several micro-batches, .grad cannot be compared, and that is said."""
+    model = network(dropout=0.3)
+    hook = a_hook(model, after=None)
+    train(model, hook, 2, **options)
+    assert verdicts_of(hook) == [GOOD] * 2
+    assert all(reason in report.unasked[0] for report in hook.reports)
+
+
+class Choosy(nn.Module):
+    """Takes its inputs in containers and by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = ByHand(6, 3)
+
+    def forward(self, parts, *, scale=1.0, more=None, name="a"):
+        return self.dense(parts[0] * scale + more["shift"])
+
+
+@pytest.mark.parametrize(
+    ("change", "asked"),
+    [
+        ({}, True),
+        ({"parts": [INPUTS.clone()]}, True),
+        ({"more": {"shift": torch.ones(6)}}, True),
+        ({"scale": 0.5}, False),
+        ({"name": "b"}, False),
+        ({"more": {"shift": torch.zeros(6)}}, False),
+        ({"more": {"shift": torch.ones(6), "other": 1}}, False),
+        ({"parts": (INPUTS,)}, False),
+        ({"parts": [INPUTS, INPUTS]}, False),
+        ({"parts": [INPUTS + 1]}, False),
+    ],
+)
+def test_what_the_module_is_run_on_is_compared_wherever_it_stands(change, asked):
+    """The same numbers in the same containers are the same batch; anything else is another one."""
+    model = Choosy()
+    given = {"parts": [INPUTS], "scale": 2.0, "more": {"shift": torch.ones(6)}, "name": "a"}
+
+    def cost(**changed):
+        return functional.cross_entropy(model(**{**given, **changed}).float(), LABELS)
+
+    hook = a_hook(model, after=None)
+    cost().backward()
+    hook.on_step(0, loss=lambda: cost(**change))
+    assert verdicts_of(hook) == [GOOD]
+    assert (hook.reports[0].unasked == ()) == asked
+
+
+def test_a_closure_that_runs_the_module_more_often_raises_no_alarm():
+    """Twice in the closure and once in the training are two different losses."""
+    model = network()
+    hook = a_hook(model, after=None)
+    cross_entropy(model, INPUTS, LABELS).backward()
+    hook.on_step(0, loss=lambda: cross_entropy(model, INPUTS, LABELS) + cross_entropy(model, -INPUTS, LABELS))
+    assert verdicts_of(hook) == [GOOD]
+    assert "does not run the module on just what" in hook.reports[0].unasked[0]
+
+
+def test_without_gradients_there_is_nothing_to_compare():
+    """Called before backward, or after zero_grad: the slopes are checked, the other question is not asked."""
+    model = network()
+    hook = a_hook(model, after=None)
+    hook.on_step(0, loss=lambda: cross_entropy(model, INPUTS, LABELS))
+    assert verdicts_of(hook) == [GOOD]
+    assert "There is no .grad" in hook.reports[0].unasked[0]
+
+
+class Carrying(nn.Module):
+    """A hidden state that goes from batch to batch, kept as a plain attribute, and a log in a list."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell, self.out = nn.Linear(14, 8), ByHand(8, 3)
+        self.hidden = torch.zeros(1, 8)
+        self.log = []
+        self.means = np.zeros(8)
+
+    def forward(self, inputs):
+        hidden = torch.tanh(self.cell(torch.cat([inputs, self.hidden.expand(len(inputs), 8)], dim=1)))
+        self.hidden = hidden.detach().mean(dim=0, keepdim=True)
+        self.log.append(1)
+        self.means += self.hidden.numpy()[0]
+        return self.out(hidden)
+
+
+def test_a_state_that_is_carried_is_put_back_and_told():
+    """The slopes are taken from one and the same state; .grad, made from another, is not compared, and not accused."""
+    model = Carrying()
+    hook = a_hook(model, after=None)
+    train(model, hook, 3)
+    assert verdicts_of(hook) == [GOOD] * 2
+    assert "carries a state" in hook.reports[1].unasked[0]
+    assert len(model.log) == 3
+
+
+class Single(nn.Module):
+    """A kernel that knows float32 alone: refuses the rest, or reads it as rubbish."""
+
+    def __init__(self, bug, manner):
+        super().__init__()
+        self.inner, self.manner = ByHand(6, 3, bug), manner
+
+    def forward(self, inputs):
+        if self.manner == "refuses" and self.inner.weight.dtype != torch.float32:
+            raise TypeError("float32 only")
+        rubbish = self.manner == "rubbish" and self.inner.weight.dtype != torch.float32
+        return self.inner(inputs) * (7 if rubbish else 1)
+
+
+@pytest.mark.parametrize("manner", ["refuses", "rubbish"])
+@pytest.mark.parametrize("bug", ["", "bias doubled"])
+def test_a_module_that_knows_float32_alone(manner, bug):
+    """It is measured in float32, with wide bars and a note; what is right is not accused, a doubled bias is found."""
+    model = Single(bug, manner)
+    hook = a_hook(model, after=None, on_fail=lambda report: None)
+    train(model, hook, 1)
+    (report,) = hook.reports
+    assert failing(report) == ({"inner.bias"} if bug else set())
+    assert any("cannot be run in float64" in note for note in report.notes)
+    assert "the module's own precision" in report.asked[0]
+
+
+class Upcast(nn.Module):
+    """Casts by itself, as modules written for mixed precision do, and makes float32 tensors of its own."""
+
+    def forward(self, inputs):
+        wide = inputs.float()
+        return (wide / wide.pow(2).mean(dim=1, keepdim=True).sqrt()).to(torch.float32) + torch.zeros(
+            1, dtype=torch.float
+        )
+
+
+def test_casts_inside_of_a_module_do_not_blur_it():
+    """The float64 pass is one throughout."""
+    model = nn.Sequential(nn.Linear(6, 8), Upcast(), ByHand(8, 3))
+    hook = a_hook(model, after=None)
+    train(model, hook, 1)
+    assert verdicts_of(hook) == [GOOD]
+    assert hook.reports[0].difference < 1e-9
+
+
+class Recomputed(nn.Module):
+    """Runs its hidden layer once more in the backward pass, on what it has kept, and multiplies by a float32 table."""
+
+    def __init__(self, bug):
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), ByHand(8, 3, bug)
+
+    def forward(self, inputs):
+        run = torch.utils.checkpoint.checkpoint
+        return self.last(run(lambda x: torch.tanh(self.first(x)) @ TABLE, inputs, use_reentrant=False))
+
+
+TABLE = torch.randn(8, 8)
+
+
+@pytest.mark.parametrize("bug", ["", "bias doubled"])
+def test_what_backward_runs_in_another_precision_is_no_reason_to_fail(bug):
+    """A backward pass that cannot be made in float64 is made, and judged, in float32."""
+    model = Recomputed(bug)
+    hook = a_hook(model, after=None, on_fail=lambda report: None)
+    train(model, hook, 1)
+    assert failing(hook.reports[0]) == ({"last.bias"} if bug else set())
+    assert any("cannot be run in float64" in note for note in hook.reports[0].notes)
+
+
+def test_half_precision_is_judged_in_float64():
+    """A module in bfloat16 runs in float64 for the slopes; its .grad is too coarse to be compared, which is said."""
+    model = network(dtype=torch.bfloat16)
+    hook = a_hook(model, after=None)
+    train(model, hook, 1)
+    assert verdicts_of(hook) == [GOOD]
+    assert "half precision" in hook.reports[0].unasked[0]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "seen"),
+    [
+        (lambda loss: loss.item(), "without .item"),
+        (lambda loss: loss.detach(), "without a graph"),
+        (lambda loss: loss * torch.ones(2), r"shape \(2,\), not one number"),
+        (lambda loss: loss.backward() or loss, "calls backward"),
+        (lambda loss: 1 / 0, "ZeroDivisionError"),
+        (None, "is no function"),
+    ],
+)
+def test_a_closure_that_cannot_be_used_ends_no_training(spoil, seen):
+    """One warning that says what is wrong, an INCONCLUSIVE report, and .grad as it was."""
+    model = network()
+    hook = a_hook(model, after=None)
+    cross_entropy(model, INPUTS, LABELS).backward()
+    before = [parameter.grad.clone() for parameter in model.parameters()]
+    closure = spoil and (lambda: spoil(cross_entropy(model, INPUTS, LABELS)))
+    with pytest.warns(GradCheckWarning, match=seen):
+        hook.on_step(0, loss=closure)
+    assert verdicts_of(hook) == [INCONCLUSIVE]
+    assert all(torch.equal(old, p.grad) for old, p in zip(before, model.parameters(), strict=True))
+
+
+# No footprint
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(3, 5, num_layers=2, dropout=0.3, batch_first=True)
+        self.out = nn.Linear(5, 3)
+
+    def forward(self, inputs):
+        return self.out(self.lstm(inputs.reshape(len(inputs), 2, 3))[0][:, -1])
+
+
+MODELS = {
+    "dense": lambda: network(dropout=0.4, norm=True),
+    "wrong": lambda: network("bias doubled", dropout=0.4, norm=True),
+    "double": lambda: network(norm=True, dtype=torch.float64),
+    "recurrent": Recurrent,
+    "carrying": Carrying,
+    "single": lambda: Single("", "refuses"),
+    "numpy": lambda: nn.Sequential(nn.Linear(6, 8), NumpyMask(), ByHand(8, 3)),
+}
+OPTIMIZERS = {
+    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
+    "adam": lambda parameters: torch.optim.AdamW(parameters, lr=0.01),
+}
+
+
+def traces(kind, optimizer, make_hook=None):
+    """Everything that a training leaves behind, as bytes."""
+    for seed in (torch.manual_seed, np.random.seed, random.seed):
+        seed(5)
+    model = MODELS[kind]()
+    memory = OPTIMIZERS[optimizer](model.parameters())
+    hook = make_hook and make_hook(model)
+    train(model, hook, 8, optimizer=memory)
+    if hook:
+        hook.close()
+    state = {name: tensor.numpy().tobytes() for name, tensor in model.state_dict().items()}
+    grads = [parameter.grad.numpy().tobytes() for parameter in model.parameters()]
+    slots = [(k, v.numpy().tobytes()) for s in memory.state.values() for k, v in sorted(s.items()) if v is not None]
+    states = torch.get_rng_state().numpy().tobytes(), np.random.get_state()[1].tobytes(), random.getstate()
+    hidden = (model.hidden.numpy().tobytes(), model.means.tobytes()) if kind == "carrying" else b""
+    return pickle.dumps((state, grads, slots, states, hidden, model.training))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_training_with_checks_equals_one_without(kind, optimizer):
+    """Parameters, gradients, optimiser, buffers, attributes and random states are the same bits, right or wrong."""
+    made = []
+
+    def make(model):
+        made.append(a_hook(model, schedule=every(2), on_fail=lambda report: None))
+        return made[0]
+
+    assert traces(kind, optimizer, make) == traces(kind, optimizer)
+    assert len(made[0].reports) == 4
+    assert verdicts_of(made[0]) == [WORRY if kind == "wrong" else GOOD] * 4 or kind == "single"
+
+
+def test_the_comparison_sees_a_footprint():
+    """A single draw, or one bit of a weight, is told."""
+
+    def drawing(model):
+        torch.rand(1)
+
+    def nudging(model):
+        with torch.no_grad():
+            model[0].weight[0, 0] = torch.nextafter(model[0].weight[0, 0], torch.tensor(1.0))
+
+    for leak in (drawing, nudging):
+        assert traces("dense", "sgd", leak) != traces("dense", "sgd")
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 9])
+def test_a_check_that_breaks_off_leaves_no_trace(count, error):
+    """Wherever in a check the closure raises, the module is as it was."""
+    model = network(dropout=0.4, norm=True)
+    hook = a_hook(model, after=None)
+    cross_entropy(model, INPUTS, LABELS).backward()
+    before = pickle.dumps([(p.data, p.grad) for p in model.parameters()] + list(model.buffers()))
+    kept = [(parameter.data_ptr(), parameter.grad) for parameter in model.parameters()]
+    left = [count]
+
+    def closure():
+        left[0] -= 1
+        if left[0] == 0:
+            raise error("planted")
+        return cross_entropy(model, INPUTS, LABELS)
+
+    seen = pytest.raises(error) if error is KeyboardInterrupt else pytest.warns(GradCheckWarning, match="planted")
+    with (
+        seen if count > 2 or error is KeyboardInterrupt else contextlib.nullcontext()
+    ):  # float32 is tried after float64
+        hook.on_step(0, loss=closure)
+    assert pickle.dumps([(p.data, p.grad) for p in model.parameters()] + list(model.buffers())) == before
+    assert all(
+        p.data_ptr() == address and p.grad is grad for p, (address, grad) in zip(model.parameters(), kept, strict=True)
+    )
+    assert torch.get_default_dtype() is torch.float32
+    assert model.dropout.p == 0.4
+
+
+def test_copies_and_pickles_of_the_module_know_nothing_of_the_hook():
+    """A copy (an average of the weights, a checkpoint of the whole module) has no part of the hook in it."""
+    model = network()
+    hook = a_hook(model, after=None, reporters=[])
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        cross_entropy(twin, INPUTS, LABELS).backward()
+    train(model, hook, 2)
+    assert verdicts_of(hook) == [GOOD] * 2
+    assert list(model.state_dict()) == list(network().state_dict())
+
+
+# Attaching
+
+
+def test_the_optimiser_may_call_the_hook():
+    """Attached, it checks at the beginning of the optimiser's steps, until it is closed; nothing is left behind."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    hook = a_hook(model, after=2)
+    inputs, labels = INPUTS, LABELS
+    hook.attach(optimizer, loss=lambda: cross_entropy(model, inputs, labels))
+    for step in range(4):
+        inputs, labels = INPUTS[step::4], LABELS[step::4]
+        train_step(model, optimizer, inputs, labels)
+    hook.close()
+    train_step(model, optimizer, inputs, labels)
+    assert [report.step for report in hook.reports] == [0, 1, 2]
+    assert [len(report.asked) for report in hook.reports] == [2] * 3
+    assert hook.calls == 4
+    assert not model._forward_pre_hooks
+
+
+@pytest.mark.parametrize("attached", [True, False])
+def test_a_gradient_scaler_is_seen_through_where_the_hook_is_attached(attached):
+    """The optimiser's own step comes after the unscaling; a call before it sees scaled gradients, which is noted."""
+    model = network()
+    optimizer, scaler = torch.optim.SGD(model.parameters(), lr=0.1), torch.amp.GradScaler("cpu", init_scale=1024.0)
+    hook = a_hook(model, after=None, on_fail=lambda report: None)
+    if attached:
+        hook.attach(optimizer, loss=lambda: cross_entropy(model, INPUTS, LABELS))
+    scaler.scale(cross_entropy(model, INPUTS, LABELS)).backward()
+    if not attached:
+        hook.on_step(0, loss=lambda: cross_entropy(model, INPUTS, LABELS))
+    scaler.step(optimizer)
+    (report,) = hook.reports
+    assert codes(report) == (set() if attached else {"buffers_differ"})
+    assert any("scaler.unscale_(optimizer)" in note for note in report.notes) != attached
+
+
+def train_step(model, optimizer, inputs, labels):
+    optimizer.zero_grad()
+    cross_entropy(model, inputs, labels).backward()
+    optimizer.step()
+
+
+def test_a_training_that_ends_before_n_is_checked_at_its_end():
+    """As with the other hooks; and the sum is told."""
+    model = network()
+    with a_hook(model, after=100) as hook:
+        train(model, hook, 3)
+    assert [report.step for report in hook.reports] == [0, 1, 2]
+    assert "The training ended after 3 steps" in hook.reports[-1].notes[-1]
+    assert "last update" in hook.reports[-1].unasked[0]
+    broken = a_hook(model, after=100)
+    broken.on_step(0, loss=lambda: cross_entropy(model, INPUTS, LABELS))
+    broken.__exit__(ZeroDivisionError, None, None)
+    assert len(broken.reports) == 1
+
+
+def test_on_fail_and_drift_are_those_of_the_other_hooks():
+    """A wrong gradient raises or stops, and a schedule may look at the weights."""
+    model = network("bias doubled")
+    with pytest.raises(GradientMismatch, match=r"last.bias"):
+        train(model, a_hook(model, on_fail="raise"), 2)
+    stopping = a_hook(model, on_fail="stop")
+    train(model, stopping, 5)
+    assert (len(stopping.reports), stopping.should_stop) == (1, True)
+    right = network()
+    hook = a_hook(right, schedule=drift(0.2))
+    train(right, hook, 20)
+    assert 2 <= len(hook.reports) < 10
+
+
+def test_periodic_checks_go_along_one_direction():
+    """Once in so many calls, at the cost of a few evaluations."""
+    model = network()
+    hook = a_hook(model, after=None, every=3)
+    train(model, hook, 7)
+    assert [report.step for report in hook.reports] == [0, 1, 3, 6]
+    assert hook.reports[-1].evaluations < hook.reports[0].evaluations
+    assert verdicts_of(hook) == [GOOD] * 4
+
+
+def test_torchs_own_writer_is_shared(tmp_path):
+    """The checks stand in the same file as the training's own scalars."""
+    tensorboard = pytest.importorskip("torch.utils.tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    model = network("bias doubled")
+    with tensorboard.SummaryWriter(tmp_path) as writer:
+        hook = a_hook(model, after=None, writer=writer, on_fail=lambda report: None)
+        train(model, hook, 2)
+        writer.add_scalar("loss", 1.0, 0)
+        hook.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    tags = events.Tags()["scalars"]
+    assert {"loss", "gradcheck/difference", "gradcheck/difference/last.bias", "gradcheck/verdict"} <= set(tags)
+    assert [event.value for event in events.Scalars("gradcheck/verdict")] == [float(WORRY)] * 2
+
+
+def test_switched_off_the_hook_does_not_touch_the_module(monkeypatch):
+    """GC_HOOKS=off: nothing stands at the module's entrance, nothing is checked."""
+    monkeypatch.setenv("GC_HOOKS", "off")
+    model = network()
+    with pytest.warns(GradCheckWarning, match="GC_HOOKS=off"):
+        hook = a_hook(model)
+    assert not model._forward_pre_hooks
+    train(model, hook, 3)
+    assert (hook.calls, hook.reports) == (3, [])
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "seen"),
+    [
+        (list, {}, r"is no torch.nn.Module. Try TorchGradCheckHook\(model\)"),
+        (nn.Tanh, {}, "Tanh has no parameter that is trained"),
+        (lambda: nn.Linear(2, 2), {"dropout": "on"}, "dropout='on' is not known"),
+        (lambda: nn.Linear(2, 2), {"on_fail": "explode"}, "on_fail='explode'"),
+    ],
+)
+def test_arguments_that_cannot_be_used_are_refused(model, options, seen):
+    """Where they are written, and before anything is attached."""
+    with pytest.raises(InvalidProblem, match=seen):
+        TorchGradCheckHook(model(), **options)
+
+
+def test_without_pytorch_the_extra_is_named(monkeypatch):
+    """The message says what to install."""
+    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    with pytest.raises(MissingDependency, match=r"pip install gc_hooks\[torch\]"):
+        TorchGradCheckHook(object())
