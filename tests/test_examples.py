@@ -160,3 +160,61 @@ def test_ten_bugs_are_found_and_named():
     expected = "scaled scaled sign l2_missing transposed swapped summed_over_wrong_axis gradient_lost rows wrong_below"
     assert codes == [[code] for code in expected.split()]
     assert example["find"]("") == []
+
+
+def run_script(name, *arguments, missing=(), cwd=ROOT):
+    """A script as a user starts it, with one thread for each library; packages that are missing cannot be imported."""
+    code = f"import runpy, sys; sys.modules.update(dict.fromkeys({missing!r})); sys.argv = {[name, *arguments]!r}\n"
+    code += f"runpy.run_path({str(EXAMPLES / name)!r}, run_name='__main__')"
+    command = [sys.executable, str(EXAMPLES / name), *arguments] if not missing else [sys.executable, "-c", code]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.parametrize("bug", [False, True])
+def test_the_pytorch_example_names_the_bug_in_the_training_s_own_log(tmp_path, bug):
+    """Beside the training's loss stand the checks; the slope's gradient is accused, with the batch size, or nothing."""
+    pytest.importorskip("torch")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    told = run_script("06_pytorch.py", "--log-dir", str(tmp_path / "log"), *(["--bug"] if bug else []))
+    assert told.returncode == 0, told.stderr
+    assert re.findall(r"step (\d+): (GOOD|WORRY)", told.stdout) == [
+        (step, "WORRY" if bug else "GOOD") for step in ("0", "1", "200")
+    ]
+    assert ("scaled: The gradient of 1.slope is exactly 1/64 (1 / batch size)" in told.stdout) == bug
+    events = EventAccumulator(str(tmp_path / "log"))
+    events.Reload()
+    assert len(events.Scalars("loss")) == 300
+    assert [event.value for event in events.Scalars("gradcheck/verdict")] == [3.0 if bug else 0.0] * 3
+    (difference,) = {event.value > 0.9 for event in events.Scalars("gradcheck/difference/1.slope")}
+    assert difference == bug
+
+
+@pytest.mark.parametrize("bug", [False, True])
+def test_the_cluster_example_finds_one_entry_of_1500(bug):
+    """Over a Dask cluster on this machine every entry is measured, and the wrong one is told."""
+    pytest.importorskip("distributed")
+    told = run_script("08_on_a_cluster.py", *(["--bug"] if bug else []))
+    assert told.returncode == 0, told.stderr
+    assert ("step 0: DOUBLE_CHECK" if bug else "step 0: GOOD") in told.stdout
+    assert ("single_entries: dW1 is wrong in entry [3, 4] only." in told.stdout) == bug
+    assert re.search(r"1[6-9]\d\d evaluations over LocalCluster", told.stdout)
+
+
+@pytest.mark.parametrize(
+    ("name", "missing", "extra"),
+    [("06_pytorch.py", ("torch",), "torch"), ("08_on_a_cluster.py", ("dask", "distributed"), "distributed")],
+)
+def test_an_example_says_which_extra_it_needs(tmp_path, name, missing, extra):
+    """Without the package there is one line that says what to install, and no traceback."""
+    told = run_script(name, missing=missing, cwd=tmp_path)
+    assert told.returncode == 1
+    assert f"pip install gc_hooks[{extra}]" in told.stderr
+    assert "Traceback" not in told.stderr
+
+
+@pytest.mark.parametrize("name", ["06_pytorch.py", "08_on_a_cluster.py"])
+def test_an_example_is_short(name):
+    """It can be read at one go."""
+    assert len((EXAMPLES / name).read_text(encoding="utf-8").splitlines()) < 80
