@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 
 from gc_hooks._typing import Array, Loss, Params
-from gc_hooks.errors import InvalidProblem, NondeterministicLoss
-from gc_hooks.matching import Matched, match_gradients, same_bits
+from gc_hooks.errors import InvalidProblem
+from gc_hooks.matching import Matched, match_gradients
 from gc_hooks.problem import Backprop, Meter, Problem, parameter_scales, rebuild_params, written
 from gc_hooks.tree import flatten
-
-TERMS = ("loss", "penalty")
+from gc_hooks.values import TERMS, steady_value, term_value
 
 
 def pose(
@@ -69,7 +68,7 @@ def pose(
         live=arrays if in_place else None,
         scales=parameter_scales(point),
     )
-    ask = _value if asked_before else _steady_value
+    ask = term_value if asked_before else steady_value
     values = tuple(ask(problem, term) for term in range(len(problem.terms)))
     dtypes = {name: array.dtype for name, array in arrays.items()}
     return _with_gradient(problem, values, grads, dtypes, calls=1 if asked_before else 2)
@@ -156,58 +155,6 @@ def _check_signature(what: str, function: Callable[..., Any], arguments: tuple[A
         ) from None
 
 
-def _value(problem: Problem, term: int) -> float:
-    return _as_value(problem.evaluate(term, {}), TERMS[term])
-
-
-def _steady_value(problem: Problem, term: int) -> float:
-    """Call a term twice; the two values have to be the same bits."""
-    what = TERMS[term]
-    arrays = problem.live or problem.point
-    before = {name: array.copy() for name, array in arrays.items()}
-    with written(arrays, before):  # whatever the loss does to them, it is undone
-        first, second = (_value(problem, term) for _ in range(2))
-        changed = _changed(before, arrays)
-    if changed:
-        raise InvalidProblem(
-            f"The {what} changes the parameters that it is given. This usually means an in-place operation on them "
-            "(W *= ..., an update inside the loss). Try to let it work on a copy."
-        )
-    if first != second and not (np.isnan(first) and np.isnan(second)):
-        raise NondeterministicLoss(
-            f"The {what} gave {first!r} and then {second!r} for the same parameters, so it has no slope to measure. "
-            "This usually means dropout, a data augmentation, a shuffled or advancing batch, batch-norm statistics or "
-            "a hidden state that is carried from call to call. Try to set the dropout rate to zero, to fix the batch "
-            "and the seed inside the function, and to reset what it carries."
-        )
-    return first
-
-
-def _changed(before: Params, after: Params) -> list[str]:
-    return [name for name, array in before.items() if not same_bits(array, after[name])]
-
-
-def _as_value(value: Any, what: str) -> float:
-    """The term's value as a float, or a message that says what came instead."""
-    if isinstance(value, (tuple, list)):
-        raise InvalidProblem(
-            f"The {what} returned a {type(value).__name__} of {len(value)} items, not a number. This usually means "
-            f"(cost, cache). Try lambda p: {what}(p)[0]."
-        )
-    if value is None:
-        raise InvalidProblem(f"The {what} returned None. This usually means that its return statement is missing.")
-    if isinstance(value, np.ndarray):
-        raise InvalidProblem(
-            f"The {what} returned an array of shape {value.shape}, not a number. This usually means that the mean or "
-            f"the sum over the samples is missing. Try lambda p: {what}(p).mean(), the way in which backprop takes it."
-        )
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise InvalidProblem(
-            f"The {what} returned {value!r} of type {type(value).__name__}, not a real number. Try to return a float."
-        )
-    return float(value)
-
-
 def _with_gradient(
     problem: Problem, values: tuple[float, ...], grads: Any, dtypes: dict[str, Any], calls: int
 ) -> Problem:
@@ -226,6 +173,7 @@ def _with_gradient(
         problem,
         values=values,
         grads=matched.grads,
+        grad_errors=matched.errors,
         flaws=matched.flaws,
         notes=(*matched.notes, *_precision_note(max(precision, matched.precision), gradient)),
         precision=max(precision, matched.precision),

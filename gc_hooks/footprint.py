@@ -9,18 +9,24 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-GlobalState: TypeAlias = tuple[Any, Any]
+GLOBAL_GENERATORS: dict[str, Any] = {
+    "NumPy's global random state": np.random.get_state.__self__,  # type: ignore[attr-defined]
+    "Python's global random state": random.getstate.__self__,  # type: ignore[attr-defined]
+}
+"""What the functions of the modules ``numpy.random`` and ``random`` draw from."""
+
+GlobalState: TypeAlias = dict[str, Any]
 
 
 def global_random_state() -> GlobalState:
     """NumPy's and Python's global random state."""
-    return np.random.get_state(legacy=False), random.getstate()
+    return {name: random_state(generator) for name, generator in GLOBAL_GENERATORS.items()}
 
 
 def set_global_random_state(state: GlobalState) -> None:
     """Go back to one of them."""
-    np.random.set_state(state[0])
-    random.setstate(state[1])
+    for name, generator in GLOBAL_GENERATORS.items():
+        set_random_state(generator, state[name])
 
 
 @contextmanager
@@ -31,3 +37,31 @@ def global_random_state_kept() -> Iterator[None]:
         yield
     finally:
         set_global_random_state(state)
+
+
+def is_random(generator: Any) -> bool:
+    """Whether it is a random generator of NumPy's or of Python's, old or new."""
+    return isinstance(generator, (np.random.Generator, np.random.BitGenerator, np.random.RandomState, random.Random))
+
+
+def random_state(generator: Any) -> Any:
+    """Everything that the next draws depend on, as a copy."""
+    if isinstance(generator, np.random.RandomState):
+        return generator.get_state(legacy=False)
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    return _bits(generator).state
+
+
+def set_random_state(generator: Any, state: Any) -> None:
+    """Put a generator back to where `random_state` found it."""
+    if isinstance(generator, np.random.RandomState):
+        generator.set_state(state)
+    elif isinstance(generator, random.Random):
+        generator.setstate(state)
+    else:
+        _bits(generator).state = state
+
+
+def _bits(generator: Any) -> Any:
+    return getattr(generator, "bit_generator", generator)

@@ -1,0 +1,90 @@
+"""What a loss gives: one number, and the same one each time."""
+
+from __future__ import annotations
+
+import numbers
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from gc_hooks._typing import Params
+from gc_hooks.causes import why_unsteady
+from gc_hooks.errors import InvalidProblem, NondeterministicLoss
+from gc_hooks.evaluation import bare, state_of
+from gc_hooks.matching import same_bits
+from gc_hooks.preserve import preserve
+from gc_hooks.problem import Problem, written
+
+TERMS = ("loss", "penalty")
+
+
+def term_value(problem: Problem, term: int) -> float:
+    """One term of the loss at the point.
+
+    Raises
+    ------
+    InvalidProblem
+        It gave something else than a number.
+    """
+    return _as_value(problem.evaluate(term, {}), TERMS[term])
+
+
+def steady_value(problem: Problem, term: int) -> float:
+    """The same, called twice; the two values have to be the same bits.
+
+    An evaluation of `gc_hooks.adapters` puts back what it touches; it is asked without that, for what it leaves behind
+    may be what the gradient was computed from.
+
+    Raises
+    ------
+    InvalidProblem
+        It gave something else than a number, or changes the parameters.
+    NondeterministicLoss
+        It gave two values; the message names the cause where it can be told.
+    """
+    what, function = TERMS[term], problem.terms[term]
+    problem = replace(problem, terms=tuple(map(bare, problem.terms)))
+    arrays = problem.live or problem.point
+    before = {name: array.copy() for name, array in arrays.items()}
+    with preserve(*state_of(function)), written(arrays, before):  # whatever the loss does is undone
+        first, second = (term_value(problem, term) for _ in range(2))
+        changed = _changed(before, arrays)
+    if changed:
+        raise InvalidProblem(
+            f"The {what} changes the parameters that it is given. This usually means an in-place operation on them "
+            "(W *= ..., an update inside the loss). Try to let it work on a copy."
+        )
+    if first != second and not (np.isnan(first) and np.isnan(second)):
+        with written(arrays, before):
+            why = why_unsteady(lambda: term_value(problem, term), function)
+        raise NondeterministicLoss(
+            f"The {what} gave {first!r} and then {second!r} for the same parameters, so it has no slope to measure. "
+            f"{why}"
+        )
+    return first
+
+
+def _changed(before: Params, after: Params) -> list[str]:
+    return [name for name, array in before.items() if not same_bits(array, after[name])]
+
+
+def _as_value(value: Any, what: str) -> float:
+    """The term's value as a float, or a message that says what came instead."""
+    if isinstance(value, (tuple, list)):
+        raise InvalidProblem(
+            f"The {what} returned a {type(value).__name__} of {len(value)} items, not a number. This usually means "
+            f"(cost, cache). Try lambda p: {what}(p)[0]."
+        )
+    if value is None:
+        raise InvalidProblem(f"The {what} returned None. This usually means that its return statement is missing.")
+    if isinstance(value, np.ndarray):
+        raise InvalidProblem(
+            f"The {what} returned an array of shape {value.shape}, not a number. This usually means that the mean or "
+            f"the sum over the samples is missing. Try lambda p: {what}(p).mean(), the way in which backprop takes it."
+        )
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise InvalidProblem(
+            f"The {what} returned {value!r} of type {type(value).__name__}, not a real number. Try to return a float."
+        )
+    return float(value)
