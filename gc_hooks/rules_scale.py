@@ -29,7 +29,7 @@ ADVICE = {
 def scaled(problem: Problem, clues: Clues) -> Iterator[Diagnosis]:
     """My gradient points the right way but has the wrong length: a forgotten 1/m, a 2 too many, a wrong sign, a mask
     without its scale, a gradient that was clipped."""
-    factors = {n: f for n in clues.failing if (f := _factor(clues, n, np.zeros(1))) is not None}
+    factors = {n: f for n in clues.failing if (f := _factor(clues, n, np.zeros(()))) is not None}
     rest = {n: part for n in clues.failing if n not in factors and (part := _part(clues, n)) is not None}
     partly = {name: f for name, part in rest.items() if (f := _factor(clues, name, part)) is not None}
     for name, factor in factors.items():  # a bias has no penalty: its data's part is all of it
@@ -152,7 +152,7 @@ def _diagnosis(clues: Clues, group: list[str], factor: float, what: str) -> Diag
 
 def _repaired(clues: Clues, name: str, factor: float, what: str) -> float:
     part = _part(clues, name) if what else None
-    part = np.zeros(1) if part is None else part
+    part = np.zeros(()) if part is None else part
     return clues.judged(name, (clues.grad(name) - part) / factor + part).difference
 
 

@@ -91,7 +91,10 @@ def test_every_rule_says_in_its_docstring_which_bug_it_knows(rule):
 
 
 def test_of_a_single_number_no_entry_is_named():
-    """It has none; what fits nothing is said to, with both values."""
+    """It has none: a factor that people write is named, and of any other number that nothing fits, with both values."""
+    for factor in (2.0, -1.0, 0.25):
+        (named,) = check_gradients(lambda w: w**3, 2.0, 12 * factor).diagnoses
+        assert named.code == ("sign" if factor < 0 else "scaled")
     report = check_gradients(lambda w: w**3, 2.0, 13.0)
     assert [diagnosis.code for diagnosis in report.diagnoses] == ["unexplained"]
     assert "backprop 13, measured 12" in str(report)
