@@ -10,7 +10,7 @@ from gc_hooks._typing import Generator
 from gc_hooks.calibrate import Instrument, rounding_of, sharpen
 from gc_hooks.compare import compare, compare_parameter, whole_norm
 from gc_hooks.comparison import Comparison
-from gc_hooks.evidence import Evidence
+from gc_hooks.evidence import Evidence, handed_over_bar
 from gc_hooks.measure import measure
 from gc_hooks.probes import Entry, Probe, random_direction
 from gc_hooks.problem import BudgetSpent, Problem
@@ -55,7 +55,8 @@ class Case:
         """Backprop's slope minus the measured one, and its error bar, at little cost; not written down."""
         estimates = [tool.sketch(self.problem, probe, term) for term, tool in enumerate(self.instruments)]
         away = probe.slope(self.problem.grads) - math.fsum(estimate.value for estimate in estimates)
-        return away, math.fsum(estimate.error for estimate in estimates)
+        errors = math.fsum(estimate.error for estimate in estimates)
+        return away, errors + handed_over_bar(self.problem, probe)
 
     def compare_all(self) -> dict[str, Comparison]:
         """Every parameter, on the evidence so far."""

@@ -13,6 +13,7 @@ from gc_hooks.comparison import Basis, Comparison, EntryComparison
 from gc_hooks.estimate import EPS, Status
 from gc_hooks.evidence import Evidence, Measured, MeasuredEntries
 from gc_hooks.interval import Interval, finite_norm, of_directions, of_entries, root_mean_square
+from gc_hooks.matching import norm
 from gc_hooks.problem import Problem
 from gc_hooks.verdict import Tolerance, Verdict
 
@@ -162,14 +163,16 @@ def _no_gradient(
     largest = interval.at_most if base.basis is not Basis.EXACT else interval.measured_norm + interval.bar
     inside = interval.measured_norm <= max(interval.bar, 100 * EPS * whole) or base.basis is Basis.BOUNDED
     rounding = max(100 * problem.precision * whole, evidence.rounding.floors.get(base.name, 0.0))
-    if grad_norm > rounding or not inside:
+    handed_over = norm(problem.grad_errors[base.name]) if base.name in problem.grad_errors else 0.0
+    if grad_norm > max(rounding, handed_over) or not inside:
         return None
     settled = replace(
         base, difference=0.0, error=0.0, verdict=Verdict.GOOD, note="no gradient", backprop_norm=grad_norm
     )
     settled = replace(settled, measured_norm=interval.measured_norm, wrong=0)
     nothing = whole == 0 and not _any_slope(evidence.parameters[base.name], evidence)
-    if nothing or largest <= 1e-6 * whole:
+    hidden = handed_over > rounding and (grad_norm > 0 or interval.measured_norm > 0)
+    if (nothing or largest <= 1e-6 * whole) and not hidden:
         return _limited(settled)
     vague = replace(settled, error=1.0, verdict=Verdict.INCONCLUSIVE, note="")
     return vague.noted("no gradient, but the bar is too wide to be sure")

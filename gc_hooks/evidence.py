@@ -13,8 +13,11 @@ import numpy as np
 
 from gc_hooks._typing import Array
 from gc_hooks.estimate import Estimate, Status
+from gc_hooks.matching import norm
 from gc_hooks.probes import Direction, Entry, Probe
 from gc_hooks.problem import Problem
+
+SIGNS = 4.5
 
 
 def typical_slope(probe: Direction, grad_norms: Mapping[str, float]) -> float:
@@ -28,6 +31,19 @@ def typical_slope(probe: Direction, grad_norms: Mapping[str, float]) -> float:
     norms = (probe.weights.get(name, 1.0) * grad_norms[name] for name in probe.vector if name in grad_norms)
     size = math.hypot(*norms)
     return size if math.isfinite(size) else 0.0
+
+
+def handed_over_bar(problem: Problem, probe: Probe) -> float:
+    """How far backprop's slope along a probe can be off, by the error bars that were handed in with the gradient.
+
+    The signs of a random direction are independent of the errors: by Hoeffding's inequality their sum leaves
+    ``SIGNS`` times its root of squares once in 10,000 directions.
+    """
+    if isinstance(probe, Entry):
+        return float(problem.grad_errors[probe.name].flat[probe.index]) if probe.name in problem.grad_errors else 0.0
+    known = [name for name in probe.vector if name in problem.grad_errors]
+    parts = [np.abs(probe.vector[name]) * problem.grad_errors[name] for name in known]
+    return min(SIGNS * math.hypot(*map(norm, parts)), sum(float(np.sum(part)) for part in parts))
 
 
 @dataclass(frozen=True)
@@ -56,7 +72,7 @@ class Reading:
     backprop : float
         Backprop's slope along it.
     slope, error : float
-        Over all terms, with its error bar.
+        Over all terms, with its error bar; and with that of the gradient, where one was handed in.
     share : float
         What the penalty contributes, where it was handed in apart; else zero.
     status : Status
@@ -113,7 +129,8 @@ class Measured:
     indices : array of int
         The entries that were measured, as positions in C order.
     slopes, errors, shares : array of float
-        What was measured there: the sum over the terms, its error bar, and the penalty's part.
+        What was measured there: the sum over the terms, its error bar (with the gradient's, where one was handed in),
+        and the penalty's part.
     directions : list of Reading
     statuses : Counter of Status
     """
@@ -177,11 +194,12 @@ class Evidence:
         """Write down one probe: an estimate for each term."""
         total = sum(estimates[1:], start=estimates[0])
         share = sum(estimate.value for estimate in estimates[1:])
+        error = total.error + handed_over_bar(problem, probe)
         if isinstance(probe, Entry):
-            self.parameters[probe.name].add_entry(probe.index, total.value, total.error, share, total.status)
+            self.parameters[probe.name].add_entry(probe.index, total.value, error, share, total.status)
             return
         backprop, typical = probe.slope(problem.grads), typical_slope(probe, problem.grad_norms)
-        reading = Reading(probe, backprop, total.value, total.error, share, total.status, typical)
+        reading = Reading(probe, backprop, total.value, error, share, total.status, typical)
         if probe.name is None:
             self.joint.append(reading)
         else:

@@ -204,5 +204,9 @@ def _agrees_at_another_step(case: Case, probe: Probe) -> bool:
 
 
 def _plain_slope(case: Case, probe: Probe, step: float) -> float:
+    """The slope at one step; NaN where arrays of few digits round the step away."""
     lines = [Line(case.problem, probe, term) for term in range(len(case.instruments))]
-    return float(sum((line(step) - line(-step)) / (line.realised(step) - line.realised(-step)) for line in lines))
+    realised = [line.realised(step) - line.realised(-step) for line in lines]
+    if not all(realised):
+        return math.nan
+    return float(sum((line(step) - line(-step)) / width for line, width in zip(lines, realised, strict=True)))

@@ -26,6 +26,26 @@ class Flaw:
 
 
 @dataclass(frozen=True)
+class Uncertain:
+    """A gradient that is known only up to an error bar: recovered from an update, read off an instrument.
+
+    Handed in where an array would stand.
+
+    Attributes
+    ----------
+    value : array
+    error : array or float
+        How far each entry can be off.
+    note : str
+        What the report should say of it.
+    """
+
+    value: Any
+    error: Any = 0.0
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Matched:
     """Gradients by the names of their parameters.
 
@@ -37,12 +57,15 @@ class Matched:
     notes : tuple of str
     precision : float
         The largest machine epsilon among the arrays that were handed in.
+    errors : dict of str to ndarray
+        How far the entries of a gradient can be off, where that was handed in too.
     """
 
     grads: dict[str, Array]
     flaws: dict[str, Flaw] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     precision: float = float(np.finfo(np.float64).eps)
+    errors: dict[str, Array] = field(default_factory=dict)
 
     def compared_with(self, again: Matched) -> Matched:
         """The same, with a flaw on each gradient that a second call did not repeat to rounding."""
@@ -112,21 +135,24 @@ def match_gradients(grads: Any, point: Params) -> Matched:
             "instead. Try to return the dictionary of gradients, or to hand in the buffers."
         )
     leaves = flatten(grads)
-    found = {name: key for name in point if (key := _key(name, leaves, point)) is not None}
+    found = {name: key for name in point if (key := gradient_key(name, leaves, point)) is not None}
     pairs = {name: _as_gradient(name, leaves[key], point[name].shape) for name, key in found.items()}
     extra = [key for key in leaves if key not in found.values()]
     flaws = {name: gradient for name, (gradient, _) in pairs.items() if isinstance(gradient, Flaw)}
     flaws |= {name: _missing(name, extra) for name in point if name not in found}
+    bars = {name: bar for name, key in found.items() if (bar := _bar(leaves[key], point[name].shape)) is not None}
+    told = [leaf.note for leaf in leaves.values() if isinstance(leaf, Uncertain) and leaf.note]
     return Matched(
         grads={name: gradient for name, (gradient, _) in pairs.items() if not isinstance(gradient, Flaw)},
         flaws=flaws,
-        notes=(f"Not parameters, ignored: {_listed(extra)}.",) if extra else (),
+        notes=(*((f"Not parameters, ignored: {_listed(extra)}.",) if extra else ()), *dict.fromkeys(told)),
         precision=max([precision for _, precision in pairs.values()], default=Matched.precision),
+        errors={name: bar for name, bar in bars.items() if name not in flaws},
     )
 
 
-def _key(name: str, leaves: Mapping[str, Any], point: Params) -> str | None:
-    """The key under which a parameter's gradient stands."""
+def gradient_key(name: str, leaves: Mapping[str, Any], point: Mapping[str, Any]) -> str | None:
+    """The key under which a parameter's gradient stands, by its own name or by the textbooks' renaming."""
     stem, _, last = name.rpartition(".")
     renamed = [".".join(filter(None, (stem, form.format(last)))) for form in RENAMED]
     return next((key for key in (name, *renamed) if key in leaves and (key == name or key not in point)), None)
@@ -143,6 +169,8 @@ def _listed(names: list[str]) -> str:
 
 def _as_gradient(name: str, leaf: Any, shape: tuple[int, ...]) -> tuple[Array | Flaw, float]:
     """A float64 copy of a gradient, or its flaw; and the machine epsilon of what was handed in."""
+    if isinstance(leaf, Uncertain):
+        leaf = leaf.value
     if leaf is None:
         return Flaw("missing_gradient", f"the gradient of {name} is None"), 0.0
     array = np.asarray(leaf)
@@ -155,3 +183,11 @@ def _as_gradient(name: str, leaf: Any, shape: tuple[int, ...]) -> tuple[Array | 
         return Flaw("wrong_shape", f"the gradient has shape {array.shape}{hint}, the parameter {shape}"), 0.0
     precision = float(np.finfo(array.dtype).eps) if array.dtype.kind == "f" else 0.0
     return np.array(array, dtype=np.float64), precision
+
+
+def _bar(leaf: Any, shape: tuple[int, ...]) -> Array | None:
+    """The error bar of each entry; None where none was handed in, or where the gradient has another shape anyhow."""
+    if not isinstance(leaf, Uncertain) or np.shape(leaf.value) != shape:
+        return None
+    bar = np.abs(np.asarray(leaf.error, dtype=np.float64))
+    return np.broadcast_to(bar, shape) if np.any(bar) else None

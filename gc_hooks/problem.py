@@ -91,6 +91,8 @@ class Problem:
         Root mean square of each parameter: the unit in which steps are chosen.
     notes : tuple of str
         What was noticed at the door.
+    grad_errors : dict of str to ndarray
+        How far the entries of ``grads`` can be off, where that was handed in with them.
     moved : bool
         Whether the point is no longer where the user's own arrays are.
     meter : Meter
@@ -108,6 +110,7 @@ class Problem:
     flaws: dict[str, Flaw] = field(default_factory=dict)
     scales: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    grad_errors: dict[str, Array] = field(default_factory=dict)
     moved: bool = False
 
     @property

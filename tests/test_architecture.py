@@ -20,7 +20,8 @@ SPINE = (
     "_typing errors",
     "tree chance verdict tables waiting diagnosis picture",
     "matching",
-    "problem",
+    "problem causes",
+    "values",
     "door",
     "probes estimate movement",
     "ladder",
@@ -48,11 +49,14 @@ BESIDE = {
     "callbacks": "_typing errors problem",
     "switches": "_typing schedule",
     "footprint": "",
+    "preserve": "_typing footprint",
+    "evaluation": "_typing errors preserve",
     "pieces": "_typing errors",
     "nn": "nn _typing errors problem callbacks pieces",
     "reporters": "reporters report verdict errors picture tensorboard_tab",
     "tensorboard_tab": "tensorboard_tab report comparison verdict errors",
-    "adapters": "adapters _typing errors problem footprint methods report check questions watch",
+    "adapters": "adapters _typing errors tree matching diagnosis preserve evaluation problem footprint methods report "
+    "check questions watch",
     "cli": "tensorboard_tab reporters report verdict diagnosis errors",
 }
 """What stands beside the spine imports these and nothing else."""
@@ -63,6 +67,8 @@ SEES_BESIDE = {
     "identities": "callbacks",
     "penalty": "callbacks",
     "recorder": "footprint",
+    "causes": "preserve evaluation footprint",
+    "values": "preserve evaluation",
     "watch": "schedule switches reporters",
     "hook": "callbacks",
 }

@@ -319,3 +319,11 @@ def test_nan_is_no_agreement():
     report = check_gradients(lambda w: float(w[0]) if w[0] == 1.0 else math.nan, w, w)
     assert report.verdict is INCONCLUSIVE
     assert report.parameters["theta"].note == "the loss is not finite next to this point"
+
+
+@pytest.mark.parametrize("scale", [[1e3, 1.0], [1e4, 1e-4]])
+def test_steps_that_float32_rounds_away_say_nothing(scale):
+    """Smaller and smaller steps into arrays of few digits come to one that does not move them: no slope, no crash."""
+    w = np.array(scale, dtype=np.float32)
+    report = check_gradients(lambda: float(np.sum(w.astype(float))), w, 2 * np.ones(2), in_place=True, probes=entries)
+    assert report.verdict is WORRY

@@ -1,0 +1,232 @@
+"""Trainers that never show a gradient: it is caught on its way to the optimiser, or read off what one step changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from gc_hooks._typing import Array, Loss
+from gc_hooks.adapters.attachment import Attachment, as_state, ask, attach, swapped
+from gc_hooks.adapters.memory import ABSENT, Pair, lasting_params, params_of, place
+from gc_hooks.errors import InvalidProblem
+from gc_hooks.matching import Uncertain
+from gc_hooks.tree import flatten
+
+
+class RecordingOptimizer:
+    """Stands in for an optimiser, under whatever names its methods have: records gradients instead of updating.
+
+    Parameters
+    ----------
+    like : object, optional
+        The optimiser whose place it takes: its numbers (``optimizer.lr``) can still be read.
+    param, grad : int
+        Where the parameter and the gradient stand among the arguments of its method.
+
+    Examples
+    --------
+    >>> recorder, W = RecordingOptimizer(), np.ones(2)
+    >>> W is recorder.update(W, 2 * W)
+    True
+    >>> recorder.gradients({"W": W})
+    {'W': array([2., 2.])}
+    """
+
+    def __init__(self, like: Any = None, param: int = 0, grad: int = 1) -> None:
+        self._like, self._param, self._grad = like, param, grad
+        self._recorded: list[tuple[Any, Any]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        known = getattr(self._like, name, self)
+        return self if callable(known) else known
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        """Write down parameters and gradients, and return the parameters as they are."""
+        everything = (*arguments, *named.values())
+        if len(everything) <= max(self._param, self._grad):
+            return None
+        params, grads = everything[self._param], everything[self._grad]
+        pairs = zip(flatten(params).values(), flatten(grads).values(), strict=False)
+        self._recorded += [(param, np.array(grad)) for param, grad in pairs]
+        return params
+
+    def gradients(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """What was recorded, by the names of the parameters; several gradients of one parameter are summed."""
+        names = {place(param): name for name, param in params.items()}
+        grads: dict[str, Any] = {}
+        for position, (param, grad) in enumerate(self._recorded):
+            name = names.get(place(param), f"the optimiser's {position}")
+            grads[name] = grads[name] + grad if name in grads else grad
+        return grads
+
+
+def recorded(
+    owner: Any,
+    attribute: str = "optimizer",
+    *,
+    step: Callable[[], object],
+    loss: Loss,
+    params: Any,
+    param: int = 0,
+    grad: int = 1,
+    state: Any = (),
+    **options: Any,
+) -> Attachment:
+    """Gradients that go straight into an optimiser: a `RecordingOptimizer` takes its place for one training step.
+
+    Parameters
+    ----------
+    owner : object or list of objects
+        Who holds the optimiser: the model, or the layers.
+    attribute : str
+        Under which name.
+    step : callable
+        ``step()`` is one training step on the check's batch: forward, backward, update.
+    loss : callable
+        ``loss()`` on the same batch.
+    params : nested arrays; or callable that returns them
+        The arrays that the optimiser is given.
+    param, grad : int
+        Where parameter and gradient stand among the arguments of the optimiser's method.
+    **options
+        ``state`` (beside the owner), ``loss_factor`` and ``frozen``, see `gc_hooks.adapters`.
+
+    Returns
+    -------
+    dict
+        For ``hook.on_step(step, **...)`` and ``check_gradients(**...)``.
+
+    Notes
+    -----
+    Everything that the step changes in the owner is put back. A penalty that lives in the optimiser is not seen.
+
+    Examples
+    --------
+    >>> from gc_hooks import adapters, check_gradients, nn
+    >>> class Net:
+    ...     def __init__(self):
+    ...         self.W, self.optimizer = np.array([1.0, 2.0]), nn.SGD(0.1)
+    ...
+    ...     def train(self):
+    ...         self.optimizer.step({"W": self.W}, {"W": 2 * self.W})
+    >>> net = Net()
+    >>> attachment = adapters.recorded(
+    ...     net, step=net.train, loss=lambda: np.sum(net.W**2), params=lambda: {"W": net.W}
+    ... )
+    >>> check_gradients(**attachment).verdict.name
+    'GOOD'
+    """
+    owners = list(owner) if isinstance(owner, (list, tuple)) else [owner]
+    latest: list[RecordingOptimizer] = []
+
+    def run() -> None:
+        latest[:] = [RecordingOptimizer(getattr(owners[0], attribute), param, grad)]
+        with swapped([(each, attribute) for each in owners], latest * len(owners)):
+            step()
+
+    def pairs() -> list[Pair]:
+        return [Pair(name, array, ABSENT) for name, array in flatten(ask(params)).items()]
+
+    return attach(
+        lambda: lasting_params(pairs),
+        lambda: latest[0].gradients(params_of(pairs())),
+        loss=loss,
+        backward=run,
+        state=(*owners, *as_state(state)),
+        **options,
+    )
+
+
+def recovered(
+    model: Any,
+    *,
+    step: Callable[[], object],
+    loss: Loss,
+    params: Callable[[], Any],
+    learning_rate: float,
+    state: Any = (),
+    **options: Any,
+) -> Attachment:
+    """Gradients that nobody shows, recovered from one plain step: (old - new) / learning rate.
+
+    Parameters
+    ----------
+    model : object
+        All that the step changes; it is put back to the bit.
+    step : callable
+        ``step()`` makes one step of plain gradient descent on the check's batch: no momentum, no decay of the weights,
+        the whole batch at once.
+    loss : callable
+        ``loss()`` on the same batch.
+    params : callable
+        ``params()`` returns the arrays that are trained.
+    learning_rate : float
+        Of that step. A large one loses fewer digits.
+    **options
+        ``state`` (beside the model), ``loss_factor`` and ``frozen``, see `gc_hooks.adapters`.
+
+    Returns
+    -------
+    dict
+        For ``hook.on_step(step, **...)`` and ``check_gradients(**...)``.
+
+    Notes
+    -----
+    A parameter that moves by little keeps few digits of its step: the gradient is known up to ``eps |w| / learning
+    rate`` and its own rounding. The check gets this error bar with each entry and calls INCONCLUSIVE what lies inside.
+    The step is made on the model itself, inside `preserve`: a deep copy would part arrays that share their memory.
+
+    Examples
+    --------
+    >>> from gc_hooks import adapters, check_gradients
+    >>> class Net:
+    ...     def __init__(self):
+    ...         self.W = np.array([1.0, 2.0])
+    ...
+    ...     def fit(self, rate):
+    ...         self.W -= rate * 2 * self.W
+    >>> net = Net()
+    >>> attachment = adapters.recovered(
+    ...     net,
+    ...     step=lambda: net.fit(0.1),
+    ...     loss=lambda: np.sum(net.W**2),
+    ...     params=lambda: {"W": net.W},
+    ...     learning_rate=0.1,
+    ... )
+    >>> check_gradients(**attachment).verdict.name
+    'GOOD'
+    """
+    if not (np.isfinite(learning_rate) and learning_rate > 0):
+        raise InvalidProblem(f"learning_rate={learning_rate!r}: the step's own rate is a positive number. Try 0.1.")
+    moved: dict[str, Uncertain] = {}
+
+    def run() -> None:
+        old = {name: np.array(array) for name, array in params_of(pairs()).items()}
+        step()
+        new = flatten(params())
+        moved.clear()
+        moved.update({name: _gradient(array, np.asarray(new[name]), learning_rate) for name, array in old.items()})
+
+    def pairs() -> list[Pair]:
+        return [Pair(name, array, ABSENT) for name, array in flatten(params()).items()]
+
+    return attach(
+        lambda: lasting_params(pairs),
+        lambda: moved,
+        loss=loss,
+        backward=run,
+        state=(model, *as_state(state)),
+        **options,
+    )
+
+
+def _gradient(old: Array, new: Array, learning_rate: float) -> Uncertain:
+    """The gradient that made a step, and how far it can be off: the new value is rounded, and so are rate and step."""
+    eps = float(np.finfo(old.dtype).eps)
+    before, after = old.astype(np.float64), new.astype(np.float64)
+    grad = (before - after) / learning_rate
+    return Uncertain(grad, eps * (np.maximum(np.abs(before), np.abs(after)) / learning_rate + 2 * np.abs(grad)))

@@ -1,0 +1,1068 @@
+"""Anybody's trainer: one of each shape, right and with a bug, attached in at most ten lines and left as it was."""
+
+from __future__ import annotations
+
+import inspect
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from gc_hooks import (
+    GradCheckHook,
+    InvalidProblem,
+    NondeterministicLoss,
+    Verdict,
+    adapters,
+    check_gradients,
+    entries,
+    joint,
+    per_parameter,
+)
+
+RNG = np.random.default_rng(3)
+X, Y = RNG.normal(size=(12, 3)), RNG.normal(size=(12, 2))
+INITIAL = {
+    "W1": RNG.normal(size=(3, 4)),
+    "b1": 0.1 * RNG.normal(size=4),
+    "W2": RNG.normal(size=(4, 2)),
+    "b2": 0.1 * RNG.normal(size=2),
+}
+RATE = 0.1
+
+
+def forward(W1, b1, W2, b2):
+    hidden = np.tanh(X @ W1 + b1)
+    return 0.5 * np.sum((hidden @ W2 + b2 - Y) ** 2) / len(X), hidden
+
+
+def gradients(W1, b1, W2, b2, wrong=False):
+    """In the order of the parameters; when wrong, that of b1 is doubled."""
+    _, hidden = forward(W1, b1, W2, b2)
+    error = (hidden @ W2 + b2 - Y) / len(X)
+    delta = (error @ W2.T) * (1 - hidden**2)
+    return X.T @ delta, (2 if wrong else 1) * delta.sum(axis=0), hidden.T @ error, error.sum(axis=0)
+
+
+def fresh(dtype=np.float64):
+    return {name: array.astype(dtype) for name, array in INITIAL.items()}
+
+
+class DictsByRule:
+    """Two dictionaries, w and w_grad; the update makes new arrays."""
+
+    wrong_name = "b1"
+
+    def __init__(self, wrong, dtype):
+        self.wrong, self.params = wrong, fresh(dtype)
+
+    def backward(self):
+        found = gradients(*self.params.values(), self.wrong)
+        self.grads = {f"{name}_delta": grad for name, grad in zip(self.params, found, strict=True)}
+
+    def update(self):
+        self.params = {name: array - RATE * self.grads[f"{name}_delta"] for name, array in self.params.items()}
+
+    def attach(self):
+        return adapters.dicts(
+            self.params, self.grads, loss=lambda p: forward(**p)[0], naming=lambda name: f"{name}_delta"
+        )
+
+    def arrays(self):
+        return list(self.params.values())
+
+
+class DictsByMap(DictsByRule):
+    """The same, with a map, on the arrays themselves, which are updated in place."""
+
+    def update(self):
+        for name, array in self.params.items():
+            array -= RATE * self.grads[f"{name}_delta"].astype(array.dtype)
+
+    def attach(self):
+        return adapters.dicts(
+            self.params,
+            self.grads,
+            loss=lambda: forward(**self.params)[0],
+            naming={name: f"{name}_delta" for name in INITIAL},
+            in_place=True,
+        )
+
+
+class ReturnedTogether(DictsByRule):
+    """One call returns (grads, loss, cache)."""
+
+    def both(self, params):
+        grads = gradients(*params.values(), self.wrong)
+        return {f"d{n}": grad for n, grad in zip(params, grads, strict=True)}, forward(**params)[0], "cache"
+
+    def update(self):
+        grads = self.both(self.params)[0]
+        self.params = {name: array - RATE * grads[f"d{name}"] for name, array in self.params.items()}
+
+    def attach(self):
+        return adapters.returned(self.both, self.params, loss=1, grads=0)
+
+
+class ReturnedOneByOne(DictsByMap):
+    """One call without arguments returns (loss, dW1, db1, dW2, db2)."""
+
+    def attach(self):
+        return adapters.returned(
+            lambda: (forward(**self.params)[0], *gradients(*self.params.values(), self.wrong)),
+            self.params,
+            grads=slice(1, None),
+            in_place=True,
+        )
+
+
+class Lists:
+    """A list of arrays and a list of gradients."""
+
+    wrong_name = "1"
+
+    def __init__(self, wrong, dtype):
+        self.wrong, self.params, self.grads = wrong, list(fresh(dtype).values()), []
+
+    def backward(self):
+        self.grads[:] = gradients(*self.params, self.wrong)
+
+    def update(self):
+        for array, grad in zip(self.params, self.grads, strict=True):
+            array -= RATE * grad.astype(array.dtype)
+
+    def attach(self):
+        return adapters.parallel(self.params, self.grads, loss=lambda: forward(*self.params)[0])
+
+    def arrays(self):
+        return list(self.params)
+
+
+class Generators(Lists):
+    """Methods that yield them, and arrays that are new after every update."""
+
+    wrong_name = "b1"
+
+    def yielded(self, which):
+        yield from getattr(self, which)
+
+    def update(self):
+        self.params = [array - RATE * grad for array, grad in zip(self.params, self.grads, strict=True)]
+
+    def attach(self):
+        return adapters.parallel(
+            lambda: self.yielded("params"),
+            lambda: self.yielded("grads"),
+            loss=lambda: forward(*self.params)[0],
+            names=list(INITIAL),
+        )
+
+
+class Dense:
+    """A layer with a dictionary of parameters and one of gradients, and a cache."""
+
+    wrong = False
+
+    def __init__(self, W, b):
+        self.params, self.grads = {"W": W, "b": b}, {}
+
+    @property
+    def weights(self):
+        return self.params["W"], self.params["b"]
+
+    def forward(self, inputs):
+        self.inputs = inputs
+        return inputs @ self.weights[0] + self.weights[1]
+
+    def backward(self, upstream):
+        self.keep(self.inputs.T @ upstream, (2 if self.wrong else 1) * upstream.sum(axis=0))
+        return upstream @ self.weights[0].T
+
+    def keep(self, dW, db):
+        self.grads = {"dW": dW, "db": db}
+
+
+class DenseWithTuples(Dense):
+    def __init__(self, W, b):
+        self.params, self.grads = (W, b), None
+
+    weights = property(lambda self: self.params)
+
+    def keep(self, dW, db):
+        self.grads = dW, db
+
+
+class DenseWithMethods(Dense):
+    def __init__(self, W, b):
+        self.W, self.b = W, b
+
+    weights = property(lambda self: (self.W, self.b))
+
+    def params(self):
+        return [self.W, self.b]
+
+    def keep(self, dW, db):
+        self.dW, self.db = dW, db
+
+    def grads(self):
+        yield self.dW
+        yield self.db
+
+
+class DenseWithProperties(DenseWithMethods):
+    params = property(lambda self: {"W": self.W, "b": self.b})
+    grads = property(lambda self: [self.dW, self.db])
+
+
+class Tanh:
+    params = grads = ()
+
+    def forward(self, inputs):
+        self.outputs = np.tanh(inputs)
+        return self.outputs
+
+    def backward(self, upstream):
+        return upstream * (1 - self.outputs**2)
+
+
+class Block:
+    """Layers in a row, which lists their parameters as its own once more."""
+
+    def __init__(self, *layers):
+        self.layers = list(layers)
+        self.calls = 0
+
+    @property
+    def params(self):
+        return [array for layer in self.layers for array in getattr(layer, "weights", ())]
+
+    @property
+    def grads(self):
+        return [grad for layer in self.layers for grad in getattr(layer, "grads", {}).values()]
+
+    def forward(self, inputs):
+        self.calls += 1
+        for layer in self.layers:
+            inputs = layer.forward(inputs)
+        return inputs
+
+    def backward(self, upstream):
+        for layer in reversed(self.layers):
+            upstream = layer.backward(upstream)
+        return upstream
+
+
+class Layered:
+    """A model with layers, whose forward pass fills caches and counts its calls."""
+
+    wrong_name = "layers.0.b"
+    dense = Dense
+
+    def __init__(self, wrong, dtype):
+        W1, b1, W2, b2 = fresh(dtype).values()
+        self.net = self.build(self.dense(W1, b1), Tanh(), self.dense(W2, b2))
+        self.first.wrong = wrong
+
+    def build(self, *layers):
+        return Block(*layers)
+
+    @property
+    def first(self):
+        return self.net.layers[0]
+
+    def loss(self):
+        return 0.5 * np.sum((self.net.forward(X) - Y) ** 2) / len(X)
+
+    def backward(self):
+        self.net.backward((self.net.forward(X) - Y) / len(X))
+
+    def update(self):
+        for layer in self.dense_layers():
+            for array, grad in zip(layer.weights, self.gradients_of(layer), strict=True):
+                array -= RATE * grad.astype(array.dtype)
+
+    def gradients_of(self, layer):
+        grads = layer.grads() if callable(layer.grads) else layer.grads
+        return grads.values() if isinstance(grads, dict) else grads
+
+    def dense_layers(self):
+        return [self.net.layers[0], self.net.layers[2]]
+
+    def attach(self):
+        return adapters.layers(self.net, loss=self.loss)
+
+    def arrays(self):
+        caches = [layer.inputs for layer in self.dense_layers()] + [np.array(self.net.calls)]
+        return [array for layer in self.dense_layers() for array in layer.weights] + caches
+
+
+class Tuples(Layered):
+    dense, wrong_name = DenseWithTuples, "0.1"
+
+    def build(self, *layers):
+        return SimpleNamespace(
+            layers=layers, calls=0, **{k: getattr(Block(*layers), k) for k in ("forward", "backward")}
+        )
+
+    def attach(self):
+        return adapters.layers(self.net.layers, loss=self.loss, state=self.net)
+
+
+class Methods(Layered):
+    dense, wrong_name = DenseWithMethods, "0.1"
+
+    def attach(self):
+        return adapters.layers(self.net.layers, loss=self.loss, state=self.net)
+
+
+class Properties(Layered):
+    """With backward handed in: its gradients are computed anew, and the buffers are left alone."""
+
+    dense, wrong_name = DenseWithProperties, "0.b"
+
+    def attach(self):
+        return adapters.layers(self.net.layers, loss=self.loss, backward=self.backward, state=self.net)
+
+
+class Nested(Layered):
+    """A block in a block, the inner one of which lists its parameters once more."""
+
+    wrong_name = "layers.0.layers.0.b"
+
+    def build(self, first, activation, second):
+        return Block(Block(first, activation), second)
+
+    first = property(lambda self: self.net.layers[0].layers[0])
+
+    def dense_layers(self):
+        return [self.first, self.net.layers[1]]
+
+
+class Attributes:
+    """``self.W1`` and ``self.dW1``, new arrays at every update."""
+
+    wrong_name = "b1"
+
+    def __init__(self, wrong, dtype):
+        self.wrong = wrong
+        vars(self).update(fresh(dtype))
+
+    def loss(self):
+        return np.atleast_1d(forward(self.W1, self.b1, self.W2, self.b2)[0])  # of shape (1,)
+
+    def backward(self):
+        self.dW1, self.db1, self.dW2, self.db2 = gradients(self.W1, self.b1, self.W2, self.b2, self.wrong)
+
+    def update(self):
+        for name in INITIAL:
+            setattr(self, name, getattr(self, name) - RATE * getattr(self, f"d{name}"))
+
+    def attach(self):
+        return adapters.attributes(self, ["W1", "b1", "W2", "b2"], loss=self.loss)
+
+    def arrays(self):
+        return [np.asarray(getattr(self, name)) for name in INITIAL]
+
+
+class Numbers(Attributes):
+    """The same with a bias that is a plain number."""
+
+    def __init__(self, wrong, dtype):
+        super().__init__(wrong, dtype)
+        self.b1 = 0.25
+
+    def backward(self):
+        super().backward()
+        self.db1 = float(self.db1.sum())
+
+
+class Flat:
+    """All parameters in one vector."""
+
+    wrong_name = "theta"
+
+    def __init__(self, wrong, dtype):
+        self.wrong = wrong
+        self.theta = np.concatenate([array.ravel() for array in fresh(dtype).values()])
+
+    def get(self):
+        return self.theta
+
+    def put(self, theta):
+        self.theta = theta
+
+    def parts(self, theta):
+        cuts = np.split(theta, np.cumsum([array.size for array in INITIAL.values()])[:-1])
+        return [cut.reshape(array.shape) for cut, array in zip(cuts, INITIAL.values(), strict=True)]
+
+    def loss(self):
+        return forward(*self.parts(self.theta))[0]
+
+    def grad(self):
+        return np.concatenate([grad.ravel() for grad in gradients(*self.parts(self.theta), self.wrong)])
+
+    def backward(self):
+        self.gradient = self.grad()
+
+    def update(self):
+        self.put(self.theta - RATE * self.gradient)
+
+    def attach(self):
+        return adapters.flat(self.get, self.put, loss=self.loss, grad=self.grad, backward=self.grad)
+
+    def arrays(self):
+        return [self.theta]
+
+
+class Pure(Flat):
+    """f(theta) and g(theta)."""
+
+    def attach(self):
+        return adapters.pure(
+            lambda theta: forward(*self.parts(theta))[0],
+            lambda theta: np.concatenate([g.ravel() for g in gradients(*self.parts(theta), self.wrong)]),
+            lambda: self.theta,
+        )
+
+
+class Value:
+    """A node of a scalar autograd engine."""
+
+    def __init__(self, data, parents=()):
+        self.data, self.grad, self.parents = data, 0.0, parents
+
+    def __add__(self, other):
+        return Value(self.data + other.data, ((self, 1.0), (other, 1.0)))
+
+    def __mul__(self, other):
+        return Value(self.data * other.data, ((self, other.data), (other, self.data)))
+
+    def backward(self, upstream=1.0):
+        self.grad += upstream
+        for parent, slope in self.parents:
+            parent.backward(upstream * slope)
+
+
+class Scalars:
+    """w0 w1 + b, squared, on one sample; the bias is used twice in the graph and gets the wrong sum."""
+
+    wrong_name = "b"
+
+    def __init__(self, wrong, dtype):
+        self.wrong, self.values = wrong, [Value(dtype(v)) for v in (0.5, -1.5, 2.0)]
+
+    def parameters(self):
+        yield from self.values
+
+    def loss(self):
+        w0, w1, b = self.values
+        out = w0 * w1 + b
+        return out * out
+
+    def backward(self):
+        for value in self.values:
+            value.grad = 0.0
+        self.loss().backward()
+        self.values[2].grad *= 2 if self.wrong else 1
+
+    def update(self):
+        for value in self.values:
+            value.data -= RATE * value.grad
+
+    def attach(self):
+        return adapters.scalars(self.parameters, loss=self.loss, names=["w0", "w1", "b"])
+
+    def arrays(self):
+        return [np.array([(value.data, value.grad) for value in self.values])]
+
+
+class Sgd:
+    def __init__(self, rate):
+        self.rate, self.steps = rate, 0
+
+    def update(self, array, grad):
+        self.steps += 1
+        array -= (self.rate * grad).astype(array.dtype)
+        return array
+
+
+class Recorded:
+    """The update happens inside backward."""
+
+    wrong_name = "b1"
+
+    def __init__(self, wrong, dtype):
+        self.wrong, self.params, self.optimizer = wrong, fresh(dtype), Sgd(RATE)
+
+    def backward(self):
+        pass
+
+    def update(self):
+        assert self.optimizer.rate == RATE
+        for name, grad in zip(INITIAL, gradients(*self.params.values(), self.wrong), strict=True):
+            self.params[name] = self.optimizer.update(self.params[name], grad)
+
+    def attach(self):
+        return adapters.recorded(
+            self, step=self.update, loss=lambda: forward(**self.params)[0], params=lambda: self.params
+        )
+
+    def arrays(self):
+        return [*self.params.values(), np.array(self.optimizer.steps)]
+
+
+class Recovered(Recorded):
+    """The update happens inside ``fit``."""
+
+    def attach(self):
+        return adapters.recovered(
+            self,
+            step=self.update,
+            loss=lambda: forward(**self.params)[0],
+            params=lambda: self.params,
+            learning_rate=RATE,
+        )
+
+
+SHAPES = [
+    DictsByRule, DictsByMap, ReturnedTogether, ReturnedOneByOne, Lists, Generators, Layered, Tuples, Methods,
+    Properties, Nested, Attributes, Numbers, Flat, Pure, Scalars, Recorded, Recovered,
+]  # fmt: skip
+each_shape = pytest.mark.parametrize("shape", SHAPES)
+
+
+def train(shape, *, wrong=False, dtype=np.float64, hook=None, steps=4):
+    """The trainer after a few steps, with the hook attached or without."""
+    trainer = shape(wrong, dtype)
+    for step in range(steps):
+        trainer.backward()
+        if hook is not None:
+            hook.on_step(step, **trainer.attach())
+        trainer.update()
+    return trainer
+
+
+def a_hook(**options):
+    return GradCheckHook(after=3, reporters=[], on_fail=lambda report: None, **options)
+
+
+@each_shape
+def test_a_right_gradient_is_good(shape):
+    """At initialisation, one step later, and again later: the parameters are those of the moment."""
+    hook = a_hook()
+    train(shape, hook=hook)
+    assert [report.verdict for report in hook.reports] == [Verdict.GOOD] * 3
+    losses = [report.loss for report in hook.reports]
+    assert losses[0] > losses[1] > losses[2]
+    assert sorted(losses, reverse=True) == losses
+
+
+@each_shape
+def test_a_doubled_bias_is_found_and_named(shape):
+    """WORRY on the bias alone, and the factor by its name."""
+    hook = a_hook()
+    train(shape, wrong=True, hook=hook)
+    for report in hook.reports:
+        accused = [name for name, c in report.parameters.items() if c.verdict >= Verdict.DOUBLE_CHECK]
+        assert accused == [shape.wrong_name]
+        assert report.verdict is Verdict.WORRY
+        (diagnosis,) = report.diagnoses
+        assert diagnosis.parameters == (shape.wrong_name,)
+        # In one vector of all parameters it is an entry.
+        assert diagnosis.code == ("single_entries" if shape in (Flat, Pure) else "scaled")
+
+
+@each_shape
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("wrong", [False, True])
+def test_the_training_is_the_same_to_the_bit(shape, dtype, wrong):
+    """Parameters, gradients, caches, counters and global random states, with the hook and without."""
+    before = np.random.get_state()[1].tobytes()
+    hook = a_hook()
+    hooked, alone = (train(shape, wrong=wrong, dtype=dtype, hook=h) for h in (hook, None))
+    pairs = zip(hooked.arrays(), alone.arrays(), strict=True)
+    assert all(a.tobytes() == b.tobytes() and a.dtype == b.dtype for a, b in pairs)
+    assert len(hook.reports) == 3
+    assert np.random.get_state()[1].tobytes() == before
+
+
+@each_shape
+def test_float32_is_never_accused(shape):
+    """Trained in float32 a right gradient is GOOD or INCONCLUSIVE, and a doubled bias is not GOOD."""
+    hook, wrong = a_hook(), a_hook()
+    train(shape, dtype=np.float32, hook=hook)
+    assert all(report.verdict <= Verdict.INCONCLUSIVE for report in hook.reports)
+    train(shape, dtype=np.float32, hook=wrong, wrong=True)
+    assert all(report.parameters[shape.wrong_name].verdict > Verdict.GOOD for report in wrong.reports)
+
+
+@each_shape
+def test_attaching_takes_at_most_ten_lines(shape):
+    """The body of ``attach`` is what the user writes."""
+    assert len(inspect.getsource(shape.attach).splitlines()) - 1 <= 10
+
+
+@each_shape
+def test_an_attachment_may_be_made_once(shape):
+    """Made before the loop it reads parameters and gradients anew; those that bind them at once are made each time."""
+    trainer = shape(False, np.float64)
+    trainer.backward()
+    attachment = trainer.attach()
+    first = check_gradients(**attachment)
+    trainer.update()
+    trainer.backward()
+    binds_at_once = shape in (DictsByRule, DictsByMap, ReturnedTogether, ReturnedOneByOne)
+    again = check_gradients(**(trainer.attach() if binds_at_once else attachment))
+    assert first.ok
+    assert again.ok
+    assert again.loss < first.loss
+
+
+def test_an_attachment_can_be_looked_at():
+    """Its parameters and gradients are mappings, which say what is there now."""
+    w, grads = np.ones(2), [np.zeros(2)]
+    attachment = adapters.parallel([w], grads, loss=w.sum, names=["w"])
+    assert len(attachment["params"]) == len(attachment["grads"]) == 1
+    assert list(attachment["params"]) == ["w"]
+    assert attachment["params"]["w"] is w
+    grads[0] = np.ones(2)
+    assert attachment["grads"]["w"][0] == 1.0
+    with pytest.raises(InvalidProblem, match="There are 2 names for 1 parameters"):
+        check_gradients(**adapters.parallel([w], grads, loss=w.sum, names=["w", "v"]))
+
+
+@pytest.mark.parametrize("name", [n for n in adapters.__all__ if n[0].islower()])
+def test_every_adapter_shows_how(name):
+    """Each docstring has an example, which is a test of its own."""
+    doc = getattr(adapters, name).__doc__
+    assert ">>> " in doc
+    assert all(section in doc for section in ("Parameters", "Examples"))
+
+
+# the same memory under two names
+
+
+class Tied:
+    """An autoencoder whose decoder is the encoder's transpose, or a copy of its name."""
+
+    def __init__(self, transposed):
+        self.W = np.array(RNG.normal(size=(3, 3)))
+        self.V = self.W.T if transposed else self.W
+
+    def loss(self):
+        return 0.5 * np.sum((np.tanh(X @ self.W) @ self.V - X) ** 2)
+
+    def backward(self, forgotten=False):
+        hidden = np.tanh(X @ self.W)
+        error = hidden @ self.V - X
+        self.dV = hidden.T @ error * (0 if forgotten else 1)
+        self.dW = X.T @ ((error @ self.V.T) * (1 - hidden**2))
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_gradients_of_one_memory_are_summed(transposed, forgotten):
+    """Tied weights are one parameter: the sum is right, and a part that is left out is seen."""
+    net = Tied(transposed)
+    net.backward(forgotten)
+    report = check_gradients(**adapters.attributes(net, ["W", "V"], loss=net.loss))
+    assert list(report.parameters) == ["W"]
+    assert report.verdict is (Verdict.WORRY if forgotten else Verdict.GOOD)
+    assert report.notes[0] == "W and V are one array in memory: their gradients are summed under W."
+
+
+def test_a_gradient_buffer_that_is_shared_too_is_counted_once():
+    """Two layers that add to one buffer have the whole gradient in it already."""
+    net = Tied(transposed=False)
+    net.backward()
+    net.dW += net.dV
+    report = check_gradients(**adapters.parallel([net.W, net.V], [net.dW, net.dW], loss=net.loss))
+    assert report.ok
+    assert "counted once under 0" in report.notes[0]
+
+
+def test_a_shared_layer_is_met_once():
+    """The same layer at two places holds one gradient for both."""
+    layer = Dense(np.ones((2, 2)), np.zeros(2))
+    layer.grads = {"W": np.ones((2, 2)), "b": np.zeros(2)}
+    report = check_gradients(**adapters.layers([layer, layer], loss=lambda: np.sum(layer.params["W"])))
+    assert list(report.parameters) == ["0.W", "0.b"]
+    assert report.ok
+
+
+def test_parameters_that_overlap_in_part_are_refused():
+    """A view beside the whole cannot be moved alone; parts of one vector that do not meet can."""
+    theta = np.array([1.0, 2.0, 3.0])
+    with pytest.raises(InvalidProblem, match="Parameters 0 and 1 share a part of their memory"):
+        check_gradients(**adapters.parallel([theta, theta[1:]], [theta, theta[1:]], loss=theta.sum))
+    parts = [theta[:1], theta[1:]]
+    assert check_gradients(**adapters.parallel(parts, [np.ones(1), np.ones(2)], loss=theta.sum)).ok
+
+
+@pytest.mark.parametrize("bias", [0, 0.5, np.float32(0.5)])
+def test_numbers_and_arrays_that_others_hold_too_go_together(bias):
+    """An attribute that is a number is set anew, and an array that the loss reads elsewhere is changed in place."""
+    net = SimpleNamespace(W=np.array([1.0, 2.0]), b=bias, dW=np.array([2.0, 4.0]), db=1.0)
+    elsewhere = net.W
+    report = check_gradients(**adapters.attributes(net, ["W", "b"], loss=lambda: np.sum(elsewhere**2) + net.b))
+    assert report.ok
+    assert net.b is bias
+
+
+def test_copies_of_parameters_are_refused():
+    """To change what a property has just made would change nothing, and look like a parameter that nobody uses."""
+    layer = DenseWithMethods(np.ones((3, 2)), np.zeros(2))
+    layer.params = lambda: [layer.W.copy(), layer.b]
+    layer.keep(np.ones((3, 2)), np.ones(2))
+    with pytest.raises(InvalidProblem, match=r"Parameters 0\.0 are new arrays each time.*adapters\.flat"):
+        check_gradients(**adapters.layers([layer], loss=lambda: np.sum(layer.forward(X))))
+    layer.params = lambda: [layer.W.reshape(-1), layer.b[:]]  # views are the array itself
+    assert list(adapters.layers([layer], loss=lambda: 0.0)["params"]) == ["0.0", "0.1"]
+
+
+# what does not fit is a finding
+
+
+@pytest.mark.parametrize(
+    ("grads", "said"),
+    [
+        ([np.ones(2)], {"1": "no gradient was handed in for 1"}),
+        ([np.ones(2), np.ones(2)], {"1": "the gradient has shape (2,), the parameter (1,)"}),
+        ([np.ones(2), None], {"1": "the gradient of 1 is None"}),
+        ([], {"0": "no gradient was handed in for 0", "1": "no gradient was handed in for 1"}),
+        ([np.ones(2), np.ones(1), np.ones(4)], {}),
+    ],
+)
+def test_lists_that_do_not_fit_are_findings(grads, said):
+    """Too few, too many, of another shape: said on the parameter, the others are checked, and nothing crashes."""
+    params = [np.array([1.0, 2.0]), np.array([3.0])]
+    report = check_gradients(**adapters.parallel(params, grads, loss=lambda: params[0].sum() + params[1]))
+    wrong = {name: c.note for name, c in report.parameters.items() if c.verdict is Verdict.WORRY}
+    assert wrong == said
+    if len(grads) not in (0, 2):
+        assert f"{len(grads)} gradients for 2 parameters, paired by position" in " ".join(report.notes)
+    if len(grads) > 2:
+        assert "Not parameters, ignored: gradient 2." in report.notes
+
+
+def test_a_generator_that_runs_once_is_kept():
+    """A generator object, instead of the function that makes it, holds its arrays for all checks."""
+    params = [np.ones(2)]
+    attachment = adapters.parallel((p for p in params), (2 * p for p in params), loss=lambda: np.sum(params[0] ** 2))
+    assert check_gradients(**attachment).ok
+    assert check_gradients(**attachment).ok
+
+
+def test_a_layer_without_a_gradient_is_a_finding():
+    """Backward was never called, or forgets the bias."""
+    layer = Dense(np.ones((3, 2)), np.zeros(2))
+    attachment = adapters.layers([layer], loss=lambda: np.sum(layer.forward(X)))
+    assert all(c.verdict is Verdict.WORRY for c in check_gradients(**attachment).parameters.values())
+    layer.grads = {"dW": X.T @ np.ones((12, 2))}
+    report = check_gradients(**attachment)
+    assert report.parameters["0.W"].verdict is Verdict.GOOD
+    assert report.parameters["0.b"].verdict is Verdict.WORRY
+
+
+def test_attributes_of_many_objects_and_missing_ones():
+    """A list of layers with attributes; a name that nobody has is an error that says so."""
+    layers = [SimpleNamespace(W=np.ones(2), dW=np.ones(2)), SimpleNamespace(b=np.ones(1))]
+    report = check_gradients(
+        **adapters.attributes(layers, ["W", "b"], loss=lambda: layers[0].W.sum() + layers[1].b.sum())
+    )
+    assert {name: c.verdict for name, c in report.parameters.items()} == {
+        "0.W": Verdict.GOOD,
+        "1.b": Verdict.WORRY,
+    }
+    with pytest.raises(AttributeError, match="gamma"):
+        adapters.attributes(layers[0], ["gamma"], loss=lambda: 0.0)
+
+
+# the loss
+
+
+def test_another_factor_is_said_explicitly():
+    """A mean that is reported beside the gradient of the sum is WORRY, and GOOD with its factor."""
+    w = np.array([1.0, 2.0])
+    options = {"params": {"w": w}, "grads": {"w": 2 * w}, "loss": lambda p: np.mean(p["w"] ** 2)}
+    assert check_gradients(**adapters.dicts(**options)).verdict is Verdict.WORRY
+    assert check_gradients(**adapters.dicts(**options, loss_factor=2)).ok
+    assert check_gradients(**adapters.pure(lambda t: np.mean(t**2), lambda t: 2 * t, w, loss_factor=2)).ok
+    assert check_gradients(**adapters.parallel([w], [2 * w], loss=lambda: np.mean(w**2), loss_factor=2)).ok
+
+
+@pytest.mark.parametrize("loss", [0.5, None])
+def test_a_loss_that_is_no_function_is_refused(loss):
+    with pytest.raises(InvalidProblem, match=r"is no function.*lambda: model\.loss\(inputs, targets\)"):
+        adapters.parallel([np.ones(2)], [np.ones(2)], loss=loss)
+
+
+def test_a_loss_that_returns_its_cache_gets_the_usual_message():
+    """What is no number is not multiplied by the factor, and is told at the door."""
+    w = np.ones(2)
+    with pytest.raises(InvalidProblem, match=r"returned a tuple of 2 items.*\[0\]"):
+        check_gradients(**adapters.parallel([w], [w], loss=lambda: (w.sum(), "cache"), loss_factor=2))
+
+
+class Noisy:
+    """A model with dropout that is on, running statistics and a hidden state."""
+
+    def __init__(self, kind):
+        self.kind, self.rng = kind, np.random.default_rng(0)
+        self.W, self.h, self.running_mean = np.array([0.5, 1.0, -0.5]), np.zeros(3), 0.0
+
+    def forward(self):
+        self.scale = (
+            self.rng.random(3) if self.kind == "dropout" else np.random.rand(3) if self.kind == "global" else 1.0
+        )
+        self.running_mean = 0.9 * self.running_mean + self.W.mean()
+        self.start = self.h if self.kind == "hidden" else 0.0
+        self.h = np.tanh(self.W + self.start)
+        shift = self.running_mean if self.kind == "statistics" else 0.0
+        return np.sum(self.h * self.scale) + shift
+
+    def backward(self):
+        self.forward()
+        self.dW = (1 - self.h**2) * self.scale + (1 / 3 if self.kind == "statistics" else 0.0)
+
+    def attach(self, **options):
+        return adapters.attributes(self, ["W"], loss=self.forward, **options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("dropout", r"draws from Noisy\.rng"),
+        ("global", "draws from NumPy's global random state"),
+        ("hidden", r"changes Noisy\.h, and"),
+        ("statistics", r"updates Noisy\.running_mean"),
+    ],
+)
+def test_what_the_buffers_cannot_have_begun_from_is_refused(kind, said):
+    """The model is put back after each evaluation, and still the check does not hide that its loss is not one."""
+    net = Noisy(kind)
+    net.backward()
+    before = net.h, net.running_mean, net.rng.bit_generator.state, np.random.get_state()[1].tobytes()
+    with pytest.raises(NondeterministicLoss, match=said):
+        check_gradients(**net.attach())
+    with pytest.raises(NondeterministicLoss, match=said):
+        check_gradients(**net.attach(backward=net.backward))
+    assert before == (net.h, net.running_mean, net.rng.bit_generator.state, np.random.get_state()[1].tobytes())
+
+
+@pytest.mark.parametrize("kind", ["dropout", "global", "hidden", "statistics", ""])
+def test_frozen_starts_every_evaluation_from_the_same_state(kind):
+    """With its own forward pass backward sees the masks and the hidden state that the loss sees."""
+    net = Noisy(kind)
+    net.backward()
+    before = net.dW, net.h, net.rng.bit_generator.state
+    assert check_gradients(**net.attach(backward=net.backward, frozen=True)).ok
+    assert all(
+        now is then or now == then
+        for now, then in zip((net.dW, net.h, net.rng.bit_generator.state), before, strict=True)
+    )
+
+
+def test_frozen_goes_with_functions_too():
+    """One call that returns both draws the same masks for both."""
+    rng = np.random.default_rng(0)
+
+    def both(p):
+        mask = rng.random(3)
+        return np.sum(p["w"] ** 2 * mask), {"dw": 2 * p["w"] * mask}
+
+    params, before = {"w": np.ones(3)}, rng.bit_generator.state
+    assert check_gradients(**adapters.returned(both, params, state=rng, frozen=True)).ok
+    with pytest.raises(NondeterministicLoss, match="draws from"):
+        check_gradients(**adapters.returned(both, params, state=rng))
+    assert rng.bit_generator.state == before
+    with pytest.raises(InvalidProblem, match="frozen=True needs backward=, or a gradient function"):
+        adapters.dicts(params, {"w": np.ones(3)}, loss=lambda p: 0.0, frozen=True)
+
+
+def test_frozen_needs_a_backward_pass():
+    with pytest.raises(InvalidProblem, match="frozen=True needs backward="):
+        Noisy("").attach(frozen=True)
+
+
+def test_what_is_only_updated_on_the_way_is_no_hindrance():
+    """Running statistics that the loss does not use, caches and counters are put back, and the check goes through."""
+    net = Noisy("")
+    net.backward()
+    before = net.running_mean
+    assert check_gradients(**net.attach()).ok
+    assert net.running_mean == before
+
+
+def test_before_loss_resets_what_an_adapter_would_refuse():
+    """The hook's own way to reset goes with every adapter."""
+    net, hook = Noisy("hidden"), a_hook()
+
+    def reset():
+        net.h = np.zeros(3)
+
+    net.backward()
+    hook.on_step(0, before_loss=reset, **net.attach())
+    assert hook.reports[0].ok
+
+
+def test_a_check_that_fails_leaves_the_trainer_as_it_was():
+    """An exception inside the loss, in the middle of a check."""
+    calls, net = [], Noisy("")
+    net.backward()
+    before = vars(net).copy()
+
+    def loss():
+        calls.append(0)
+        net.W[0] += 1e-9
+        if len(calls) > 5:
+            raise ZeroDivisionError
+        net.W[0] = before["W"][0]
+        return net.forward()
+
+    with pytest.raises((ZeroDivisionError, InvalidProblem)):
+        check_gradients(**adapters.attributes(net, ["W"], loss=loss))
+    assert vars(net).keys() == before.keys()
+    assert all(vars(net)[name] is before[name] for name in before)
+
+
+# gradients with error bars
+
+
+def linear(size):
+    w = np.random.default_rng(size).normal(size=size)
+    return w, lambda p: 0.5 * np.sum(p["w"] ** 2)
+
+
+@pytest.mark.parametrize("size", [5, 400])
+@pytest.mark.parametrize("probes", [None, entries, per_parameter, joint])
+def test_an_error_bar_that_is_handed_over_is_part_of_the_verdict(size, probes):
+    """One deviation is an accusation without its bar, and INCONCLUSIVE with it; a bar does not hide a large one."""
+    w, loss = linear(size)
+    noise = 1e-4 * np.random.default_rng(1).uniform(-1, 1, size)
+
+    def verdict(grad, error):
+        grads = {"w": adapters.Uncertain(grad, error, "read off an instrument")}
+        report = check_gradients(loss, {"w": w}, grads, probes=probes)
+        assert "read off an instrument" in report.notes
+        return report.verdict
+
+    assert verdict(w + noise, 0.0) >= Verdict.DOUBLE_CHECK
+    assert verdict(w + noise, 1e-4) is Verdict.INCONCLUSIVE
+    assert verdict(w, 1e-12) is Verdict.GOOD
+    assert verdict(2 * w + noise, 1e-4) is Verdict.WORRY
+
+
+def test_a_vanishing_gradient_within_its_bar_is_not_accused():
+    """A parameter that has no gradient, recovered from an update, holds nothing but rounding."""
+    params = {"w": np.ones(3), "unused": np.ones(3)}
+    rounding = adapters.Uncertain(np.array([1e-11, 0.0, -1e-11]), 2e-11)
+    report = check_gradients(lambda p: np.sum(p["w"] ** 2), params, {"w": 2 * params["w"], "unused": rounding})
+    assert report.verdict <= Verdict.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    ("factor", "expected"), [(0, Verdict.GOOD), (1, Verdict.INCONCLUSIVE), (2, Verdict.INCONCLUSIVE)]
+)
+def test_a_small_gradient_below_its_bar_is_never_good(factor, expected):
+    """Doubled or not, it cannot be told; that nothing moved where nothing slopes can."""
+    params, slope = {"w": np.ones(3), "v": np.ones(3)}, 1e-8 if factor else 0.0
+    grads = {"w": 2 * params["w"], "v": adapters.Uncertain(factor * slope * np.ones(3), 1e-7)}
+    report = check_gradients(lambda p: np.sum(p["w"] ** 2) + slope * np.sum(p["v"]), params, grads)
+    assert report.parameters["v"].verdict is expected
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("rate", [1.0, 1e-2, 1e-5, 1e-9])
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_recovered_gradient_is_judged_within_its_bar(dtype, rate, wrong):
+    """Whatever the learning rate leaves of it: a right one is never accused, a doubled bias never good."""
+
+    class Net:
+        def __init__(self):
+            self.params = {name: 10 * array for name, array in fresh(dtype).items()}
+
+        def fit(self):
+            for name, grad in zip(INITIAL, gradients(*self.params.values(), wrong), strict=True):
+                self.params[name] -= (dtype(rate) * grad).astype(dtype)
+
+    net = Net()
+    report = check_gradients(
+        **adapters.recovered(
+            net,
+            step=net.fit,
+            loss=lambda: forward(**net.params)[0],
+            params=lambda: net.params,
+            learning_rate=rate,
+        )
+    )
+    others = [c.verdict for name, c in report.parameters.items() if name != "b1"]
+    assert max(others) <= Verdict.INCONCLUSIVE
+    b1 = report.parameters["b1"].verdict
+    assert b1 > Verdict.GOOD if wrong else b1 <= Verdict.INCONCLUSIVE
+    if dtype is np.float64 and rate >= 1e-5:
+        assert b1 is (Verdict.WORRY if wrong else Verdict.GOOD)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_step_of_tied_arrays_is_recovered_whole(transposed):
+    """What two names for one memory are updated by adds up there, and is no false alarm."""
+    net = Tied(transposed)
+
+    def fit():
+        net.backward()
+        net.W -= 1e-3 * net.dW
+        net.V -= 1e-3 * net.dV
+
+    before = net.W.tobytes()
+    attachment = adapters.recovered(
+        net, step=fit, loss=net.loss, params=lambda: {"W": net.W, "V": net.V}, learning_rate=1e-3
+    )
+    assert check_gradients(**attachment).ok
+    assert net.W.tobytes() == before
+    assert not hasattr(net, "dV")
+
+
+def test_a_rate_that_is_none_is_refused():
+    with pytest.raises(InvalidProblem, match="learning_rate=0: the step's own rate"):
+        adapters.recovered(None, step=None, loss=lambda: 0.0, params=dict, learning_rate=0)
+
+
+def test_a_recording_optimizer_takes_what_optimizers_are_given():
+    """Arrays, lists and dictionaries of them, other positions, names, and calls that hand over nothing."""
+    W, b = np.ones(2), np.ones(1)
+    recorder = adapters.RecordingOptimizer(SimpleNamespace(lr=0.5, state={}))
+    assert recorder.lr == 0.5
+    assert recorder.zero_grad() is None
+    recorder.step([W, b], [W, 3 * b])
+    recorder(params={"W": W}, grads={"W": W})
+    recorder.update(np.ones(4), np.ones(4))
+    recorded = recorder.gradients({"W": W, "b": b})
+    assert list(recorded) == ["W", "b", "the optimiser's 3"]
+    assert np.array_equal(recorded["W"], 2 * W)
+    by_name = adapters.RecordingOptimizer(param=1, grad=2)
+    by_name.update("b", b, 5 * b)
+    assert np.array_equal(by_name.gradients({"b": b})["b"], 5 * b)
+
+
+def test_an_update_of_what_is_not_listed_is_told():
+    """The optimiser is given an array that is not among the parameters: a note, and a missing gradient elsewhere."""
+    net = Recorded(False, np.float64)
+    listed = {**net.params, "extra": np.ones(2)}
+    del listed["W1"]
+    attachment = adapters.recorded(net, step=net.update, loss=lambda: forward(**net.params)[0], params=listed)
+    report = check_gradients(**attachment)
+    assert report.parameters["extra"].verdict is Verdict.WORRY
+    assert "Not parameters, ignored: the optimiser's 0." in report.notes
+    assert report.parameters["b1"].verdict is Verdict.GOOD
+
+
+def test_a_hook_inside_the_model_is_left_alone():
+    """A trainer that holds its hook hands it in with itself; what the hook counts goes on."""
+    net, hook = Noisy(""), a_hook()
+    net.callbacks = [hook]
+    for step in range(4):
+        net.backward()
+        hook.on_step(step, **net.attach())
+    assert [report.verdict for report in hook.reports] == [Verdict.GOOD] * 3
+    assert hook.calls == 4
