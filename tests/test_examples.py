@@ -214,7 +214,43 @@ def test_an_example_says_which_extra_it_needs(tmp_path, name, missing, extra):
     assert "Traceback" not in told.stderr
 
 
-@pytest.mark.parametrize("name", ["06_pytorch.py", "08_on_a_cluster.py"])
+def example(name):
+    return runpy.run_path(str(EXAMPLES / name))
+
+
+def test_a_loop_of_ones_own(capsys):
+    """GOOD at every check, WORRY with the mistake, and trained to the same bits with the hook and without."""
+    right, wrong = example("04_your_own_loop.py")["main"]()
+    assert [report.verdict for report in right.reports] == [Verdict.GOOD] * 3
+    assert [report.verdict for report in wrong.reports] == [Verdict.WORRY] * 3
+    printed = capsys.readouterr().out
+    assert printed.count("without the hook: True") == 2
+    assert "db1 is exactly 1/64 of the measured slope" in printed
+
+
+def test_dropout_and_l2():
+    """Refused when left on, good when off or frozen; a mask's mistake shows frozen only, a convention's by its name."""
+    said = example("05_dropout_and_l2.py")["main"]()
+    told = [lines[-1] if len(lines) > 1 else lines[0] for lines in said]
+    starts = ["refused: The loss gave", "GOOD", "GOOD", "dropout_scale", "GOOD", "GOOD", "l2_missing", "l2_factor"]
+    assert [line.startswith(start) for line, start in zip(told, starts, strict=True)] == [True] * 8
+    assert "draws from Net.rng" in told[0]
+
+
+def test_layers_and_lists():
+    """Tied weights are one parameter in every shape, and a list that is too short is a finding."""
+    layers, lists, short, recovered = example("07_layers_and_lists.py")["main"]()
+    assert [report.verdict for report in (layers, lists, short, recovered)] == [
+        Verdict.GOOD,
+        Verdict.GOOD,
+        Verdict.WORRY,
+        Verdict.GOOD,
+    ]
+    assert list(layers.parameters) == ["encoder.0.W", "encoder.0.b", "decoder.b"]
+    assert "3 gradients for 4 parameters" in short.notes[0]
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("0[4-9]_*.py")))
 def test_an_example_is_short(name):
-    """It can be read at one go."""
+    """It can be read at one go: under 80 lines."""
     assert len((EXAMPLES / name).read_text(encoding="utf-8").splitlines()) < 80
