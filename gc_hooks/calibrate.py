@@ -128,8 +128,11 @@ def rounding_of(problem: Problem, tools: list[Instrument], generator: Generator)
         for name, grad in problem.grads.items()
     }
     nothing = {name: max(VANISHING * whole, 1e3 * EPS * abs(problem.value) / problem.scales[name]) for name in moved}
-    smooth = {n: m for n, m in moved.items() if m <= max(JUMP * problem.grad_norms[n], nothing[n])}
-    return Rounding(assumed.relative, {name: MOVED * m for name, m in smooth.items()})
+    smooth = {n for n, m in moved.items() if m <= max(JUMP * problem.grad_norms[n], nothing[n])}
+    # One that jumps alone stands at a kink. Where all do that have a gradient, they are what rounding leaves of a
+    # network that is fitted to the last digit.
+    left = smooth if any(problem.grad_norms[name] > nothing[name] for name in smooth) else set(moved)
+    return Rounding(assumed.relative, {name: MOVED * moved[name] for name in moved if name in left})
 
 
 def _calibrate(

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from gc_hooks import central, check_gradients, complex_step, entries, fixed_step
-from gc_hooks.calibrate import calibrate, untrained
+from gc_hooks import Verdict, central, check_gradients, complex_step, entries, fixed_step
+from gc_hooks.calibrate import calibrate, rounding_of, untrained
 from gc_hooks.door import pose
 from gc_hooks.estimate import Estimate
 from gc_hooks.evidence import Evidence
@@ -209,3 +209,26 @@ def test_an_interrupt_does_not_hide_in_the_self_test():
 
     with pytest.raises(KeyboardInterrupt):
         check_gradients(loss, POINT, POINT)
+
+
+def test_what_rounding_leaves_of_a_network_fitted_to_the_last_digit_is_no_slope():
+    """Its gradient moves by itself when the parameters move by their own rounding: the bars are as wide, and nothing is
+    good or accused; a single parameter that jumps stands at a kink and says nothing of rounding."""
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((9, 6)), rng.standard_normal((6, 4))
+    y = np.tanh(x @ w)
+
+    def loss(p):
+        return np.sum((np.tanh(x @ p["w"]) - y) ** 2)
+
+    def gradient(p):
+        h = np.tanh(x @ p["w"])
+        return {"w": x.T @ (2 * (h - y) * (1 - h**2))}
+
+    fitted = {"w": w * (1 + 1e-16 * rng.standard_normal(w.shape))}
+    problem = pose(loss, fitted, gradient)
+    tools = calibrate(problem, complex_step, rng)
+    rounding = rounding_of(problem, tools, rng)
+    assert rounding.floors.get("w", 0.0) > 1e-2 * problem.grad_norms["w"]
+    report = check_gradients(loss, fitted, gradient)
+    assert report.verdict in (Verdict.INCONCLUSIVE, Verdict.GOOD)
