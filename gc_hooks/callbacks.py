@@ -57,6 +57,8 @@ class TrainState:
         Set by `stop`; the trainer ends cleanly after the current batch.
     interrupted : bool
         True in `on_train_end` when an exception (Ctrl-C too) ended the training.
+    model_state : dict of str to ndarray
+        What the model keeps beside its parameters: running statistics and frozen parameters.
     """
 
     objective: Objective
@@ -71,6 +73,7 @@ class TrainState:
     should_stop: bool = False
     stop_reason: str = ""
     interrupted: bool = False
+    model_state: dict[str, Array] = field(default_factory=dict)
 
     def stop(self, reason: str = "") -> None:
         """Ask the trainer to end after the current batch."""

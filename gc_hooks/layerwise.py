@@ -71,7 +71,7 @@ def _check(piece: Piece, options: dict[str, Any]) -> CheckReport:
         lambda p: piece.backward(p, upstream),
         **options,
     )
-    report = report.noted(*([f"Its backward: {piece.where}."] if piece.where else []))
+    report = report.noted(*([f"Its backward: {piece.where}."] if piece.where else []), *piece.notes)
     return replace(report, diagnoses=(*report.diagnoses, *_nothing_from_nothing(piece, upstream)))
 
 
@@ -90,11 +90,13 @@ def _nothing_from_nothing(piece: Piece, upstream: Array) -> Iterator[Diagnosis]:
 
 
 def layers_at_fault(reports: dict[str, CheckReport], pieces: Iterable[Piece]) -> Iterator[Diagnosis]:
-    """A diagnosis for each layer whose own backward is wrong, from the loss down."""
+    """A diagnosis for each layer whose own backward is wrong, from the loss down, but not for a block around it."""
     where = {piece.name: piece.where for piece in pieces}
+    named: list[str] = []
     for name, report in reversed(reports.items()):
         wrong = [key for key, comparison in report.parameters.items() if comparison.verdict > Verdict.INCONCLUSIVE]
-        if wrong:
+        if wrong and not any(other.startswith(f"{name.split()[0]}.") for other in named):
+            named.append(name)
             what = " and ".join("its input" if key == INPUT else key for key in wrong)
             told = " ".join(d.message for d in report.diagnoses if d.code not in ("unexplained", "other_loss"))
             yield Diagnosis(

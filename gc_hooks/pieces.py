@@ -32,6 +32,8 @@ class Piece:
         ``backward(point, upstream) -> gradients`` by the names of the point.
     where : str
         File and line of the layer's own backward.
+    notes : tuple of str
+        What a report should say of it.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Piece:
     forward: Callable[[Mapping[str, Array]], Any]
     backward: Callable[[Mapping[str, Array], Array], dict[str, Any]]
     where: str
+    notes: tuple[str, ...] = ()
 
 
 def location(function: Any) -> str:

@@ -88,6 +88,7 @@ def _told(report: CheckReport, state: TrainState, batch: Batch, random_state: Ra
     """The report with where it was asked, and the layers at fault where a delta goes wrong between them."""
     dropout = "off" if random_state is None else "on, with fixed masks"
     report = replace(report, asked=(f"Slopes on {len(batch[0])} samples in float64, dropout {dropout}.",))
+    report = report.noted(*getattr(state.objective, "notes", ()))
     unsteady = any(diagnosis.code == "not_repeatable" for diagnosis in report.diagnoses)
     if report.verdict < Verdict.DOUBLE_CHECK or unsteady:  # what changes from call to call breaks every identity
         return report

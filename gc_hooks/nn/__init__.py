@@ -16,15 +16,18 @@ from gc_hooks.nn.history import History
 from gc_hooks.nn.layers import Context, Dense, Dropout, Layer, LeakyReLU, ReLU, Sigmoid, Tanh, glorot, he
 from gc_hooks.nn.losses import BinaryCrossEntropy, MeanSquaredError, SoftmaxCrossEntropy
 from gc_hooks.nn.model import Sequential
+from gc_hooks.nn.norms import BatchNorm, LayerNorm
 from gc_hooks.nn.objective import Objective
 from gc_hooks.nn.optimizers import SGD, Adam, Momentum
 from gc_hooks.nn.penalties import L2
+from gc_hooks.nn.residual import Residual
 from gc_hooks.nn.trainer import Trainer
 
 __all__ = [
     "L2",
     "SGD",
     "Adam",
+    "BatchNorm",
     "BinaryCrossEntropy",
     "Context",
     "Dense",
@@ -32,11 +35,13 @@ __all__ = [
     "EarlyStopping",
     "History",
     "Layer",
+    "LayerNorm",
     "LeakyReLU",
     "MeanSquaredError",
     "Momentum",
     "Objective",
     "ReLU",
+    "Residual",
     "Sequential",
     "Sigmoid",
     "SoftmaxCrossEntropy",

@@ -18,7 +18,8 @@ class EarlyStopping(Callback):
     patience : int
         Epochs without improvement after which the training stops.
     restore_best : bool
-        At the end of the training, put the parameters of the best epoch back. The optimiser's state is left as it is.
+        At the end of the training, put the parameters of the best epoch back, and its running statistics. The
+        optimiser's state is left as it is.
 
     Attributes
     ----------
@@ -45,7 +46,7 @@ class EarlyStopping(Callback):
     def _forget(self) -> None:
         self.best = float("nan")
         self._waited = 0
-        self._best_params: dict[str, Array] = {}
+        self._best: dict[str, Array] = {}
 
     def on_train_begin(self, state: TrainState) -> None:
         """Start afresh."""
@@ -63,8 +64,9 @@ class EarlyStopping(Callback):
 
     def on_train_end(self, state: TrainState) -> None:
         """Put the best parameters back, where that was asked for."""
-        for name, best in self._best_params.items():
-            state.params[name][...] = best
+        arrays = _arrays(state)
+        for name, best in self._best.items():
+            arrays[name][...] = best
 
     def _figure(self, state: TrainState) -> float:
         if self.monitor in state.metrics:
@@ -83,4 +85,9 @@ class EarlyStopping(Callback):
     def _remember(self, value: float, state: TrainState) -> None:
         self.best, self._waited = value, 0
         if self.restore_best:
-            self._best_params = {name: array.copy() for name, array in state.params.items()}
+            self._best = {name: array.copy() for name, array in _arrays(state).items()}
+
+
+def _arrays(state: TrainState) -> dict[str, Array]:
+    """All that makes the model: a network is its running statistics too."""
+    return {**state.model_state, **state.params}

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -69,6 +69,18 @@ class Context:
         return self if self.generator is None else Context(self.training, copy.deepcopy(self.generator))
 
 
+class Place(NamedTuple):
+    """A layer where it stands: ``2.1 Dense`` is the first one inside of the second."""
+
+    name: str
+    path: str
+    """What its arrays' names begin with, such as "residual1.dense1."."""
+    layer: Layer
+    params: dict[str, Array]
+    """Its own, and its state, by their short names."""
+    inputs: Array
+
+
 class Layer(ABC):
     """Base class: a differentiable function of its parameters and its inputs.
 
@@ -85,13 +97,29 @@ class Layer(ABC):
         """Fresh parameters by their short names, such as ``{"W": ..., "b": ...}``; none unless overridden."""
         return {}
 
+    def init_state(self, dtype: DTypeLike) -> dict[str, Array]:
+        """What the layer keeps beside its parameters, such as running statistics; nothing unless overridden."""
+        return {}
+
     @abstractmethod
     def forward(self, params: Params, inputs: Array, context: Context) -> tuple[Array, Any]:
-        """Outputs for the inputs, and a cache of what `backward` needs."""
+        """Outputs for the inputs, and a cache of what `backward` needs; beside the parameters stands the state."""
 
     @abstractmethod
     def backward(self, params: Params, cache: Any, upstream: Array) -> tuple[Array, dict[str, Array]]:
         """From the loss's gradient for the outputs: that for the inputs, and those for the parameters."""
+
+    def observed(self, params: Params, cache: Any) -> dict[str, Array]:
+        """The state after a training step with this cache; forward itself changes none, so that it stays pure."""
+        return {}
+
+    def inside(self) -> Iterator[Layer]:
+        """The layers inside of this one; none unless overridden."""
+        return iter(())
+
+    def places(self, params: Params, inputs: Array, context: Context) -> Iterator[Place]:
+        """The same, each with its input, when this one gets these."""
+        return iter(())
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"

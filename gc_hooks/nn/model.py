@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from gc_hooks._typing import Array, Generator, Params
+from gc_hooks._typing import Array, Params
 from gc_hooks.errors import InvalidProblem
-from gc_hooks.nn.layers import Context, Layer
+from gc_hooks.nn.chain import Chain
+from gc_hooks.nn.frozen import chosen, frozen_notes, in_order
+from gc_hooks.nn.layers import Context, Layer, Place
+from gc_hooks.nn.ties import checked_ties, spread, summed
 from gc_hooks.pieces import INPUT, Piece, location
 
 
@@ -27,17 +29,26 @@ class Sequential:
         Of the initial parameters.
     dtype : dtype
         Of the parameters: a real floating-point type. The initial values are drawn in float64 and rounded.
+    tied : mapping of str to str, optional
+        Parameters that are other ones, or their transposes: ``{"dense3.W": "dense1.W.T"}``. They are one array under
+        one name, "dense1.W", whose gradient is the sum over both places.
 
     Attributes
     ----------
     params, grads : dict of str to ndarray
-        Twin dicts, allocated once. Names are the layer's class and its number among those with parameters:
-        "dense1.W", "dense1.b", "dense2.W", ... Gradients are zero at first.
+        Twin dicts, allocated once. Names are the layer's class and its number among those of its class: "dense1.W",
+        "dense1.b", "dense2.W", ... Gradients are zero at first.
+    state : dict of str to ndarray
+        What belongs to the model and is neither trained nor a gradient: running statistics ("batchnorm1.mean"), which
+        only `observe` moves, and frozen parameters.
+    notes : tuple of str
+        What a report should say of the model.
 
     Raises
     ------
     InvalidProblem
-        When there are no layers, something in the list is no layer, or the dtype is not a real floating-point type.
+        When there are no layers, something in the list is no layer, the dtype is not a real floating-point type, or
+        names in `tied` do not fit.
 
     Examples
     --------
@@ -49,23 +60,32 @@ class Sequential:
     (5, 3)
     """
 
-    def __init__(self, layers: Iterable[Layer], *, seed: int = 0, dtype: DTypeLike = np.float64) -> None:
-        self.layers = _checked_layers(layers)
+    def __init__(
+        self,
+        layers: Iterable[Layer],
+        *,
+        seed: int = 0,
+        dtype: DTypeLike = np.float64,
+        tied: Mapping[str, str] | None = None,
+    ) -> None:
+        self._chain = Chain(layers)
         self.dtype = _checked_dtype(dtype)
-        self.params: dict[str, Array] = {}
-        self._names = self._initialize(np.random.default_rng(seed))
+        fresh = self._chain.init(np.random.default_rng(seed), self.dtype)
+        self._ties = checked_ties(tied or {}, fresh)
+        aliases = {tie.alias for tie in self._ties}
+        self.params = {name: array for name, array in fresh.items() if name not in aliases}
         self.grads = _zeros_like(self.params)
+        self.state = self._chain.init_state(self.dtype)
+        self._order = tuple(self.params)
 
-    def _initialize(self, generator: Generator) -> list[dict[str, str]]:
-        """Fill `params`; for each layer, return what its parameters' short names ("W") are called in full."""
-        numbers: Counter[str] = Counter()
-        names = []
-        for layer in self.layers:
-            kind, fresh = layer.kind or type(layer).__name__.lower(), layer.init(generator, self.dtype)
-            numbers[kind] += bool(fresh)
-            names.append({short: f"{kind}{numbers[kind]}.{short}" for short in fresh})
-            self.params.update({names[-1][short]: array for short, array in fresh.items()})
-        return names
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """From inputs to outputs."""
+        return self._chain.layers
+
+    def all_layers(self) -> Iterator[Layer]:
+        """The layers, and those inside of blocks."""
+        return self._chain.all_layers()
 
     def forward(
         self, inputs: ArrayLike, context: Context | None = None, params: Params | None = None
@@ -88,12 +108,8 @@ class Sequential:
         caches : list
             One per layer, for `backward`.
         """
-        params, context = self.params if params is None else params, context or Context()
-        activations, caches = self._in_precision(inputs, params), []
-        for layer, names in zip(self.layers, self._names, strict=True):
-            activations, cache = layer.forward(_short(params, names), activations, context)
-            caches.append(cache)
-        return activations, caches
+        params = self.params if params is None else params
+        return self._chain.forward(self._all(params), self._in_precision(inputs, params), context or Context())
 
     def backward(self, caches: Sequence[Any], upstream: Array, params: Params | None = None) -> dict[str, Array]:
         """Gradients of the parameters, from the loss's gradient for the outputs; nothing is written.
@@ -106,24 +122,86 @@ class Sequential:
         params : mapping of str to ndarray, optional
             The model's own when left out.
         """
-        params = self.params if params is None else params
-        grads: dict[str, Array] = {}
-        for layer, names, cache in reversed(list(zip(self.layers, self._names, caches, strict=True))):
-            upstream, short = layer.backward(_short(params, names), cache, upstream)
-            grads.update({names[key]: gradient for key, gradient in short.items()})
-        return {name: grads[name] for name in self.params if name in grads}
+        _, grads = self._chain.backward(self._all(self.params if params is None else params), caches, upstream)
+        return in_order(summed(self._ties, grads), self.params)
 
     def pieces(
         self, inputs: ArrayLike, context: Context | None = None, params: Params | None = None
     ) -> Iterator[Piece]:
         """The layers one by one, each at the input that those before it make; in training mode without dropout unless
-        the context says otherwise."""
+        the context says otherwise. After a block come the layers inside of it."""
         params, context = self.params if params is None else params, context or Context(training=True)
-        activations = self._in_precision(inputs, params)
-        for number, (layer, names) in enumerate(zip(self.layers, self._names, strict=True), start=1):
-            piece = _piece(f"{number} {type(layer).__name__}", layer, _short(params, names), activations, context)
-            yield piece
-            activations = piece.forward(piece.point)
+        frozen = self._with_aliases(name for name in self.frozen if name not in params)
+        trained = self._with_aliases(params)
+        for place in self._chain.places(self._all(params), self._in_precision(inputs, params), context):
+            yield _piece(place, trained, frozen, context)
+
+    def _with_aliases(self, names: Iterable[str]) -> set[str]:
+        names = set(names)
+        return names | {tie.alias for tie in self._ties if tie.name in names}
+
+    def _all(self, params: Params) -> dict[str, Array]:
+        """Every array that the layers use, by each of its names."""
+        return spread(self._ties, {**self.state, **params})
+
+    def observe(self, caches: Sequence[Any]) -> None:
+        """Take what a training step has seen into the running statistics; the one place where they are written.
+
+        Parameters
+        ----------
+        caches : list
+            From `forward` in training mode.
+        """
+        for name, array in self._chain.observed(self._all(self.params), caches).items():
+            self.state[name][...] = array
+
+    def freeze(self, *names: str) -> None:
+        """Train these no longer: parameters ("dense1.W") or layers ("dense1") move out of `params` into `state`.
+
+        The layers use them as before; optimiser, penalty and check do not see them.
+
+        Raises
+        ------
+        InvalidProblem
+            A name fits nothing that is trained.
+
+        Examples
+        --------
+        >>> from gc_hooks.nn import Dense
+        >>> model = Sequential([Dense(4, 8), Dense(8, 3)])
+        >>> model.freeze("dense1")
+        >>> list(model.params), list(model.state)
+        (['dense2.W', 'dense2.b'], ['dense1.W', 'dense1.b'])
+        """
+        for name in list(chosen(names, self.params, "trained")):
+            self.state[name] = self.params.pop(name)
+            del self.grads[name]
+
+    def unfreeze(self, *names: str) -> None:
+        """Train them again: the contrary of `freeze`.
+
+        Raises
+        ------
+        InvalidProblem
+            A name fits nothing that is frozen.
+        """
+        for name in list(chosen(names, self.frozen, "frozen")):
+            self.params[name] = self.state.pop(name)
+            self.grads[name] = np.zeros_like(self.params[name])
+        for twin in (self.params, self.grads):
+            ordered = in_order(twin, self._order)
+            twin.clear()  # the same dict: callbacks hold on to it
+            twin.update(ordered)
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """The parameters that are not trained."""
+        return tuple(name for name in self._order if name in self.state)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a report should say of the model."""
+        return frozen_notes(self.frozen)
 
     def store(self, grads: Params) -> None:
         """Copy gradients over the live buffers; the one place where they are written."""
@@ -140,6 +218,7 @@ class Sequential:
         twin.dtype = _checked_dtype(dtype)
         twin.params = {name: array.astype(twin.dtype) for name, array in self.params.items()}
         twin.grads = _zeros_like(twin.params)
+        twin.state = {name: array.astype(twin.dtype) for name, array in self.state.items()}
         return twin
 
     def __repr__(self) -> str:
@@ -153,35 +232,25 @@ class Sequential:
         return array.astype(np.finfo(dtype).dtype, copy=False)  # finfo: the real type of a complex one
 
 
-def _piece(name: str, layer: Layer, params: Params, inputs: Array, context: Context) -> Piece:
+def _piece(place: Place, trained: set[str], frozen: set[str], context: Context) -> Piece:
+    """One layer, of whose arrays only those that are trained can be moved."""
+    layer = place.layer
+    point = {short: array for short, array in place.params.items() if place.path + short in trained}
+    notes = frozen_notes(short for short in place.params if place.path + short in frozen)
+
     def forward(p: Params) -> Array:
-        return layer.forward(p, p[INPUT], context.again())[0]
+        return layer.forward({**place.params, **p}, p[INPUT], context.again())[0]
 
     def backward(p: Params, upstream: Array) -> dict[str, Array]:
-        _, cache = layer.forward(p, p[INPUT], context.again())
-        below, grads = layer.backward(p, cache, upstream)
-        return {**grads, INPUT: below}
+        _, cache = layer.forward({**place.params, **p}, p[INPUT], context.again())
+        below, grads = layer.backward({**place.params, **p}, cache, upstream)
+        return {**{short: g for short, g in grads.items() if place.path + short not in frozen}, INPUT: below}
 
-    return Piece(name, {**params, INPUT: inputs}, forward, backward, location(type(layer).backward))
-
-
-def _short(params: Params, names: dict[str, str]) -> dict[str, Array]:
-    return {short: params[name] for short, name in names.items()}
+    return Piece(place.name, {**point, INPUT: place.inputs}, forward, backward, location(type(layer).backward), notes)
 
 
 def _zeros_like(params: Params) -> dict[str, Array]:
     return {name: np.zeros_like(array) for name, array in params.items()}
-
-
-def _checked_layers(layers: Iterable[Layer]) -> tuple[Layer, ...]:
-    layers = tuple(layers)
-    strangers = [repr(layer) for layer in layers if not isinstance(layer, Layer)]
-    if strangers or not layers:
-        raise InvalidProblem(
-            f"Sequential got {'no layers' if not layers else f'{strangers[0]}, which is no layer'}. It chains "
-            "layer objects, not classes or functions. Try Sequential([Dense(4, 8), ReLU(), Dense(8, 3)])."
-        )
-    return layers
 
 
 def _checked_dtype(dtype: DTypeLike) -> np.dtype[Any]:

@@ -69,9 +69,14 @@ class Objective:
         )
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What a report should say of the model: which parameters are frozen."""
+        return self._model.notes
+
+    @property
     def constants(self) -> dict[str, float]:
         """Numbers by which a gradient may be off: what dropout keeps."""
-        rates = {getattr(layer, "rate", 0.0) for layer in self._model.layers} - {0.0}
+        rates = {getattr(layer, "rate", 0.0) for layer in self._model.all_layers()} - {0.0}
         return {"keep probability" if len(rates) == 1 else f"keep probability {1 - r:g}": 1 - r for r in sorted(rates)}
 
     def penalty(self, params: Params) -> Any:

@@ -71,7 +71,7 @@ class Trainer:
         self.callbacks = tuple(callbacks)
         self.objective = Objective(model, loss, penalty)
         self.history = History()
-        self.state = TrainState(self.objective, model.params, model.grads)
+        self.state = TrainState(self.objective, model.params, model.grads, model_state=model.state)
         # Two streams: turning dropout on must not change the order of the samples.
         orders, masks = np.random.SeedSequence(seed).spawn(2)
         self._orders, self._masks = np.random.default_rng(orders), np.random.default_rng(masks)
@@ -178,6 +178,7 @@ class Trainer:
         callbacks.on_gradients(state)
 
         self.optimizer.step(model.params, model.grads)
+        model.observe(caches)
         state.step += 1
         self.history.batch_loss.append(state.loss)
         callbacks.on_batch_end(state)

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from gc_hooks import nn
-from gc_hooks.nn.layers import Context, Layer
+from gc_hooks.nn.layers import Layer
 
 ACTIVATIONS = (nn.ReLU, nn.Tanh, nn.Sigmoid)
 
@@ -70,11 +70,8 @@ class Network:
     def stands_on_kink(self):
         """Whether the input of some ReLU is exactly zero."""
         model = self.objective._model
-        values, found = self.batch[0], False
-        for layer, names in zip(model.layers, model._names, strict=True):
-            found |= isinstance(layer, nn.ReLU) and bool(np.any(values == 0))
-            values, _ = layer.forward({short: self.params[name] for short, name in names.items()}, values, Context())
-        return found
+        pieces = zip(model.layers, model.pieces(self.batch[0], params=self.params), strict=True)
+        return any(isinstance(layer, nn.ReLU) and bool(np.any(piece.point["input"] == 0)) for layer, piece in pieces)
 
     def loss(self, params):
         """The loss; one forward pass, in the precision of the parameters."""
