@@ -11,8 +11,10 @@ Start reading with `Trainer`, then `Sequential` and the layers.
 8
 """
 
+from gc_hooks.nn.activations import ELU, GELU, Softmax, Softplus, TanhGELU
 from gc_hooks.nn.early_stopping import EarlyStopping
 from gc_hooks.nn.history import History
+from gc_hooks.nn.images import AveragePool2D, Conv2D, Flatten, MaxPool2D
 from gc_hooks.nn.layers import Context, Dense, Dropout, Layer, LeakyReLU, ReLU, Sigmoid, Tanh, glorot, he
 from gc_hooks.nn.losses import BinaryCrossEntropy, MeanSquaredError, SoftmaxCrossEntropy
 from gc_hooks.nn.model import Sequential
@@ -24,19 +26,25 @@ from gc_hooks.nn.residual import Residual
 from gc_hooks.nn.trainer import Trainer
 
 __all__ = [
+    "ELU",
+    "GELU",
     "L2",
     "SGD",
     "Adam",
+    "AveragePool2D",
     "BatchNorm",
     "BinaryCrossEntropy",
     "Context",
+    "Conv2D",
     "Dense",
     "Dropout",
     "EarlyStopping",
+    "Flatten",
     "History",
     "Layer",
     "LayerNorm",
     "LeakyReLU",
+    "MaxPool2D",
     "MeanSquaredError",
     "Momentum",
     "Objective",
@@ -44,8 +52,11 @@ __all__ = [
     "Residual",
     "Sequential",
     "Sigmoid",
+    "Softmax",
     "SoftmaxCrossEntropy",
+    "Softplus",
     "Tanh",
+    "TanhGELU",
     "Trainer",
     "glorot",
     "he",

@@ -1,0 +1,185 @@
+"""Layers of images: convolution, pooling, flattening. Images are (N, H, W, C), channels last."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from gc_hooks._typing import Array, Generator, Params
+from gc_hooks.errors import InvalidProblem
+from gc_hooks.nn.layers import Context, Initializer, Layer, he
+from gc_hooks.nn.windows import Windows, pair
+
+
+class Conv2D(Layer):
+    """``y[n, i, j, f] = b[f] + sum over (u, v, c) of x[n, s i + u - p, s j + v - p, c] W[u, v, c, f]``.
+
+    A cross-correlation, as everybody's convolutions are: W is not turned around. Dumoulin and Visin, "A guide to
+    convolution arithmetic for deep learning" (2016). Forward and both gradients are products of matrices, with a row
+    for each window.
+
+    Parameters
+    ----------
+    inputs, outputs : int
+        Number of channels C that come in and F that go out.
+    size : int or (int, int)
+        Rows and columns of a window.
+    stride : int or (int, int)
+        Distance of the windows.
+    padding : int or (int, int)
+        Rows and columns of zeros on each side.
+    init : callable
+        As for `Dense`, with fans ``kh kw C`` and F: `he` (default) or `glorot`.
+
+    Raises
+    ------
+    InvalidProblem
+        A number is too small; in `forward`, when the inputs are not (N, H, W, C) or smaller than a window.
+
+    Examples
+    --------
+    >>> layer = Conv2D(1, 8, 3, padding=1)
+    >>> params = layer.init(np.random.default_rng(0), np.float64)
+    >>> params["W"].shape, layer.forward(params, np.ones((5, 10, 10, 1)), Context())[0].shape
+    ((3, 3, 1, 8), (5, 10, 10, 8))
+    """
+
+    kind = "conv"
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        size: int | tuple[int, int] = 3,
+        *,
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        init: Initializer = he,
+    ) -> None:
+        if inputs < 1 or outputs < 1:
+            raise InvalidProblem(
+                f"Conv2D({inputs}, {outputs}) has a side without channels. The first two arguments are the numbers of "
+                "channels that come in and go out. Give two numbers that are at least 1, such as Conv2D(1, 8)."
+            )
+        self.inputs, self.outputs, self.initializer = inputs, outputs, init
+        self.windows = Windows(pair("size", size, 1), pair("stride", stride, 1), pair("padding", padding, 0))
+
+    def init(self, generator: Generator, dtype: DTypeLike) -> dict[str, Array]:
+        """W (kh, kw, C, F) from the initializer, drawn in float64 whatever the dtype, and b (F,) of zeros."""
+        rows, columns = self.windows.size
+        weights = self.initializer(generator, rows * columns * self.inputs, self.outputs)
+        shape = rows, columns, self.inputs, self.outputs
+        return {"W": weights.reshape(shape).astype(dtype), "b": np.zeros(self.outputs, dtype)}
+
+    def forward(
+        self, params: Params, inputs: Array, context: Context
+    ) -> tuple[Array, tuple[Array, tuple[int, ...], tuple[int, ...]]]:
+        """``Y = X W + b`` with the windows as the rows of X; the cache is X and the shapes before and after."""
+        self.windows.check(inputs, repr(self), self.inputs)
+        seen, W = self.windows.unfolded(inputs), params["W"].reshape(-1, self.outputs)
+        shape = len(inputs), *self.windows.count(inputs.shape), self.outputs
+        outputs = seen @ W + params["b"]  # (N OH OW, kh kw C)(kh kw C, F)
+        return outputs.reshape(shape), (seen, inputs.shape, shape)
+
+    def backward(
+        self, params: Params, cache: tuple[Array, tuple[int, ...], tuple[int, ...]], upstream: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        """``dW = X^T dY``, ``db = sum of dY``, and ``dX = dY W^T``, added up where windows overlap."""
+        seen, below, above = cache
+        W, deltas = params["W"], upstream.reshape(-1, self.outputs)
+        grads = {"W": (seen.T @ deltas).reshape(W.shape), "b": deltas.sum(axis=0)}
+        shares = deltas @ W.reshape(-1, self.inputs, self.outputs).transpose(0, 2, 1)  # for each place in a window
+        return self.windows.folded(shares.reshape(len(shares), *above[:3], self.inputs), below), grads
+
+    def __repr__(self) -> str:
+        size, stride, padding = self.windows.size, self.windows.stride, self.windows.padding
+        return f"{type(self).__name__}({self.inputs}, {self.outputs}, {size}, stride={stride}, padding={padding})"
+
+
+class Pooling(Layer):
+    """Base class: windows over each channel.
+
+    Parameters
+    ----------
+    size : int or (int, int)
+        Rows and columns of a window.
+    stride : int or (int, int), optional
+        Distance of the windows, which may overlap; by default they stand side by side. What is left over at the far
+        edges is not looked at.
+
+    Raises
+    ------
+    InvalidProblem
+        A number is below 1; in `forward`, when the inputs are not (N, H, W, C) or smaller than a window.
+    """
+
+    def __init__(self, size: int | tuple[int, int] = 2, *, stride: int | tuple[int, int] | None = None) -> None:
+        both = pair("size", size, 1)
+        self.windows = Windows(both, both if stride is None else pair("stride", stride, 1))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.windows.size}, stride={self.windows.stride})"
+
+
+class MaxPool2D(Pooling):
+    """The largest number of each window; the arguments are those of `Pooling`.
+
+    Of several that are equally large the first one, row by row, gets the gradient. A NaN stays NaN.
+
+    Examples
+    --------
+    >>> MaxPool2D(3, stride=2).forward({}, np.ones((5, 9, 9, 4)), Context())[0].shape
+    (5, 4, 4, 4)
+    """
+
+    def forward(self, params: Params, inputs: Array, context: Context) -> tuple[Array, tuple[Array, tuple[int, ...]]]:
+        """``y = max over the window``; the cache is which place it was, and the shape of the inputs."""
+        self.windows.check(inputs, repr(self))
+        first, *others = self.windows.offsets(inputs)
+        largest, place = first, np.zeros(first.shape, np.intp)
+        for number, other in enumerate(others, start=1):
+            wins = (other.real > largest.real) | np.isnan(other)
+            largest, place = np.where(wins, other, largest), np.where(wins, number, place)
+        return largest, (place, inputs.shape)
+
+    def backward(
+        self, params: Params, cache: tuple[Array, tuple[int, ...]], upstream: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        """``dx = sum of dy over the windows whose largest number x is``."""
+        place, shape = cache
+        numbers = np.arange(np.prod(self.windows.size)).reshape(-1, 1, 1, 1, 1)
+        return self.windows.folded(upstream * (place == numbers), shape), {}
+
+
+class AveragePool2D(Pooling):
+    """The mean of each window; the arguments are those of `Pooling`."""
+
+    def forward(self, params: Params, inputs: Array, context: Context) -> tuple[Array, tuple[int, ...]]:
+        """``y = mean over the window``; the cache is the shape of the inputs."""
+        self.windows.check(inputs, repr(self))
+        total = sum(self.windows.offsets(inputs))
+        return np.asarray(total / float(np.prod(self.windows.size))), inputs.shape
+
+    def backward(self, params: Params, cache: tuple[int, ...], upstream: Array) -> tuple[Array, dict[str, Array]]:
+        """``dx = sum of dy / (kh kw) over the windows that see x``."""
+        places = int(np.prod(self.windows.size))
+        shares = np.broadcast_to(upstream / float(places), (places, *upstream.shape))
+        return self.windows.folded(shares, cache), {}
+
+
+class Flatten(Layer):
+    """Each sample's numbers in one row: (N, ...) to (N, D).
+
+    Examples
+    --------
+    >>> Flatten().forward({}, np.ones((5, 4, 4, 3)), Context())[0].shape
+    (5, 48)
+    """
+
+    def forward(self, params: Params, inputs: Array, context: Context) -> tuple[Array, tuple[int, ...]]:
+        """``y = x`` in another shape; the cache is the one before."""
+        return inputs.reshape(len(inputs), int(np.prod(inputs.shape[1:]))), inputs.shape
+
+    def backward(self, params: Params, cache: tuple[int, ...], upstream: Array) -> tuple[Array, dict[str, Array]]:
+        """``dx = dy`` in the shape before."""
+        return upstream.reshape(cache), {}
