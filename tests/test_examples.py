@@ -250,7 +250,18 @@ def test_layers_and_lists():
     assert "3 gradients for 4 parameters" in short.notes[0]
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("0[4-9]_*.py")))
+def test_the_convolutional_example_is_good_at_every_check(tmp_path, capsys):
+    """With a quarter of the channels and of the epochs: GOOD at 0, 1 and N, and most of the digits are read."""
+    example = runpy.run_path(str(EXAMPLES / "09_convolutional_digits.py"))
+    arguments = ["--epochs", "3", "--channels", "4", "--after", "60", "--log-dir", str(tmp_path)]
+    reports, accuracy = example["main"](arguments)
+    assert [(report.step, report.verdict) for report in reports] == [(step, Verdict.GOOD) for step in (0, 1, 60)]
+    assert accuracy > 0.8
+    assert list((tmp_path / "gradcheck").glob("*.tfevents.*"))
+    assert re.search(r"180 steps, test accuracy \d", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("[01][04-9]_*.py")))
 def test_an_example_is_short(name):
     """It can be read at one go: under 80 lines."""
     assert len((EXAMPLES / name).read_text(encoding="utf-8").splitlines()) < 80
