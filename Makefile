@@ -16,13 +16,13 @@ help: ## list these targets
 	@echo
 	@echo "  PYTHON=python3.12    the interpreter that .venv is made with"
 	@echo "  LOG_DIR=runs/mine    where demo writes and view looks (now: $(LOG_DIR))"
-	@echo "  ARGS='--epochs 3'    more options for demo or test"
+	@echo "  ARGS='--epochs 3'    more options for demo, view or test"
 
 demo: $(VENV)/run.stamp ## train a network on handwritten digits while its gradient is checked
 	$(BIN)/python examples/02_train_digits.py --log-dir "$(LOG_DIR)" $(ARGS)
 
 view: $(VENV)/run.stamp ## show in TensorBoard what the demo wrote
-	$(BIN)/gc-hooks view "$(LOG_DIR)"
+	$(BIN)/gc-hooks view "$(LOG_DIR)" $(ARGS)
 
 # Without PyTorch its adapter is not tested, and does not count.
 test: $(VENV)/test.stamp ## run all tests and measure their branch coverage

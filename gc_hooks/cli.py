@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
+import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -24,7 +27,7 @@ from gc_hooks.verdict import Verdict
 if TYPE_CHECKING:
     from rich.table import Table
 
-PORT = 6006
+PORT, PORTS = 6006, 20
 ALL_GOOD, WRONG, UNCLEAR = 0, 1, 2
 """Exit statuses of ``show``."""
 COLUMNS = ("step", "verdict", "difference", "not good", "named")
@@ -44,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     view = commands.add_parser("view", help="start TensorBoard on a log directory")
     view.add_argument("log_dir", type=Path)
-    view.add_argument("--port", type=int, default=PORT)
+    view.add_argument("--port", type=int, help=f"by default {PORT}, or the next one that is free")
     view.add_argument("--host", default="localhost")
     view.add_argument("--path-prefix", default="", help="as TensorBoard's --path_prefix")
     view.add_argument("--open", action="store_true", help="open it in the browser, too")
@@ -60,21 +63,40 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _view(log_dir: Path, host: str, port: int, prefix: str, open_browser: bool) -> int:
+def _view(log_dir: Path, host: str, port: int | None, prefix: str, open_browser: bool) -> int:
     if not log_dir.is_dir():
-        return _refuse(f"there is no directory {log_dir}. Try the log_dir that the hook was given.")
+        return _refuse(f"There is no directory {log_dir}. Try the log_dir that the hook was given.")
     if importlib.util.find_spec("tensorboard") is None:
         return _refuse("TensorBoard is not installed here. Try pip install tensorboard.")
-    server = f"http://{host}:{port}{prefix}"
+    free = next((p for p in ([port] if port else range(PORT, PORT + PORTS)) if _is_free(host, p)), None)
+    if free is None:
+        return _refuse(f"Port {port or PORT} of {host} is taken, perhaps by another TensorBoard. Try another --port.")
+    server = f"http://{host}:{free}{prefix}"
     print(f"TensorBoard shows the gradient checks at {tab_address(server)} (Ctrl-C ends it),", flush=True)
     print(f"and their differences as scalars at {stock_address(server)}", flush=True)
     if open_browser:
         threading.Thread(target=_open_when_ready, args=(server, tab_address(server)), daemon=True).start()
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(log_dir), "--host", host, "--port", str(port)]
-    try:
-        return subprocess.call([*command, "--path_prefix", prefix] if prefix else command)
-    except KeyboardInterrupt:
-        return 0
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(log_dir), "--host", host, "--port", str(free)]
+    return _run([*command, "--path_prefix", prefix] if prefix else command)
+
+
+def _is_free(host: str, port: int) -> bool:
+    """Whether nobody listens there: the address that is printed must not be somebody else's."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((host, port)) != 0
+
+
+def _run(command: list[str]) -> int:
+    """TensorBoard, until it ends or we are told to: it does not outlive us."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    with subprocess.Popen(command) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            return 0
+        finally:
+            process.terminate()
 
 
 def _open_when_ready(server: str, address: str, attempts: int = 60) -> None:
@@ -117,7 +139,7 @@ def _why_nothing(log: Log, log_dir: Path) -> str:
     if not log.files:
         return f"{log_dir} holds no event files. Try the log_dir that the hook was given, once a check has been made."
     if log.troubles:
-        return f"no check of {log_dir} could be read."
+        return f"No check of {log_dir} could be read."
     return (
         f"{log_dir} holds {log.files} event file(s) and no gradient checks. This usually means a training without "
         "GradCheckHook(log_dir=...), or a log of an older gc_hooks, which TensorBoard's own dashboards show."
@@ -130,15 +152,16 @@ def _print_lines(run: str, reports: list[CheckReport]) -> None:
 
 
 def _print_table(run: str, reports: list[CheckReport]) -> None:
-    """The checks of a run, and the diagnoses of the newest one that is not good."""
+    """The checks of a run, and what is known of the first and of the newest one that are not good."""
     from rich.console import Console
 
     console = Console(soft_wrap=True, markup=False, highlight=False)
     console.print(f"{run}: {len(reports)} check{'' if len(reports) == 1 else 's'}", style="bold")
     console.print(_table(reports))
     failing = [report for report in reports if not report.ok]
-    for told in (failing[-1].findings or failing[-1].notes) if failing else ():
-        console.print(f"  step {failing[-1].step}, {told}")
+    for report in failing[:1] + failing[1:][-1:]:
+        for told in report.findings or report.notes:
+            console.print(f"  step {report.step}, {told}")
 
 
 def _table(reports: list[CheckReport]) -> Table:
@@ -159,7 +182,7 @@ def _row(report: CheckReport) -> tuple[str, ...]:
     return (
         str(report.step),
         str(report.verdict),
-        f"{report.difference:.1e} ± {report.error:.0e}",
+        f"{report.difference:.1e} ± {report.error:.0e}" if math.isfinite(report.difference) else "",
         f"all {len(failing)} parameters" if 1 < len(failing) == len(report.parameters) else listed(failing, MOST_NAMES),
         ", ".join(dict.fromkeys(diagnosis.code for diagnosis in report.diagnoses)),
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +15,7 @@ from contextlib import nullcontext
 import pytest
 
 from gc_hooks import cli
+from servers import PATIENCE, a_process, fetch, patiently
 
 
 @pytest.fixture
@@ -24,18 +27,23 @@ def started(monkeypatch):
         commands.append(command)
         return 3
 
-    monkeypatch.setattr(subprocess, "call", call)
+    monkeypatch.setattr(cli, "_run", call)
+    monkeypatch.setattr(cli, "_is_free", lambda host, port: port not in TAKEN)
     return commands
 
 
+TAKEN = {6006, 6007, 9009}
+"""Ports on which somebody listens."""
+
+
 def test_view_starts_tensorboard_on_the_directory(started, tmp_path, capsys):
-    """TensorBoard is started by this very Python, its exit status handed on, and the address printed before."""
+    """TensorBoard is started by this very Python on a free port, its status handed on, the address printed before."""
     assert cli.main(["view", str(tmp_path)]) == 3
-    arguments = ["--logdir", str(tmp_path), "--host", "localhost", "--port", "6006"]
+    arguments = ["--logdir", str(tmp_path), "--host", "localhost", "--port", "6008"]
     assert started == [[sys.executable, "-m", "tensorboard.main", *arguments]]
     printed = capsys.readouterr().out
-    assert "http://localhost:6006/#gradcheck " in printed
-    assert "http://localhost:6006/?smoothing=0&tagFilter=gradcheck%2Flog10#timeseries" in printed
+    assert "http://localhost:6008/#gradcheck " in printed
+    assert "http://localhost:6008/?smoothing=0&tagFilter=gradcheck%2Flog10#timeseries" in printed
 
 
 def test_view_takes_another_address(started, tmp_path, capsys):
@@ -49,13 +57,13 @@ def test_view_takes_a_path_prefix(started, tmp_path, capsys):
     """Behind a proxy: TensorBoard gets the prefix, and so does the address."""
     cli.main(["view", str(tmp_path), "--path-prefix", "/my/tb"])
     assert started[0][-2:] == ["--path_prefix", "/my/tb"]
-    assert " http://localhost:6006/my/tb/#gradcheck " in capsys.readouterr().out
+    assert " http://localhost:6008/my/tb/#gradcheck " in capsys.readouterr().out
 
 
 def test_a_directory_that_is_not_there_is_told(started, tmp_path, capsys):
     """A wrong path is an error message and status 2, not an empty TensorBoard."""
     assert cli.main(["view", str(tmp_path / "nowhere")]) == 2
-    assert "there is no directory" in capsys.readouterr().err
+    assert "There is no directory" in capsys.readouterr().err
     assert not started
 
 
@@ -67,14 +75,44 @@ def test_a_missing_tensorboard_is_told(started, tmp_path, capsys, monkeypatch):
     assert not started
 
 
-def test_ctrl_c_is_how_one_leaves(monkeypatch, tmp_path):
-    """Ctrl-C ends the command with status 0 and without a traceback."""
+def test_a_port_that_is_taken_is_told(started, tmp_path, capsys):
+    """The address that is printed is never that of somebody else's TensorBoard."""
+    assert cli.main(["view", str(tmp_path), "--port", "9009"]) == 2
+    told = capsys.readouterr()
+    assert "Port 9009 of localhost is taken" in told.err
+    assert (told.out, started) == ("", [])
 
-    def interrupted(command):
-        raise KeyboardInterrupt
 
-    monkeypatch.setattr(subprocess, "call", interrupted)
-    assert cli.main(["view", str(tmp_path)]) == 0
+def test_a_port_is_taken_when_somebody_listens():
+    """And free afterwards."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        assert not cli._is_free("127.0.0.1", port)
+    assert cli._is_free("127.0.0.1", port)
+
+
+def view_until(signal_number, tmp_path):
+    """``gc-hooks view`` as a process that is sent a signal once TensorBoard answers: its status, and the port."""
+    code = "import sys; from gc_hooks.cli import main; sys.exit(main(sys.argv[1:]))"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    arguments = ["view", str(tmp_path), "--host", "127.0.0.1", "--port", str(port)]
+    with a_process("-c", code, *arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        patiently(lambda: fetch(f"http://127.0.0.1:{port}", "environment"))
+        process.send_signal(signal_number)
+        return process.wait(PATIENCE), port
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
+def test_tensorboard_does_not_outlive_the_command(tmp_path, number, status):
+    """Ctrl-C ends both with status 0 and without a traceback; a kill ends both too."""
+    ended, port = view_until(number, tmp_path)
+    assert ended == status
+    patiently(lambda: cli._is_free("127.0.0.1", port))
 
 
 @pytest.mark.parametrize("arguments", [[], ["show"], ["view"], ["view", ".", "--port", "x"]])
@@ -98,7 +136,8 @@ def test_the_browser_is_opened_once_tensorboard_answers(monkeypatch, tmp_path):
 
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
     monkeypatch.setattr(webbrowser, "open", lambda address: (opened.append(address), done.set()))
-    monkeypatch.setattr(subprocess, "call", lambda command: 0 if done.wait(30) else 1)
+    monkeypatch.setattr(cli, "_is_free", lambda host, port: True)
+    monkeypatch.setattr(cli, "_run", lambda command: 0 if done.wait(30) else 1)
     assert cli.main(["view", str(tmp_path), "--open"]) == 0
     assert opened == ["http://localhost:6006/#gradcheck"]
     answers[:] = [OSError("never")] * 2

@@ -164,7 +164,42 @@ def test_a_file_that_is_no_event_file_is_told(tmp_path, capsys):
     (tmp_path / "events.out.tfevents.1").write_text("step,loss\n0,1\n" * 30)
     status, out, err = show(capsys, tmp_path)
     assert (status, out) == (2, "")
-    assert "ends in the middle of a record" in err
+    assert "is no event file" in err
+
+
+def test_a_damaged_record_is_told_and_the_others_are_shown(tmp_path, capsys):
+    """A flipped bit costs one check and not those behind it, and never a status of 0; nor does a damaged length."""
+    file = write(tmp_path, *(a_report(step, Verdict.WORRY if step == 2 else Verdict.GOOD) for step in range(4)))
+    whole = file.read_bytes()
+    place = whole.index(b'"step": 1')
+    file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    status, out, err = show(capsys, tmp_path)
+    assert (status, out.count(" GOOD "), out.count(" WORRY ")) == (1, 2, 1)
+    assert "1 of its records cannot be read" in err
+    assert show(capsys, tmp_path, "--newest")[0] == 2
+    start = whole.index(b"brain.Event:2") + len("brain.Event:2") + 4
+    file.write_bytes(whole[:start] + b"\xff" + whole[start + 1 :])
+    status, _, err = show(capsys, tmp_path)
+    assert (status, "what follows cannot be read" in err) == (2, True)
+
+
+def test_an_event_file_can_be_named_itself(tmp_path, capsys):
+    """As the directory around it."""
+    file = write(tmp_path, a_report(0, Verdict.WORRY))
+    status, out, err = show(capsys, file)
+    assert (status, "WORRY" in out, err) == (1, True, "")
+
+
+def test_half_a_line_of_json_is_told(tmp_path, capsys):
+    """What a killed process left is passed over, and the status says that something is missing."""
+    reporter = JsonlReporter(tmp_path / "checks.jsonl")
+    for step in range(2):
+        reporter.report(a_report(step))
+    data = (tmp_path / "checks.jsonl").read_bytes()
+    (tmp_path / "checks.jsonl").write_bytes(data[:-30])
+    status, out, err = show(capsys, tmp_path / "checks.jsonl")
+    assert (status, out.count(" GOOD ")) == (2, 1)
+    assert "ends in the middle of a line" in err
 
 
 def test_a_newer_log_says_so(tmp_path, capsys):

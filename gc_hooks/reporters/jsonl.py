@@ -57,6 +57,11 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[CheckReport]:
     return [CheckReport.from_json(line.decode(errors="replace")) for line in lines if line and not _is_cut_off(line)]
 
 
+def ends_in_half_a_line(path: str | os.PathLike[str]) -> bool:
+    """Whether the last report was cut off."""
+    return any(_is_cut_off(line) for line in Path(path).read_bytes().split(b"\n") if line)
+
+
 def _lacks_newline(file: BinaryIO) -> bool:
     """Whether the file ends in half a line, to which nothing must be added."""
     if file.seek(0, os.SEEK_END) == 0:
