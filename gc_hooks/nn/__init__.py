@@ -22,7 +22,9 @@ from gc_hooks.nn.norms import BatchNorm, LayerNorm
 from gc_hooks.nn.objective import Objective
 from gc_hooks.nn.optimizers import SGD, Adam, Momentum
 from gc_hooks.nn.penalties import L2
+from gc_hooks.nn.regression import Huber, Masked
 from gc_hooks.nn.residual import Residual
+from gc_hooks.nn.targets import mask_labels
 from gc_hooks.nn.trainer import Trainer
 
 __all__ = [
@@ -41,9 +43,11 @@ __all__ = [
     "EarlyStopping",
     "Flatten",
     "History",
+    "Huber",
     "Layer",
     "LayerNorm",
     "LeakyReLU",
+    "Masked",
     "MaxPool2D",
     "MeanSquaredError",
     "Momentum",
@@ -60,4 +64,5 @@ __all__ = [
     "Trainer",
     "glorot",
     "he",
+    "mask_labels",
 ]

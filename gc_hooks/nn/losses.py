@@ -10,10 +10,12 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from gc_hooks._typing import Array
 from gc_hooks.errors import InvalidProblem
 from gc_hooks.nn.functions import log_softmax, sigmoid, softmax, softplus
+from gc_hooks.nn.targets import Wanted, checked_weights, wanted
 
 
 class LossFunction(ABC):
@@ -56,93 +58,112 @@ class Classifier(LossFunction):
 
 
 class SoftmaxCrossEntropy(Classifier):
-    """``-mean over samples of sum_j t_j log softmax(z)_j``.
+    """``-mean over samples of sum_j t_j log softmax(z)_j``; of sequences, the mean over all steps.
 
-    Outputs are logits z (N, C). Targets are integer labels (N,), or rows of probabilities t (N, C), one-hot or soft.
+    Outputs are logits z (N, C), or (N, T, C) for sequences. Targets are integer labels (N,) or (N, T), or rows of
+    probabilities t in the shape of the logits, one-hot or soft.
+
+    Parameters
+    ----------
+    weights : array_like, (C,), optional
+        How much each class counts. With labels the mean is weighted too: divided by the sum of the labels' weights.
+    smoothing : float
+        Share s of a target that is spread over all classes: ``t <- (1 - s) t + s / C``. Szegedy et al., "Rethinking the
+        inception architecture for computer vision" (2016), section 7.
+    ignore : int, optional
+        A label that marks what does not count, such as the steps after the end of a sequence (see `mask_labels`). A
+        batch in which nothing counts has a loss of zero.
 
     Raises
     ------
     InvalidProblem
-        When the labels are not integers, lie outside [0, C), or the rows are not C probabilities each.
+        When the labels are not integers, lie outside [0, C), or the rows are not C probabilities each; when there is
+        not one weight, zero or more, per class, or the smoothing is outside [0, 1).
 
     Examples
     --------
     >>> loss = SoftmaxCrossEntropy()
     >>> print(loss.value(np.zeros((1, 4)), np.array([2])) == np.log(4))
     True
+    >>> SoftmaxCrossEntropy(ignore=-1).gradient(np.zeros((1, 2, 2)), np.array([[1, -1]]))
+    array([[[ 0.5, -0.5],
+            [ 0. ,  0. ]]])
     """
 
+    def __init__(self, *, weights: ArrayLike | None = None, smoothing: float = 0.0, ignore: int | None = None) -> None:
+        if not 0 <= smoothing < 1:
+            raise InvalidProblem(
+                f"SoftmaxCrossEntropy got smoothing={smoothing}, outside [0, 1). It is the share of each target that "
+                "is spread over all classes; at 1 nothing of the target is left. Try 0.1."
+            )
+        self.weights = checked_weights(weights)
+        self.smoothing = float(smoothing)
+        self.ignore = ignore
+
     def value(self, outputs: Array, targets: Array) -> Any:
-        """``mean over samples of -sum_j t_j log p_j``."""
-        t = self._rows(outputs, targets)
-        return -np.mean(np.sum(t * log_softmax(outputs), axis=1))
+        """``-sum over rows of sum_j q_j log p_j / total``: q and the total are N rows of t and N, unless told else."""
+        z, (kept, q, total) = self._rows(outputs, targets)
+        return -np.sum(np.sum(q * log_softmax(z[kept]), axis=1)) / total
 
     def gradient(self, outputs: Array, targets: Array) -> Array:
-        """``(p_j sum_i t_i - t_j) / N``, the textbook's ``(p - t) / N`` for rows that sum to one.
+        """``(p_j sum_i q_i - q_j) / total``, the textbook's ``(p - t) / N`` for rows that sum to one.
 
-        Written as ``p_j (sum_i t_i - t_j) - t_j (1 - p_j)``, which keeps its digits where p is near t.
+        Written as ``p_j (sum_i q_i - q_j) - q_j (1 - p_j)``, which keeps its digits where p is near t.
         """
-        t = self._rows(outputs, targets)
-        p, complement = softmax(outputs)
-        slopes: Array = (p * (t.sum(axis=1, keepdims=True) - t) - t * complement) / len(outputs)
-        return slopes
+        z, (kept, q, total) = self._rows(outputs, targets)
+        p, complement = softmax(z[kept])
+        slopes = np.zeros_like(z)
+        slopes[kept] = (p * (q.sum(axis=1, keepdims=True) - q) - q * complement) / total
+        return slopes.reshape(outputs.shape)
 
     def predict_proba(self, outputs: Array) -> Array:
-        """``softmax(z)``, (N, C)."""
-        return softmax(outputs)[0]
+        """``softmax(z)``, in the shape of the logits."""
+        return softmax(_flat(outputs))[0].reshape(outputs.shape)
 
     def predict(self, outputs: Array) -> Array:
-        """Label (N,) of the largest logit."""
-        labels: Array = np.argmax(outputs, axis=1)
+        """Label (N,), or (N, T), of the largest logit."""
+        labels: Array = np.argmax(outputs, axis=-1)
         return labels
 
     def accuracy(self, outputs: Array, targets: Array) -> float:
-        """Share of samples whose largest logit is that of the label (of the most probable class, for rows)."""
-        labels = np.argmax(self._rows(outputs, targets), axis=1)
-        return float(np.mean(self.predict(outputs) == labels))
+        """Share of what counts whose largest logit is that of the label (of the most probable class, for rows); NaN
+        where nothing counts."""
+        z, (kept, rows, _) = self._rows(outputs, targets, plain=True)
+        right = self.predict(z[kept]) == np.argmax(rows, axis=1)
+        return float(np.mean(right)) if right.size else float("nan")
 
-    def _rows(self, outputs: Array, targets: Array) -> Array:
-        """Targets as rows of probabilities, (N, C), in the precision of the outputs."""
+    def _rows(self, outputs: Array, targets: Array, *, plain: bool = False) -> tuple[Array, Wanted]:
+        """Logits (N T, C), and what is wanted of them in their precision; plain is without weights and smoothing."""
         targets = np.asarray(targets)
-        if outputs.ndim != 2 or not (targets.shape == outputs.shape or targets.shape == outputs.shape[:1]):
+        if outputs.ndim < 2 or targets.shape not in (outputs.shape, outputs.shape[:-1]):
             raise InvalidProblem(
                 f"SoftmaxCrossEntropy got outputs of shape {outputs.shape} and targets of shape {targets.shape}. "
-                "It needs one row of logits per sample, and labels (samples,) or rows (samples, classes). "
+                "It needs one row of logits per sample (or step), and labels (samples,) or rows (samples, classes). "
                 "Try targets.ravel() for a column of labels, or a last layer as wide as there are classes."
             )
-        dtype = outputs.real.dtype
-        return _one_hot(targets, outputs.shape[1], dtype) if targets.ndim == 1 else _probabilities(targets, dtype)
+        classes, dtype = outputs.shape[-1], outputs.real.dtype
+        rows = _flat(targets) if targets.ndim == outputs.ndim else targets.reshape(-1)
+        weights, smoothing = (None, 0.0) if plain else (self._weights_for(classes), self.smoothing)
+        return _flat(outputs), wanted(rows, classes, dtype, weights, smoothing, self.ignore)
+
+    def _weights_for(self, classes: int) -> Array | None:
+        if self.weights is not None and len(self.weights) != classes:
+            raise InvalidProblem(
+                f"SoftmaxCrossEntropy has {len(self.weights)} class weights and the logits {classes} columns. Some "
+                "class may not occur in the labels that the weights were counted from. Try numpy.bincount(labels, "
+                f"minlength={classes})."
+            )
+        return self.weights
+
+    def __repr__(self) -> str:
+        weights = None if self.weights is None else self.weights.tolist()
+        told = {"weights": weights, "smoothing": self.smoothing or None, "ignore": self.ignore}
+        options = ", ".join(f"{name}={value}" for name, value in told.items() if value is not None)
+        return f"{type(self).__name__}({options})"
 
 
-def _one_hot(labels: Array, classes: int, dtype: np.dtype[Any]) -> Array:
-    if labels.dtype.kind not in "iub":
-        raise InvalidProblem(
-            f"SoftmaxCrossEntropy got labels of type {labels.dtype}. Labels index the {classes} columns of logits, so "
-            "they must be integers; numbers to be met are a regression's. Try labels.astype(int), or MeanSquaredError."
-        )
-    wrong = labels[(labels < 0) | (labels >= classes)]
-    if wrong.size:
-        raise InvalidProblem(
-            f"SoftmaxCrossEntropy got {wrong.size} label(s) outside 0 to {classes - 1}, such as {wrong[0]}. The last "
-            f"layer has {classes} outputs: labels that count from 1, or a layer that is too narrow. Try labels - 1, "
-            "or one output for each class."
-        )
-    rows = np.zeros((len(labels), classes), dtype)
-    rows[np.arange(len(labels)), labels.astype(np.intp)] = 1
-    return rows
-
-
-def _probabilities(rows: Array, dtype: np.dtype[Any]) -> Array:
-    # The gradient is exact whatever the sums are, so they are checked only as closely as half precision can meet.
-    sums = rows.sum(axis=1, dtype=np.float64)
-    wrong = np.flatnonzero(~(np.abs(sums - 1) < 1e-2) | (rows < 0).any(axis=1))
-    if wrong.size:
-        raise InvalidProblem(
-            f"SoftmaxCrossEntropy got {wrong.size} target row(s) that are not probabilities: row {wrong[0]} sums to "
-            f"{sums[wrong[0]]:.6g}, its smallest entry is {rows[wrong[0]].min():.6g}. They are probably counts or "
-            "logits. Try dividing each row by its sum, or integer labels."
-        )
-    return rows.astype(dtype)
+def _flat(rows: Array) -> Array:
+    return rows.reshape(-1, rows.shape[-1])
 
 
 class BinaryCrossEntropy(Classifier):
@@ -236,8 +257,8 @@ class MeanSquaredError(LossFunction):
             Always.
         """
         raise InvalidProblem(
-            f"MeanSquaredError has no probabilities for the outputs of shape {outputs.shape}. It fits numbers, not "
-            "classes. Try predict, or train with SoftmaxCrossEntropy or BinaryCrossEntropy."
+            f"{type(self).__name__} has no probabilities for the outputs of shape {outputs.shape}. It fits numbers, "
+            "not classes. Try predict, or train with SoftmaxCrossEntropy or BinaryCrossEntropy."
         )
 
     def predict(self, outputs: Array) -> Array:
@@ -248,7 +269,7 @@ class MeanSquaredError(LossFunction):
         targets = np.asarray(targets)
         if targets.shape != outputs.shape and not (_is_column(outputs) and targets.shape == outputs.shape[:1]):
             raise InvalidProblem(
-                f"MeanSquaredError got outputs of shape {outputs.shape} and targets of shape {targets.shape}. "
+                f"{type(self).__name__} got outputs of shape {outputs.shape} and targets of shape {targets.shape}. "
                 "Subtracting them would broadcast into something else. Try a last layer as wide as the targets."
             )
         return targets.reshape(outputs.shape).astype(outputs.real.dtype)
