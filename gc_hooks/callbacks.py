@@ -55,6 +55,8 @@ class TrainState:
         The figures of the last finished epoch.
     should_stop : bool
         Set by `stop`; the trainer ends cleanly after the current batch.
+    remarks : tuple of str
+        What a report has to say about this training, such as what the update does that is no part of the loss.
     interrupted : bool
         True in `on_train_end` when an exception (Ctrl-C too) ended the training.
     model_state : dict of str to ndarray
@@ -72,6 +74,7 @@ class TrainState:
     metrics: dict[str, float] = field(default_factory=dict)
     should_stop: bool = False
     stop_reason: str = ""
+    remarks: tuple[str, ...] = ()
     interrupted: bool = False
     model_state: dict[str, Array] = field(default_factory=dict)
 

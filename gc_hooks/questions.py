@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gc_hooks._typing import Array, Batch, Loss, Params, RandomState
-from gc_hooks.callbacks import TrainState
+from gc_hooks.callbacks import Objective, TrainState
 from gc_hooks.check import check_gradients, check_problem
 from gc_hooks.diagnosis import Diagnosis
 from gc_hooks.door import pose
@@ -42,7 +42,8 @@ def check_slopes(
 
     Data part and penalty are measured apart. With no random state dropout's rate is zero; else its masks are fixed.
     """
-    objective, doubled = state.objective, _in_double(batch)
+    doubled = _in_double(batch)
+    objective = _detached(state, doubled, random_state)
     has_penalty = objective.penalty(state.params) != 0
     report = check_gradients(
         lambda params: objective.data_loss(params, doubled, random_state),
@@ -62,7 +63,8 @@ def glance_at_slopes(
 ) -> CheckReport:
     """The same at the lowest cost, for a periodic check after a good one: data part and penalty together, and loss and
     gradient are not asked once more whether they repeat themselves."""
-    objective, doubled = state.objective, _in_double(batch)
+    doubled = _in_double(batch)
+    objective = _detached(state, doubled, random_state)
     problem = pose(
         lambda params: objective.data_loss(params, doubled, random_state) + objective.penalty(params),
         state.params,
@@ -88,11 +90,11 @@ def _told(report: CheckReport, state: TrainState, batch: Batch, random_state: Ra
     """The report with where it was asked, and the layers at fault where a delta goes wrong between them."""
     dropout = "off" if random_state is None else "on, with fixed masks"
     report = replace(report, asked=(f"Slopes on {len(batch[0])} samples in float64, dropout {dropout}.",))
-    report = report.noted(*getattr(state.objective, "notes", ()))
+    report = report.noted(*getattr(state.objective, "notes", ()), *state.remarks)
     unsteady = any(diagnosis.code == "not_repeatable" for diagnosis in report.diagnoses)
     if report.verdict < Verdict.DOUBLE_CHECK or unsteady:  # what changes from call to call breaks every identity
         return report
-    params = {name: array.astype(np.float64) for name, array in state.params.items()}
+    params = _doubled(state.params)
     report = _with_diagnoses(report, broken_identities(state.objective, params, _in_double(batch)))
     unclear = any(diagnosis.code in BETWEEN for diagnosis in report.diagnoses)
     if not unclear or not hasattr(state.objective, "pieces"):
@@ -103,6 +105,17 @@ def _told(report: CheckReport, state: TrainState, batch: Batch, random_state: Ra
 
 def _with_diagnoses(report: CheckReport, more: Iterable[Diagnosis]) -> CheckReport:
     return replace(report, diagnoses=(*report.diagnoses, *more))
+
+
+def _detached(state: TrainState, batch: Batch, random_state: RandomState | None) -> Objective:
+    """The objective whose slope the gradient is: truncated back-propagation takes some states for constants."""
+    detach = getattr(state.objective, "detached", None)
+    detached: Objective = detach(_doubled(state.params), batch, random_state) if detach else state.objective
+    return detached
+
+
+def _doubled(params: Params) -> dict[str, Array]:
+    return {name: array.astype(np.float64) for name, array in params.items()}
 
 
 def _in_double(batch: Batch) -> Batch:

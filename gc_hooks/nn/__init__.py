@@ -13,6 +13,7 @@ Start reading with `Trainer`, then `Sequential` and the layers.
 
 from gc_hooks.nn.activations import ELU, GELU, Softmax, Softplus, TanhGELU
 from gc_hooks.nn.early_stopping import EarlyStopping
+from gc_hooks.nn.gated import GRU, LSTM
 from gc_hooks.nn.history import History
 from gc_hooks.nn.images import AveragePool2D, Conv2D, Flatten, MaxPool2D
 from gc_hooks.nn.layers import Context, Dense, Dropout, Layer, LeakyReLU, ReLU, Sigmoid, Tanh, glorot, he
@@ -22,15 +23,20 @@ from gc_hooks.nn.norms import BatchNorm, LayerNorm
 from gc_hooks.nn.objective import Objective
 from gc_hooks.nn.optimizers import SGD, Adam, Momentum
 from gc_hooks.nn.penalties import L2
+from gc_hooks.nn.recurrent import RNN, orthogonal
 from gc_hooks.nn.regression import Huber, Masked
 from gc_hooks.nn.residual import Residual
+from gc_hooks.nn.sequences import EachStep, Embedding
 from gc_hooks.nn.targets import mask_labels
 from gc_hooks.nn.trainer import Trainer
 
 __all__ = [
     "ELU",
     "GELU",
+    "GRU",
     "L2",
+    "LSTM",
+    "RNN",
     "SGD",
     "Adam",
     "AveragePool2D",
@@ -40,7 +46,9 @@ __all__ = [
     "Conv2D",
     "Dense",
     "Dropout",
+    "EachStep",
     "EarlyStopping",
+    "Embedding",
     "Flatten",
     "History",
     "Huber",
@@ -65,4 +73,5 @@ __all__ = [
     "glorot",
     "he",
     "mask_labels",
+    "orthogonal",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -64,6 +65,15 @@ class Chain:
         own = grouped(params)
         places = zip(self.labels, self.layers, caches, strict=True)
         return self._joined(layer.observed(own[label], cache) for label, layer, cache in places)
+
+    def detached(self, params: Params, inputs: Array, context: Context) -> Chain:
+        """The same with what backward takes for a constant held at what it is here, see `Layer.detached`."""
+        own, layers, twin = grouped(params), [], copy.copy(self)
+        for label, layer in zip(self.labels, self.layers, strict=True):
+            layers.append(layer.detached(own[label], inputs, context.again()))
+            inputs, _ = layer.forward(own[label], inputs, context)
+        twin.layers = tuple(layers)
+        return twin
 
     def places(self, params: Params, inputs: Array, context: Context) -> Iterator[Place]:
         """Each layer at the input that those before it make, and after it those inside of it."""

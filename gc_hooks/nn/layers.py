@@ -89,9 +89,15 @@ class Layer(ABC):
     kind : str
         What the parameters are called by ("dense1.W"): the class's name in lower case, unless a class says otherwise.
         It is inherited where it was said, so that a dense layer with another backward is still a "dense".
+    discrete : bool
+        Whether the inputs are symbols, for which there is no slope.
+    truncation : int or None
+        Number of steps after which backward takes the state for a constant, where it does so (see `detached`).
     """
 
     kind = ""
+    discrete = False
+    truncation: int | None = None
 
     def init(self, generator: Generator, dtype: DTypeLike) -> dict[str, Array]:
         """Fresh parameters by their short names, such as ``{"W": ..., "b": ...}``; none unless overridden."""
@@ -108,6 +114,10 @@ class Layer(ABC):
     @abstractmethod
     def backward(self, params: Params, cache: Any, upstream: Array) -> tuple[Array, dict[str, Array]]:
         """From the loss's gradient for the outputs: that for the inputs, and those for the parameters."""
+
+    def detached(self, params: Params, inputs: Array, context: Context) -> Layer:
+        """The layer whose slope backward computes: what that takes for a constant is held at what it is here."""
+        return self
 
     def observed(self, params: Params, cache: Any) -> dict[str, Array]:
         """The state after a training step with this cache; forward itself changes none, so that it stays pure."""

@@ -125,6 +125,16 @@ class Sequential:
         _, grads = self._chain.backward(self._all(self.params if params is None else params), caches, upstream)
         return in_order(summed(self._ties, grads), self.params)
 
+    def detached(self, inputs: ArrayLike, context: Context | None = None, params: Params | None = None) -> Sequential:
+        """The model whose slope `backward` computes: the states at which truncated back-propagation stops are held at
+        what they are for these parameters and inputs. Without truncation the model itself, at no cost."""
+        if not truncation_notes(self.all_layers()):
+            return self
+        params, context = self.params if params is None else params, context or Context(training=True)
+        twin = copy.copy(self)
+        twin._chain = self._chain.detached(self._all(params), self._in_precision(inputs, params), context)
+        return twin
+
     def pieces(
         self, inputs: ArrayLike, context: Context | None = None, params: Params | None = None
     ) -> Iterator[Piece]:
@@ -201,7 +211,7 @@ class Sequential:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a report should say of the model."""
-        return frozen_notes(self.frozen)
+        return (*frozen_notes(self.frozen), *truncation_notes(self.all_layers()))
 
     def store(self, grads: Params) -> None:
         """Copy gradients over the live buffers; the one place where they are written."""
@@ -234,19 +244,32 @@ class Sequential:
 
 def _piece(place: Place, trained: set[str], frozen: set[str], context: Context) -> Piece:
     """One layer, of whose arrays only those that are trained can be moved."""
-    layer = place.layer
+    layer = place.layer.detached(place.params, place.inputs, context.again())
     point = {short: array for short, array in place.params.items() if place.path + short in trained}
+    point = point if layer.discrete else {**point, INPUT: place.inputs}
     notes = frozen_notes(short for short in place.params if place.path + short in frozen)
 
     def forward(p: Params) -> Array:
-        return layer.forward({**place.params, **p}, p[INPUT], context.again())[0]
+        return layer.forward({**place.params, **p}, p.get(INPUT, place.inputs), context.again())[0]
 
     def backward(p: Params, upstream: Array) -> dict[str, Array]:
-        _, cache = layer.forward({**place.params, **p}, p[INPUT], context.again())
+        _, cache = layer.forward({**place.params, **p}, p.get(INPUT, place.inputs), context.again())
         below, grads = layer.backward({**place.params, **p}, cache, upstream)
-        return {**{short: g for short, g in grads.items() if place.path + short not in frozen}, INPUT: below}
+        grads = {short: g for short, g in grads.items() if place.path + short not in frozen}
+        return {**grads, INPUT: below} if INPUT in point else grads
 
-    return Piece(place.name, {**point, INPUT: place.inputs}, forward, backward, location(type(layer).backward), notes)
+    where = location(type(layer).backward)
+    return Piece(place.name, point, forward, backward, where, (*notes, *truncation_notes([layer])))
+
+
+def truncation_notes(layers: Iterable[Layer]) -> tuple[str, ...]:
+    """What is to be said of layers whose backward is not the slope of their forward."""
+    return tuple(
+        f"{layer!r} truncates back-propagation through time: slopes are those of the loss with the state held "
+        f"constant once in {layer.truncation} step(s), which is what its gradient stands for."
+        for layer in layers
+        if layer.truncation is not None
+    )
 
 
 def _zeros_like(params: Params) -> dict[str, Array]:

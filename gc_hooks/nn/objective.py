@@ -68,6 +68,12 @@ class Objective:
             location(type(self._loss).gradient),
         )
 
+    def detached(self, params: Params, batch: Batch, random_state: RandomState | None = None) -> Objective:
+        """The objective whose slope `gradient` is: where back-propagation through time is truncated, the states there
+        are held at what they are for these parameters on this batch. Elsewhere the objective itself."""
+        model = self._model.detached(batch[0], training_context(random_state), params)
+        return self if model is self._model else Objective(model, self._loss, self._penalty)
+
     @property
     def notes(self) -> tuple[str, ...]:
         """What a report should say of the model: which parameters are frozen."""

@@ -23,7 +23,8 @@ class Penalty(Protocol):
 
 @dataclass(frozen=True)
 class L2:
-    """``strength / 2 * sum of W^2`` over the weights: parameters whose name ends in "W", never the biases.
+    """``strength / 2 * sum of W^2`` over the weights: parameters whose name ends in "W" or, of a recurrent layer, in
+    "U"; never the biases.
 
     Courses write it in two ways, with m the size of the training *set* (a batch's size would change the penalty with
     the batch):
@@ -59,13 +60,14 @@ class L2:
 
     def value(self, params: Params) -> Any:
         """``strength / 2 * sum of W^2``; W * W, never its absolute value, so that a complex step passes through."""
-        total = np.sum([np.sum(W * W) for W in _weights(params).values()])
+        total = np.sum([np.sum(W * W) for W in weights_of(params).values()])
         return total.dtype.type(self.strength / 2) * total
 
     def gradient(self, params: Params) -> dict[str, Array]:
         """``strength * W`` for each weight."""
-        return {name: float(self.strength) * W for name, W in _weights(params).items()}
+        return {name: float(self.strength) * W for name, W in weights_of(params).items()}
 
 
-def _weights(params: Params) -> dict[str, Array]:
-    return {name: array for name, array in params.items() if name.rpartition(".")[2] == "W"}
+def weights_of(params: Params) -> dict[str, Array]:
+    """The parameters that are weights, by their name: not the biases."""
+    return {name: array for name, array in params.items() if name.rpartition(".")[2] in ("W", "U")}

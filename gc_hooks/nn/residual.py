@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -78,6 +79,14 @@ class Residual(Layer):
             return below + upstream, grads
         around, more = self.shortcut.backward(grouped(params)[SHORTCUT], cache[1], upstream)
         return below + around, {**grads, **prefixed(f"{SHORTCUT}.", more)}
+
+    def detached(self, params: Params, inputs: Array, context: Context) -> Residual:
+        """With the layers inside held in the same way."""
+        twin = copy.copy(self)
+        twin.body = self.body.detached(params, inputs, context)
+        if self.shortcut is not None:
+            twin.shortcut = self.shortcut.detached(grouped(params)[SHORTCUT], inputs, context)
+        return twin
 
     def observed(self, params: Params, cache: tuple[Any, Any]) -> dict[str, Array]:
         """The state of the layers inside."""
