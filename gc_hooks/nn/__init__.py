@@ -12,6 +12,8 @@ Start reading with `Trainer`, then `Sequential` and the layers.
 """
 
 from gc_hooks.nn.activations import ELU, GELU, Softmax, Softplus, TanhGELU
+from gc_hooks.nn.adaptive import AdamW, RMSProp
+from gc_hooks.nn.clipping import clip_by_norm, clip_by_value
 from gc_hooks.nn.early_stopping import EarlyStopping
 from gc_hooks.nn.gated import GRU, LSTM
 from gc_hooks.nn.history import History
@@ -21,8 +23,9 @@ from gc_hooks.nn.losses import BinaryCrossEntropy, MeanSquaredError, SoftmaxCros
 from gc_hooks.nn.model import Sequential
 from gc_hooks.nn.norms import BatchNorm, LayerNorm
 from gc_hooks.nn.objective import Objective
-from gc_hooks.nn.optimizers import SGD, Adam, Momentum
+from gc_hooks.nn.optimizers import SGD, Adam, Momentum, Nesterov
 from gc_hooks.nn.penalties import L2
+from gc_hooks.nn.rates import LearningRate, cosine_decay, exponential_decay, step_decay, warm_up
 from gc_hooks.nn.recurrent import RNN, orthogonal
 from gc_hooks.nn.regression import Huber, Masked
 from gc_hooks.nn.residual import Residual
@@ -39,6 +42,7 @@ __all__ = [
     "RNN",
     "SGD",
     "Adam",
+    "AdamW",
     "AveragePool2D",
     "BatchNorm",
     "BinaryCrossEntropy",
@@ -55,11 +59,14 @@ __all__ = [
     "Layer",
     "LayerNorm",
     "LeakyReLU",
+    "LearningRate",
     "Masked",
     "MaxPool2D",
     "MeanSquaredError",
     "Momentum",
+    "Nesterov",
     "Objective",
+    "RMSProp",
     "ReLU",
     "Residual",
     "Sequential",
@@ -70,8 +77,14 @@ __all__ = [
     "Tanh",
     "TanhGELU",
     "Trainer",
+    "clip_by_norm",
+    "clip_by_value",
+    "cosine_decay",
+    "exponential_decay",
     "glorot",
     "he",
     "mask_labels",
     "orthogonal",
+    "step_decay",
+    "warm_up",
 ]

@@ -35,6 +35,11 @@ class Optimizer(ABC):
         self.learning_rate = learning_rate
         self.state: dict[str, Array] = {}
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the update does that is no part of the loss, for the reports of a check; nothing unless overridden."""
+        return ()
+
     @abstractmethod
     def step(self, params: Params, grads: Params) -> None:
         """Update the arrays of `params` in place; `grads` are only read."""
@@ -87,16 +92,49 @@ class Momentum(Optimizer):
 
     def __init__(self, learning_rate: float, momentum: float = 0.9) -> None:
         super().__init__(learning_rate)
-        _check_decay(self, "momentum", momentum)
+        check_decay(self, "momentum", momentum)
         self.momentum = momentum
 
     def step(self, params: Params, grads: Params) -> None:
         """Update the velocities, then the parameters."""
         for name, parameter in params.items():
-            velocity = self._memory("velocity", name, parameter)
-            velocity *= self.momentum
-            velocity -= self.learning_rate * grads[name]
-            parameter += velocity
+            parameter += self._update(name, grads[name])
+
+    def _update(self, name: str, g: Array) -> Array:
+        velocity = self._memory("velocity", name, g)
+        velocity *= self.momentum
+        velocity -= self.learning_rate * g
+        return velocity
+
+
+class Nesterov(Momentum):
+    """Nesterov's momentum: ``v <- momentum * v - learning_rate * g``, ``p <- p + momentum * v - learning_rate * g``.
+
+    The gradient is taken where the ball already is about to be. Sutskever, Martens, Dahl and Hinton, "On the importance
+    of initialization and momentum in deep learning" (2013), in the form of Bengio, Boulanger-Lewandowski and Pascanu,
+    "Advances in optimizing recurrent networks" (2013), section 3.5.
+
+    Parameters
+    ----------
+    learning_rate, momentum : float
+        As for `Momentum`.
+
+    Raises
+    ------
+    InvalidProblem
+        When a number is out of its range.
+
+    Examples
+    --------
+    >>> params = {"W": np.array([1.0])}
+    >>> Nesterov(0.5, momentum=0.5).step(params, {"W": np.array([4.0])})
+    >>> params
+    {'W': array([-2.])}
+    """
+
+    def _update(self, name: str, g: Array) -> Array:
+        update: Array = self.momentum * super()._update(name, g) - self.learning_rate * g
+        return update
 
 
 class Adam(Optimizer):
@@ -123,8 +161,8 @@ class Adam(Optimizer):
         self, learning_rate: float = 1e-3, *, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8
     ) -> None:
         super().__init__(learning_rate)
-        _check_decay(self, "beta1", beta1)
-        _check_decay(self, "beta2", beta2)
+        check_decay(self, "beta1", beta1)
+        check_decay(self, "beta2", beta2)
         if not epsilon > 0:
             raise InvalidProblem(
                 f"Adam got epsilon={epsilon}. Without it a parameter whose gradient is zero divides zero by zero. "
@@ -149,7 +187,13 @@ class Adam(Optimizer):
         return update
 
 
-def _check_decay(optimizer: Optimizer, name: str, value: float) -> None:
+def check_decay(optimizer: Optimizer, name: str, value: float) -> None:
+    """Refuse a share of the past that is not in [0, 1).
+
+    Raises
+    ------
+    InvalidProblem
+    """
     if not 0 <= value < 1:
         raise InvalidProblem(
             f"{type(optimizer).__name__} got {name}={value}, outside [0, 1). At 1 and above, old gradients never fade. "

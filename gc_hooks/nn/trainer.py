@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from gc_hooks._typing import Array, Batch
 from gc_hooks.callbacks import Callback, CallbackList, TrainState
 from gc_hooks.errors import InvalidProblem
+from gc_hooks.nn.clipping import Clip
 from gc_hooks.nn.history import History
 from gc_hooks.nn.layers import Context
 from gc_hooks.nn.losses import LossFunction
@@ -18,6 +19,8 @@ from gc_hooks.nn.objective import Objective
 from gc_hooks.nn.optimizers import Optimizer
 from gc_hooks.nn.penalties import Penalty
 from gc_hooks.nn.progress import progress_display
+
+CLIPPED = "Gradients are clipped on their way to the optimiser: checked is what they are before."
 
 
 class Trainer:
@@ -31,6 +34,9 @@ class Trainer:
     optimizer : SGD, Momentum, Adam, or of the kind
     penalty : L2, optional
         Added to the loss and to the gradient.
+    clip : callable, optional
+        `clip_by_norm`, `clip_by_value`, or any function of the gradients that returns others for the optimiser; applied
+        after ``on_gradients``.
     callbacks : iterable of Callback
         Called in this order at each point.
     seed : int
@@ -62,6 +68,7 @@ class Trainer:
         optimizer: Optimizer,
         *,
         penalty: Penalty | None = None,
+        clip: Clip | None = None,
         callbacks: Iterable[Callback] = (),
         seed: int = 0,
     ) -> None:
@@ -71,7 +78,11 @@ class Trainer:
         self.callbacks = tuple(callbacks)
         self.objective = Objective(model, loss, penalty)
         self.history = History()
-        self.state = TrainState(self.objective, model.params, model.grads, model_state=model.state)
+        remarks = (*getattr(optimizer, "remarks", ()), *([] if clip is None else [CLIPPED]))
+        self.state = TrainState(
+            self.objective, model.params, model.grads, model_state=model.state, remarks=remarks
+        )
+        self._clip = clip
         # Two streams: turning dropout on must not change the order of the samples.
         orders, masks = np.random.SeedSequence(seed).spawn(2)
         self._orders, self._masks = np.random.default_rng(orders), np.random.default_rng(masks)
@@ -177,7 +188,7 @@ class Trainer:
         model.store(self.objective.penalised(model.params, grads))
         callbacks.on_gradients(state)
 
-        self.optimizer.step(model.params, model.grads)
+        self.optimizer.step(model.params, model.grads if self._clip is None else self._clip(model.grads))
         model.observe(caches)
         state.step += 1
         self.history.batch_loss.append(state.loss)
