@@ -13,6 +13,8 @@ Start reading with `Trainer`, then `Sequential` and the layers.
 
 from gc_hooks.nn.activations import ELU, GELU, Softmax, Softplus, TanhGELU
 from gc_hooks.nn.adaptive import AdamW, RMSProp
+from gc_hooks.nn.batches import Batches
+from gc_hooks.nn.checkpoint import load_model, load_training, save_model, save_training
 from gc_hooks.nn.clipping import clip_by_norm, clip_by_value
 from gc_hooks.nn.early_stopping import EarlyStopping
 from gc_hooks.nn.gated import GRU, LSTM
@@ -45,6 +47,7 @@ __all__ = [
     "AdamW",
     "AveragePool2D",
     "BatchNorm",
+    "Batches",
     "BinaryCrossEntropy",
     "Context",
     "Conv2D",
@@ -83,8 +86,12 @@ __all__ = [
     "exponential_decay",
     "glorot",
     "he",
+    "load_model",
+    "load_training",
     "mask_labels",
     "orthogonal",
+    "save_model",
+    "save_training",
     "step_decay",
     "warm_up",
 ]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from gc_hooks._typing import Array, Batch
 from gc_hooks.callbacks import Callback, CallbackList, TrainState
-from gc_hooks.errors import InvalidProblem
+from gc_hooks.nn.batches import Batches, check_counts, checked_data
 from gc_hooks.nn.clipping import Clip
+from gc_hooks.nn.epoch import Epoch
 from gc_hooks.nn.history import History
 from gc_hooks.nn.layers import Context
 from gc_hooks.nn.losses import LossFunction
@@ -86,6 +88,7 @@ class Trainer:
         # Two streams: turning dropout on must not change the order of the samples.
         orders, masks = np.random.SeedSequence(seed).spawn(2)
         self._orders, self._masks = np.random.default_rng(orders), np.random.default_rng(masks)
+        self._epoch, self._goes_on = self._next_epoch(), False
 
     @property
     def step(self) -> int:
@@ -135,17 +138,14 @@ class Trainer:
         InvalidProblem
             When data are empty or of different lengths, or a number is below 1.
         """
-        data = _checked_data("training", inputs, targets)
-        held_out = None if validation is None else _checked_data("validation", *validation)
-        _check_positive("epochs", epochs)
-        _check_positive("batch_size", batch_size)
-        with progress_display(progress, epochs, -(-len(data[0]) // batch_size)) as display:
-            self._run(CallbackList([*self.callbacks, display]), data, held_out, epochs, batch_size, shuffle)
+        check_counts("fit", epochs=epochs, batch_size=batch_size)
+        batches = Batches(inputs, targets, batch_size, shuffle=shuffle, seed=self._orders)
+        held_out = None if validation is None else checked_data("validation", *validation)
+        with progress_display(progress, epochs, len(batches)) as display:
+            self._run(CallbackList([*self.callbacks, display]), batches, held_out, epochs)
         return self.history
 
-    def _run(
-        self, callbacks: Callback, data: Batch, held_out: Batch | None, epochs: int, batch_size: int, shuffle: bool
-    ) -> None:
+    def _run(self, callbacks: Callback, batches: Batches, held_out: Batch | None, epochs: int) -> None:
         state = self.state
         state.should_stop, state.stop_reason, state.interrupted = False, "", False
         try:
@@ -153,29 +153,40 @@ class Trainer:
             for _ in range(epochs):
                 if state.should_stop:
                     break
-                self._run_epoch(callbacks, self._batches(data, batch_size, shuffle), held_out)
+                self._run_epoch(callbacks, batches, held_out)
         except BaseException:
             state.interrupted = True
             raise
         finally:
             callbacks.on_train_end(state)
 
-    def _run_epoch(self, callbacks: Callback, batches: Iterator[Batch], held_out: Batch | None) -> None:
-        state, sizes, figures = self.state, [], []
+    def _run_epoch(self, callbacks: Callback, batches: Batches, held_out: Batch | None) -> None:
+        state, epoch = self.state, self._begun_epoch(batches)
         callbacks.on_epoch_begin(state)
-        for batch in batches:
+        for batch in batches.epoch(skip=epoch.done):
             if state.should_stop:
                 return
-            figures.append(self._run_batch(callbacks, batch))
-            sizes.append(len(batch[0]))
+            self._run_batch(callbacks, self._in_precision(batch))
         state.epoch += 1
-        state.metrics = {name: float(np.average([f[name] for f in figures], weights=sizes)) for name in figures[0]}
+        state.metrics = epoch.means()
+        self._epoch = self._next_epoch()
         if held_out is not None:
             state.metrics |= {f"val_{name}": figure for name, figure in self.evaluate(*held_out).items()}
         self.history.record(state.metrics)
         callbacks.on_epoch_end(state)
 
-    def _run_batch(self, callbacks: Callback, batch: Batch) -> dict[str, float]:
+    def _begun_epoch(self, batches: Batches) -> Epoch:
+        """The epoch that was loaded, if it goes on here, or a new one."""
+        if not self._goes_on:
+            self._epoch = self._next_epoch()
+        self._epoch.begin(batches)
+        self._goes_on = False
+        return self._epoch
+
+    def _next_epoch(self) -> Epoch:
+        return Epoch(self._orders.bit_generator.state, self._masks.bit_generator.state)
+
+    def _run_batch(self, callbacks: Callback, batch: Batch) -> None:
         state, model, (inputs, targets) = self.state, self.model, batch
         state.batch = batch
         callbacks.on_batch_begin(state)
@@ -192,16 +203,27 @@ class Trainer:
         model.observe(caches)
         state.step += 1
         self.history.batch_loss.append(state.loss)
+        self._epoch.finish_batch(len(inputs), figures, self._masks.bit_generator.state)
         callbacks.on_batch_end(state)
-        return figures
 
-    def _batches(self, data: Batch, batch_size: int, shuffle: bool) -> Iterator[Batch]:
-        """Batches in the model's precision: what is checked later is rounded no further than what was trained on."""
-        inputs, targets = data
-        order = self._orders.permutation(len(inputs)) if shuffle else np.arange(len(inputs))
-        for start in range(0, len(inputs), batch_size):
-            rows = order[start : start + batch_size]
-            yield inputs[rows].astype(self.model.dtype), _rounded(targets[rows], self.model.dtype)
+    def _in_precision(self, batch: Batch) -> Batch:
+        """The batch in the model's precision: what is checked later is rounded no further than what was trained on."""
+        inputs, targets = batch
+        return inputs.astype(self.model.dtype), _rounded(targets, self.model.dtype)
+
+    def standing(self) -> dict[str, Any]:
+        """Where the training stands, as JSON can hold it: after the last finished batch, also of a broken epoch."""
+        state = self.state
+        return {"step": state.step, "epoch": state.epoch, "history": self.history, "under_way": self._epoch.as_dict()}
+
+    def go_on_from(self, standing: Mapping[str, Any], batch_loss: list[float]) -> None:
+        """Stand there, so that the next ``fit`` goes on from there; the parameters are not part of it."""
+        self.state.step, self.state.epoch = standing["step"], standing["epoch"]
+        self.history.clear()
+        self.history.update(standing["history"])
+        self.history.batch_loss[:] = batch_loss
+        self._epoch, self._goes_on = Epoch(**standing["under_way"]), True
+        self._orders.bit_generator.state, self._masks.bit_generator.state = self._epoch.orders, self._epoch.masks
 
     def evaluate(self, inputs: ArrayLike, targets: ArrayLike) -> dict[str, float]:
         """Loss (with the penalty) and, of a classifier, accuracy in evaluation mode.
@@ -211,7 +233,7 @@ class Trainer:
         InvalidProblem
             When the data are empty or of different lengths.
         """
-        checked_inputs, checked_targets = _checked_data("evaluation", inputs, targets)
+        checked_inputs, checked_targets = checked_data("evaluation", inputs, targets)
         return self._figures(self.model(checked_inputs), checked_targets)
 
     def predict(self, inputs: ArrayLike) -> Array:
@@ -235,23 +257,3 @@ class Trainer:
 
 def _rounded(targets: Array, dtype: np.dtype[np.floating]) -> Array:
     return targets.astype(dtype) if targets.dtype.kind == "f" else targets
-
-
-def _checked_data(purpose: str, inputs: ArrayLike, targets: ArrayLike) -> Batch:
-    data = np.asarray(inputs), np.asarray(targets)
-    lengths = [len(array) if array.ndim else 0 for array in data]
-    if lengths[0] != lengths[1] or not lengths[0]:
-        raise InvalidProblem(
-            f"The {purpose} data are inputs of shape {data[0].shape} and targets of shape {data[1].shape}: "
-            f"{lengths[0]} and {lengths[1]} samples. Rows are samples, as many of one as of the other and at least "
-            "one: one of the two may be transposed, or a split left nothing over. Try inputs.T, or look at the split."
-        )
-    return data
-
-
-def _check_positive(name: str, number: int) -> None:
-    if number < 1:
-        raise InvalidProblem(
-            f"fit got {name}={number}. Nothing would be trained; a division of the number of samples may have been "
-            f"rounded to zero. Give at least 1."
-        )
