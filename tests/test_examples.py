@@ -261,6 +261,18 @@ def test_the_convolutional_example_is_good_at_every_check(tmp_path, capsys):
     assert re.search(r"180 steps, test accuracy \d", capsys.readouterr().out)
 
 
+def test_the_character_model_learns_while_its_checks_are_good(capsys):
+    """A small LSTM for two epochs: the loss falls, GOOD at 0, 1 and N with a word on the truncation, and it writes."""
+    example = runpy.run_path(str(EXAMPLES / "10_character_model.py"))
+    reports, history = example["main"](["--epochs", "2", "--units", "16", "--after", "60"])
+    assert [(report.step, report.verdict) for report in reports] == [(step, Verdict.GOOD) for step in (0, 1, 60)]
+    assert all(any("truncates" in note for note in report.notes) for report in reports)
+    assert history["loss"][1] < 0.9 * history["loss"][0]
+    sample = capsys.readouterr().out.splitlines()[-1]
+    assert sample.startswith("Alice ")
+    assert len(sample) == 206
+
+
 @pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("[01][04-9]_*.py")))
 def test_an_example_is_short(name):
     """It can be read at one go: under 80 lines."""

@@ -225,6 +225,25 @@ def test_the_hook_knows_of_the_truncation(cell, dtype, dropout):
         assert any("truncates back-propagation" in note and "once in 2 step(s)" in note for note in report.notes)
 
 
+def test_a_glance_and_the_check_at_the_end_know_of_it_too():
+    hook = GradCheckHook(reporters=[], every=2)
+    layers = [nn.Embedding(SYMBOLS, 3), nn.LSTM(3, 4, last_step=True, truncation=2), nn.Dense(4, SYMBOLS)]
+    trainer = nn.Trainer(nn.Sequential(layers), nn.SoftmaxCrossEntropy(), nn.SGD(0.5), callbacks=[hook])
+    trainer.fit(IDS[:, :-1], IDS[:, -1], epochs=8)
+    assert len(hook.reports) >= 5
+    assert {report.verdict for report in hook.reports} == {Verdict.GOOD}
+    assert all(any("truncates" in note for note in report.notes) for report in hook.reports)
+
+
+@every_cell
+def test_sequences_of_sequences_are_cut_within(cell):
+    """A truncated layer inside of another is held, and said, too."""
+    made = model(nn.EachStep(cell(2, 3, last_step=True, truncation=2)), nn.GRU(3, 2, truncation=1))
+    reports = check_layers(made, np.random.default_rng(6).normal(size=(2, 3, 5, 2)))
+    assert [report.verdict for report in reports.values()] == [Verdict.GOOD] * 2
+    assert all(any("truncates" in note for note in report.notes) for report in reports.values())
+
+
 def test_a_bug_in_a_truncated_layer_is_still_found():
     """Holding the states hides nothing else; the layer at fault is named."""
     with pytest.warns(GradCheckWarning, match="WORRY"):

@@ -115,6 +115,7 @@ class EachStep(Layer):
     def __init__(self, layer: Layer) -> None:
         self.layer = layer
         self.kind = layer.kind or type(layer).__name__.lower()
+        self.truncation = layer.truncation
 
     def init(self, generator: Generator, dtype: DTypeLike) -> dict[str, Array]:
         """Those of the layer."""
@@ -134,6 +135,10 @@ class EachStep(Layer):
         """The layer's own, of N T samples."""
         below, grads = self.layer.backward(params, cache, _rows(upstream))
         return below.reshape(*upstream.shape[:2], *below.shape[1:]), grads
+
+    def detached(self, params: Params, inputs: Array, context: Context) -> EachStep:
+        """The same with the layer detached."""
+        return EachStep(self.layer.detached(params, _rows(inputs), context))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.layer!r})"
