@@ -72,6 +72,13 @@ def test_a_numpy_number_as_an_option_changes_no_precision():
     assert smoothed.value(LOGITS.astype(np.float32), LABELS).dtype == np.float32
 
 
+def test_many_steps_in_half_precision_overflow_nothing():
+    z, labels = np.zeros((200, 300, 8), np.float16), np.zeros((200, 300), int)
+    for loss in (nn.SoftmaxCrossEntropy(weights=np.arange(1, 9)), nn.SoftmaxCrossEntropy(smoothing=0.1)):
+        assert float(loss.value(z, labels)) == pytest.approx(np.log(8), rel=1e-2)
+        assert np.isfinite(loss.gradient(z, labels)).all()
+
+
 # What does not count
 
 

@@ -69,7 +69,7 @@ def save_training(trainer: Trainer, path: str | os.PathLike[str]) -> None:
 
 
 def load_training(trainer: Trainer, path: str | os.PathLike[str]) -> None:
-    """Bring a trainer to where another one was saved; it is built with the same model, optimiser and seed of masks.
+    """Bring a trainer to where another one was saved; it is built in the same way, whatever its seed.
 
     The next ``fit`` goes on from there: with what is left of a broken epoch, which counts as one of its ``epochs``.
     Give it the same data and batch size then, and ``epochs`` less ``trainer.state.epoch``.

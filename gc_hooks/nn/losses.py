@@ -103,7 +103,10 @@ class SoftmaxCrossEntropy(Classifier):
     def value(self, outputs: Array, targets: Array) -> Any:
         """``-sum over rows of sum_j q_j log p_j / total``: q and the total are N rows of t and N, unless told else."""
         z, (kept, q, total) = self._rows(outputs, targets)
-        return -np.sum(np.sum(q * log_softmax(z[kept]), axis=1)) / total
+        if not len(q):
+            return z.dtype.type(0)
+        # The mean first: a sum over many rows is too large for half precision.
+        return -np.mean(np.sum(q * log_softmax(z[kept]), axis=1)) * z.real.dtype.type(len(q) / total)
 
     def gradient(self, outputs: Array, targets: Array) -> Array:
         """``(p_j sum_i q_i - q_j) / total``, the textbook's ``(p - t) / N`` for rows that sum to one.

@@ -195,7 +195,8 @@ class RNN(Recurrent):
     inputs, units : int
         Number of features D that come in at each step, and H of the state.
     last_step : bool
-        Put out the last hidden state (N, H) in place of all of them (N, T, H).
+        Put out the last hidden state (N, H) in place of all of them (N, T, H). Of a padded sequence that is the state
+        after the padding: pad in front, or mask the steps in the loss.
     truncation : int, optional
         Length of back-propagation through time: before every step whose number, counted from 0, is a multiple of this
         the state is taken for a constant, and no gradient flows further back. By default it flows through all steps.

@@ -42,7 +42,7 @@ def wanted(
     total = float(len(t))
     q = (1 - smoothing) * t + smoothing / classes if smoothing else t
     if weights is not None:
-        total = float(np.sum(t @ weights.astype(dtype))) if labels else total
+        total = float(np.sum(t @ weights)) if labels else total
         q = q * weights.astype(dtype)
     return Wanted(kept, q, total or 1.0)
 
