@@ -13,7 +13,7 @@ from gc_hooks._typing import Array
 
 def magnitude(z: Array) -> Array:
     """``|z|`` for real z and its analytic continuation for complex z: z or -z, whose real part is not negative."""
-    return np.where(z.real < 0, -z, z)
+    return np.where(z.real < 0, -z, z) if np.iscomplexobj(z) else np.abs(z)
 
 
 def sigmoid(z: Array) -> Array:
