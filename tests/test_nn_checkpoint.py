@@ -199,6 +199,33 @@ def test_the_comparison_sees_what_is_lost(tmp_path, optimizer, lost):
     assert traces(fit(run))[0][0] != traces(fit(trainer(optimizer=optimizer)))[0][0]
 
 
+def test_a_recurrent_training_with_all_of_the_hook_is_resumed_too(tmp_path, capsys):
+    """Symbols, a truncated LSTM, frozen masks, the log for TensorBoard on both sides of the break."""
+
+    def make(*callbacks, seed=0):
+        layers = [nn.Embedding(5, 3), nn.Dropout(0.3), nn.LSTM(3, 4, truncation=2), nn.EachStep(nn.Dense(4, 5))]
+        model, loss = nn.Sequential(layers, seed=seed), nn.SoftmaxCrossEntropy(ignore=-1)
+        run = nn.Trainer(model, loss, nn.AdamW(0.01), callbacks=callbacks, seed=seed)
+        for callback in callbacks:
+            callback.trainer = run
+        return run
+
+    def hook():
+        return GradCheckHook(every=2, dropout="frozen", log_dir=tmp_path / "log")
+
+    ids = np.random.default_rng(0).integers(5, size=(20, 7))
+    data = ids[:, :-1], nn.mask_labels(ids[:, 1:], np.arange(20) % 7, ignore=-1)
+    whole, first, second = make(), make(hook(), SaveAt(tmp_path / "run", 4, stop=True)), make(hook(), seed=1)
+    whole.fit(*data, epochs=3, batch_size=8)
+    first.fit(*data, epochs=3, batch_size=8)
+    nn.load_training(second, tmp_path / "run")
+    second.fit(*data, epochs=2, batch_size=8)
+    for run in (first, second):
+        run.callbacks[0].close()
+        assert {report.verdict for report in run.callbacks[0].reports} == {Verdict.GOOD}
+    assert traces(second) == traces(whole)
+
+
 # Models alone
 
 
