@@ -81,9 +81,7 @@ class Trainer:
         self.objective = Objective(model, loss, penalty)
         self.history = History()
         remarks = (*getattr(optimizer, "remarks", ()), *([] if clip is None else [CLIPPED]))
-        self.state = TrainState(
-            self.objective, model.params, model.grads, model_state=model.state, remarks=remarks
-        )
+        self.state = TrainState(self.objective, model.params, model.grads, model_state=model.state, remarks=remarks)
         self._clip = clip
         # Two streams: turning dropout on must not change the order of the samples.
         orders, masks = np.random.SeedSequence(seed).spawn(2)
