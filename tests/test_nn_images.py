@@ -69,6 +69,15 @@ def test_nothing_that_came_in_is_written(layer):
     np.testing.assert_array_equal(again, outputs)
 
 
+@pytest.mark.parametrize("name", ["W", "b"])
+def test_one_complex_parameter_is_enough(name):
+    """The step of a complex step may be in either of them alone."""
+    layer = nn.Conv2D(3, 2)
+    params = layer.init(np.random.default_rng(0), np.float64)
+    outputs, _ = layer.forward({**params, name: params[name] + 1e-30j}, IMAGES, nn.Context())
+    assert (outputs.imag != 0).all()
+
+
 def plain_convolution(x, W, b, stride, padding):
     """The formula, sum by sum."""
     x = np.pad(x, ((0, 0), (padding[0],) * 2, (padding[1],) * 2, (0, 0)))

@@ -33,7 +33,7 @@ class NoMeanPath(nn.BatchNorm):
 
     def backward(self, params, cache, upstream):
         below, grads = super().backward(params, cache, upstream)
-        return below + (params["gamma"] * upstream).mean(axis=0) / cache.deviation, grads
+        return below + params["gamma"] / cache.deviation * upstream.mean(axis=0), grads
 
 
 class ConstantMoments(nn.BatchNorm):
@@ -44,14 +44,10 @@ class ConstantMoments(nn.BatchNorm):
 
 
 class SamplesOnly(nn.BatchNorm):
-    """Of images, the moments' paths over the samples alone, without the pixels."""
+    """Of images, the number of samples in place of that of samples and pixels."""
 
     def backward(self, params, cache, upstream):
-        pixels, size = len(upstream), upstream[0, ..., 0].size
-        flat = cache._replace(values=cache.values.reshape(pixels, -1), deviation=np.tile(cache.deviation[0, 0], size))
-        tiled = {"gamma": np.tile(params["gamma"], size)}
-        below, _ = super().backward(tiled, flat, upstream.reshape(pixels, -1))
-        return below.reshape(upstream.shape), super().backward(params, cache, upstream)[1]
+        return super().backward(params, cache._replace(moments=cache.moments._replace(size=len(upstream))), upstream)
 
 
 class NoGamma(nn.LayerNorm):

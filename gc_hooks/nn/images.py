@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import DTypeLike
 
 from gc_hooks._typing import Array, Generator, Params
 from gc_hooks.errors import InvalidProblem
+from gc_hooks.nn.functions import column_sums
 from gc_hooks.nn.layers import Context, Initializer, Layer, he
 from gc_hooks.nn.windows import Windows, pair
 
@@ -76,9 +80,10 @@ class Conv2D(Layer):
     ) -> tuple[Array, tuple[Array, tuple[int, ...], tuple[int, ...]]]:
         """``Y = X W + b`` with the windows as the rows of X; the cache is X and the shapes before and after."""
         self.windows.check(inputs, repr(self), self.inputs)
-        seen, W = self.windows.unfolded(inputs), params["W"].reshape(-1, self.outputs)
+        seen, W, b = self.windows.unfolded(inputs), params["W"].reshape(-1, self.outputs), params["b"]
         shape = len(inputs), *self.windows.count(inputs.shape), self.outputs
-        outputs = seen @ W + params["b"]  # (N OH OW, kh kw C)(kh kw C, F)
+        outputs = np.matmul(seen, W, dtype=np.result_type(seen, W, b))  # (N OH OW, kh kw C)(kh kw C, F)
+        outputs += b
         return outputs.reshape(shape), (seen, inputs.shape, shape)
 
     def backward(
@@ -87,9 +92,9 @@ class Conv2D(Layer):
         """``dW = X^T dY``, ``db = sum of dY``, and ``dX = dY W^T``, added up where windows overlap."""
         seen, below, above = cache
         W, deltas = params["W"], upstream.reshape(-1, self.outputs)
-        grads = {"W": (seen.T @ deltas).reshape(W.shape), "b": deltas.sum(axis=0)}
+        grads = {"W": (seen.T @ deltas).reshape(W.shape), "b": column_sums(deltas)}
         shares = deltas @ W.reshape(-1, self.inputs, self.outputs).transpose(0, 2, 1)  # for each place in a window
-        return self.windows.folded(shares.reshape(len(shares), *above[:3], self.inputs), below), grads
+        return self.windows.folded(shares.reshape(len(shares), *above[:3], self.inputs), below, shares.dtype), grads
 
     def __repr__(self) -> str:
         size, stride, padding = self.windows.size, self.windows.stride, self.windows.padding
@@ -132,23 +137,32 @@ class MaxPool2D(Pooling):
     (5, 4, 4, 4)
     """
 
-    def forward(self, params: Params, inputs: Array, context: Context) -> tuple[Array, tuple[Array, tuple[int, ...]]]:
-        """``y = max over the window``; the cache is which place it was, and the shape of the inputs."""
+    def forward(self, params: Params, inputs: Array, context: Context) -> tuple[Array, tuple[Array, Array]]:
+        """``y = max over the window``; the cache is x and y."""
         self.windows.check(inputs, repr(self))
-        first, *others = self.windows.offsets(inputs)
-        largest, place = first, np.zeros(first.shape, np.intp)
-        for number, other in enumerate(others, start=1):
-            wins = (other.real > largest.real) | np.isnan(other)
-            largest, place = np.where(wins, other, largest), np.where(wins, number, place)
-        return largest, (place, inputs.shape)
+        largest = functools.reduce(_larger, self.windows.offsets(inputs))
+        return largest, (inputs, largest)
 
-    def backward(
-        self, params: Params, cache: tuple[Array, tuple[int, ...]], upstream: Array
-    ) -> tuple[Array, dict[str, Array]]:
+    def backward(self, params: Params, cache: tuple[Array, Array], upstream: Array) -> tuple[Array, dict[str, Array]]:
         """``dx = sum of dy over the windows whose largest number x is``."""
-        place, shape = cache
-        numbers = np.arange(np.prod(self.windows.size)).reshape(-1, 1, 1, 1, 1)
-        return self.windows.folded(upstream * (place == numbers), shape), {}
+        inputs, largest = cache
+        shares = (upstream * first for first in self._first(inputs, largest))
+        return self.windows.folded(shares, inputs.shape, upstream.dtype), {}
+
+    def _first(self, inputs: Array, largest: Array) -> Iterator[Array]:
+        """For each place inside of a window, where it is the first to hold the largest number."""
+        free = np.ones(largest.shape, bool)
+        for seen in self.windows.offsets(inputs):
+            first = free & (seen == largest)
+            yield first
+            free &= ~first
+
+
+def _larger(one: Array, other: Array) -> Array:
+    """By the real part, the first of two that are equal, and NaN whatever it is beside."""
+    if not np.iscomplexobj(one):
+        return np.maximum(one, other)  # which compares complex numbers in another way
+    return np.where((other.real > one.real) | np.isnan(other), other, one)
 
 
 class AveragePool2D(Pooling):
@@ -164,7 +178,7 @@ class AveragePool2D(Pooling):
         """``dx = sum of dy / (kh kw) over the windows that see x``."""
         places = int(np.prod(self.windows.size))
         shares = np.broadcast_to(upstream / float(places), (places, *upstream.shape))
-        return self.windows.folded(shares, cache), {}
+        return self.windows.folded(shares, cache, upstream.dtype), {}
 
 
 class Flatten(Layer):

@@ -206,7 +206,8 @@ class ReLU(Layer):
     def forward(self, params: Params, inputs: Array, context: Context) -> tuple[Array, Array]:
         """``y = x where x > 0, else 0``; the cache is the mask of what passed."""
         passed = ~(inputs.real <= 0)
-        return np.where(passed, inputs, 0), passed
+        # np.where is ten times as slow as maximum, which compares complex numbers in another way.
+        return np.where(passed, inputs, 0) if np.iscomplexobj(inputs) else np.maximum(inputs, 0), passed
 
     def backward(self, params: Params, cache: Array, upstream: Array) -> tuple[Array, dict[str, Array]]:
         """``dx = dy where x > 0, else 0``."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from gc_hooks._typing import Array, Generator, Params
 from gc_hooks.errors import InvalidProblem
+from gc_hooks.nn.functions import column_sums
 from gc_hooks.nn.layers import Context, Layer
-
-Axes: TypeAlias = tuple[int, ...]
 
 
 class Moments(NamedTuple):
@@ -23,32 +22,11 @@ class Moments(NamedTuple):
 
 
 class Normalised(NamedTuple):
-    """What backward needs: ``(x - mean) / deviation``, and whether the moments were those of x itself."""
+    """What backward needs: ``z = (x - mean) / deviation``, and the moments where they were those of x itself."""
 
     values: Array
     deviation: Array
     moments: Moments | None
-
-
-def moments(x: Array, axes: Axes) -> Moments:
-    """Of x over some axes, which stay with length 1. Analytic: the square is no absolute value."""
-    mean = x.mean(axis=axes, keepdims=True)
-    centred = x - mean
-    return Moments(mean, (centred * centred).mean(axis=axes, keepdims=True), x.size // max(mean.size, 1))
-
-
-def normalised_backward(cache: Normalised, delta: Array, axes: Axes) -> Array:
-    """From the gradient for ``z = (x - mean) / deviation`` to that for x.
-
-    ``dx = (dz - mean(dz) - z mean(dz z)) / deviation``: both moments depend on x. Ioffe and Szegedy, "Batch
-    normalization" (2015), section 3, with the sums over a batch written as means.
-    """
-    if cache.moments is None:
-        return delta / cache.deviation
-    z = cache.values
-    along = (delta * z).mean(axis=axes, keepdims=True)
-    rest: Array = (delta - delta.mean(axis=axes, keepdims=True) - z * along) / cache.deviation
-    return rest
 
 
 class _Norm(Layer):
@@ -75,20 +53,6 @@ class _Norm(Layer):
             f"{self.features}. Features, or the channels of images, come last: the layer before may have another "
             "width, or channels first. Try another argument here, or inputs.transpose(0, 2, 3, 1)."
         )
-
-    def _normalised(self, inputs: Array, found: Moments, own: bool) -> Normalised:
-        deviation = np.sqrt(found.variance + self.epsilon)
-        return Normalised((inputs - found.mean) / deviation, deviation, found if own else None)
-
-    def backward(self, params: Params, cache: Normalised, upstream: Array) -> tuple[Array, dict[str, Array]]:
-        """``dgamma = sum of dy z``, ``dbeta = sum of dy``, and ``dz = gamma dy`` through both moments to x."""
-        others = tuple(range(upstream.ndim - 1))
-        grads = {"gamma": (upstream * cache.values).sum(axis=others), "beta": upstream.sum(axis=others)}
-        return normalised_backward(cache, params["gamma"] * upstream, self._axes(upstream)), grads
-
-    def _axes(self, x: Array) -> Axes:
-        """What is averaged over."""
-        raise NotImplementedError
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.features})"
@@ -117,11 +81,21 @@ class LayerNorm(_Norm):
     def forward(self, params: Params, inputs: Array, context: Context) -> tuple[Array, Normalised]:
         """``y = gamma z + beta``; the cache is z and the deviations."""
         self._check(inputs)
-        cache = self._normalised(inputs, moments(inputs, self._axes(inputs)), own=True)
+        mean = _mean(inputs)
+        centred = inputs - mean
+        variance = _mean(centred * centred)  # no absolute value: a complex step passes through
+        deviation = np.sqrt(variance + self.epsilon)
+        cache = Normalised(centred / deviation, deviation, Moments(mean, variance, self.features))
         return params["gamma"] * cache.values + params["beta"], cache
 
-    def _axes(self, x: Array) -> Axes:
-        return (x.ndim - 1,)
+    def backward(self, params: Params, cache: Normalised, upstream: Array) -> tuple[Array, dict[str, Array]]:
+        """``dgamma = sum of dy z``, ``dbeta = sum of dy``, ``dx = (dz - mean(dz) - z mean(dz z)) / deviation``.
+
+        With ``dz = gamma dy``. Both moments depend on x, which gives the two means, each over a sample's features.
+        """
+        z, dz = cache.values, params["gamma"] * upstream
+        grads = {"gamma": column_sums(upstream * z), "beta": column_sums(upstream)}
+        return (dz - _mean(dz) - z * _mean(dz * z)) / cache.deviation, grads
 
 
 class BatchNorm(_Norm):
@@ -181,10 +155,23 @@ class BatchNorm(_Norm):
     def forward(self, params: Params, inputs: Array, context: Context) -> tuple[Array, Normalised]:
         """``y = gamma z + beta``; the cache is z, the deviations and, in training mode, the batch's moments."""
         self._check(inputs)
-        running = Moments(params["mean"], params["variance"], 0)
-        found = moments(inputs, self._axes(inputs)) if context.training else running
-        cache = self._normalised(inputs, found, own=context.training)
+        found = _moments(inputs) if context.training else Moments(params["mean"], params["variance"], 0)
+        deviation = np.sqrt(found.variance + self.epsilon)
+        cache = Normalised((inputs - found.mean) / deviation, deviation, found if context.training else None)
         return params["gamma"] * cache.values + params["beta"], cache
+
+    def backward(self, params: Params, cache: Normalised, upstream: Array) -> tuple[Array, dict[str, Array]]:
+        """``dgamma = sum of dy z``, ``dbeta = sum of dy``, ``dx = gamma / deviation (dy - mean(dy) - z mean(dy z))``.
+
+        The unnumbered equations of section 3 of the paper, with the sums over the batch written as means: both moments
+        depend on x. In evaluation mode they do not, and ``dx = gamma / deviation dy``.
+        """
+        grads = {"gamma": column_sums(upstream * cache.values), "beta": column_sums(upstream)}
+        slope = params["gamma"] / cache.deviation
+        if cache.moments is None:
+            return slope * upstream, grads
+        size = float(max(cache.moments.size, 1))
+        return slope * (upstream - grads["beta"] / size - cache.values * (grads["gamma"] / size)), grads
 
     def observed(self, params: Params, cache: Any) -> dict[str, Array]:
         """``running <- (1 - momentum) running + momentum batch``, with the unbiased variance ``n / (n - 1) var``."""
@@ -192,8 +179,19 @@ class BatchNorm(_Norm):
             return {}
         mean, variance, size = cache.moments
         unbiased = variance * (size / max(size - 1, 1))
-        latest = {"mean": mean.reshape(-1), "variance": unbiased.reshape(-1)}
+        latest = {"mean": mean, "variance": unbiased}
         return {name: params[name] + self.momentum * (batch - params[name]) for name, batch in latest.items()}
 
-    def _axes(self, x: Array) -> Axes:
-        return tuple(range(x.ndim - 1))
+
+def _moments(x: Array) -> Moments:
+    """Of each column, over samples and pixels."""
+    size = x.size // x.shape[-1]
+    mean = column_sums(x) / float(max(size, 1))
+    centred = x - mean
+    return Moments(mean, column_sums(centred * centred) / float(max(size, 1)), size)
+
+
+def _mean(x: Array) -> Array:
+    """Of each sample, over its features."""
+    mean: Array = x.mean(axis=-1, keepdims=True)
+    return mean

@@ -6,11 +6,12 @@ a window lie next to each other in memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import DTypeLike
 
 from gc_hooks._typing import Array
 from gc_hooks.errors import InvalidProblem
@@ -61,18 +62,19 @@ class Windows:
         for i, j in np.ndindex(self.size):
             yield images[:, i : i + down * rows : down, j : j + right * columns : right]
 
-    def folded(self, shares: Array, shape: tuple[int, ...]) -> Array:
+    def folded(self, shares: Iterable[Array], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         """The contrary of `unfolded`: what belongs to each place inside of a window, added up where windows overlap.
 
         Parameters
         ----------
-        shares : ndarray, (kh kw, N, OH, OW, C)
-        shape : tuple of int
+        shares : iterable of ndarray, (N, OH, OW, C)
+            One for each place, row by row.
+        shape, dtype
             Of the images, (N, H, W, C).
         """
         rows, columns = self.padding
         samples, height, width, channels = shape
-        frame = np.zeros((samples, height + 2 * rows, width + 2 * columns, channels), shares.dtype)
+        frame = np.zeros((samples, height + 2 * rows, width + 2 * columns, channels), dtype)
         unpadded = Windows(self.size, self.stride)
         for view, share in zip(unpadded.offsets(frame), shares, strict=True):
             view += share
