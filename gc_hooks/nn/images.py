@@ -93,8 +93,9 @@ class Conv2D(Layer):
         seen, below, above = cache
         W, deltas = params["W"], upstream.reshape(-1, self.outputs)
         grads = {"W": (seen.T @ deltas).reshape(W.shape), "b": column_sums(deltas)}
-        shares = deltas @ W.reshape(-1, self.inputs, self.outputs).transpose(0, 2, 1)  # for each place in a window
-        return self.windows.folded(shares.reshape(len(shares), *above[:3], self.inputs), below, shares.dtype), grads
+        places = W.reshape(-1, self.inputs, self.outputs)  # one by one: all at once would be kh kw times the images
+        shares = ((deltas @ place.T).reshape(*above[:3], self.inputs) for place in places)
+        return self.windows.folded(shares, below, np.result_type(deltas, W)), grads
 
     def __repr__(self) -> str:
         size, stride, padding = self.windows.size, self.windows.stride, self.windows.padding
