@@ -201,7 +201,7 @@ def test_without_truncation_nothing_is_held_and_nothing_is_said():
     made = model(nn.RNN(2, 3))
     objective = nn.Objective(made, nn.MeanSquaredError())
     assert objective.detached(made.params, (np.ones((1, 2, 2)), np.ones((1, 2, 3)))) is objective
-    assert made.remarks == ()
+    assert made.notes == ()
 
 
 def reports_of(layer, *, dtype=np.float64, steps=8, dropout="off"):

@@ -130,13 +130,7 @@ def load_model(model: Sequential, path: str | os.PathLike[str]) -> None:
 
 
 def _model_arrays(model: Sequential) -> dict[str, Array]:
-    return {**_prefixed("params", model.params), **_prefixed("state", _state(model))}
-
-
-def _state(model: Sequential) -> Params:
-    """What is neither trained nor a gradient, where a model has such."""
-    state: Params = getattr(model, "state", {})
-    return state
+    return {**_prefixed("params", model.params), **_prefixed("state", model.state)}
 
 
 def _prefixed(prefix: str, arrays: Params) -> dict[str, Array]:
@@ -169,7 +163,7 @@ def _shape(array: Array | None) -> str:
 
 
 def _fill_model(arrays: Params, model: Sequential) -> None:
-    for prefix, held in (("params", model.params), ("state", _state(model))):
+    for prefix, held in (("params", model.params), ("state", model.state)):
         for name, array in _under(prefix, arrays).items():
             held[name][...] = array
 
