@@ -55,6 +55,23 @@ def test_the_arrays_of_a_block_have_names_of_their_own():
     ]
 
 
+class Dense1(nn.Dense):
+    kind = ""
+
+
+class Dotted(nn.Dense):
+    kind = "my.layer"
+
+
+def test_labels_are_never_the_same():
+    """The first layer of a class Dense1 is not the eleventh dense one, and a dot in a kind is none of ours."""
+    layers = [nn.Dense(2, 2) for _ in range(11)]
+    model = nn.Sequential([*layers, Dense1(2, 2), Dotted(2, 2)])
+    assert len(model.params) == 26
+    assert list(model.params)[-4:] == ["dense1_1.W", "dense1_1.b", "my_layer1.W", "my_layer1.b"]
+    assert all(report.ok for report in check_layers(model, np.ones((3, 2))).values())
+
+
 def test_a_block_adds_its_inputs_to_what_its_layers_make():
     """The outputs are F(x) + x, and F(x) + S(x) with a shortcut."""
     layer = nn.Dense(5, 5)
@@ -118,6 +135,7 @@ def test_a_block_that_changes_the_shape_is_explained():
     ("make", "message"),
     [
         (lambda: nn.Residual([]), "Residual got no layers"),
+        (lambda: nn.Residual(nn.Sequential([nn.Tanh()])), "Residual got Sequential.* no layer.*Try Residual"),
         (lambda: nn.Residual([nn.Tanh()], shortcut=[nn.Tanh]), "Residual's shortcut got <class .*no layer"),
     ],
 )

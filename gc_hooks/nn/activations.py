@@ -21,6 +21,11 @@ class GELU(Layer):
 
     Hendrycks and Gimpel, "Gaussian error linear units" (2016). Safe under complex step: see
     `gc_hooks.nn.normal.normal_cdf`.
+
+    Examples
+    --------
+    >>> GELU().forward({}, np.array([[-1.0, 0.0, 1.0]]), Context())[0].round(4)
+    array([[-0.1587,  0.    ,  0.8413]])
     """
 
     def forward(self, params: Params, inputs: Array, context: Context) -> tuple[Array, tuple[Array, Array]]:
@@ -106,7 +111,12 @@ class Softplus(Layer):
 class Softmax(Layer):
     """``y_j = exp(x_j) / sum_k exp(x_k)`` over the last axis.
 
-    As the last layer it has a loss of its own: `SoftmaxCrossEntropy` takes the numbers before it.
+    As the last layer it is not needed: `SoftmaxCrossEntropy` takes the numbers before it, and is stabler for it.
+
+    Examples
+    --------
+    >>> Softmax().forward({}, np.array([[1000.0, 1000.0]]), Context())[0]
+    array([[0.5, 0.5]])
     """
 
     def forward(self, params: Params, inputs: Array, context: Context) -> tuple[Array, Array]:

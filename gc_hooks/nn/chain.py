@@ -124,13 +124,14 @@ def prefixed(prefix: str, arrays: Params) -> dict[str, Array]:
 def _labels(layers: Iterable[Layer]) -> Iterator[str]:
     numbers: Counter[str] = Counter()
     for layer in layers:
-        kind = layer.kind or type(layer).__name__.lower()
+        kind = (layer.kind or type(layer).__name__.lower()).replace(".", "_")
+        kind += "_" * kind[-1:].isdigit()  # the first "dense1" must not be the eleventh "dense"
         numbers[kind] += 1
         yield f"{kind}{numbers[kind]}"
 
 
 def _checked_layers(layers: Iterable[Layer], owner: str) -> tuple[Layer, ...]:
-    layers = tuple(layers)
+    layers = tuple(layers) if isinstance(layers, Iterable) else (layers,)
     strangers = [repr(layer) for layer in layers if not isinstance(layer, Layer)]
     if strangers or not layers:
         raise InvalidProblem(

@@ -167,7 +167,13 @@ def _larger(one: Array, other: Array) -> Array:
 
 
 class AveragePool2D(Pooling):
-    """The mean of each window; the arguments are those of `Pooling`."""
+    """The mean of each window; the arguments are those of `Pooling`.
+
+    Examples
+    --------
+    >>> AveragePool2D(2).forward({}, np.arange(4.0).reshape(1, 2, 2, 1), Context())[0].ravel()
+    array([1.5])
+    """
 
     def forward(self, params: Params, inputs: Array, context: Context) -> tuple[Array, tuple[int, ...]]:
         """``y = mean over the window``; the cache is the shape of the inputs."""

@@ -22,7 +22,7 @@ class Moments(NamedTuple):
 
 
 class Normalised(NamedTuple):
-    """What backward needs: ``z = (x - mean) / deviation``, and the moments where they were those of x itself."""
+    """What batch norm's backward needs: ``z = (x - mean) / deviation``, and the moments where they were x's own."""
 
     values: Array
     deviation: Array
@@ -74,28 +74,34 @@ class LayerNorm(_Norm):
     ------
     InvalidProblem
         A number is out of its range; in `forward`, when the last axis has another length.
+
+    Examples
+    --------
+    >>> layer = LayerNorm(2)
+    >>> params = layer.init(np.random.default_rng(0), np.float64)
+    >>> layer.forward(params, np.array([[1.0, 3.0], [30.0, 10.0]]), Context())[0].round(3)
+    array([[-1.,  1.],
+           [ 1., -1.]])
     """
 
     kind = "layernorm"
 
-    def forward(self, params: Params, inputs: Array, context: Context) -> tuple[Array, Normalised]:
+    def forward(self, params: Params, inputs: Array, context: Context) -> tuple[Array, tuple[Array, Array]]:
         """``y = gamma z + beta``; the cache is z and the deviations."""
         self._check(inputs)
-        mean = _mean(inputs)
-        centred = inputs - mean
-        variance = _mean(centred * centred)  # no absolute value: a complex step passes through
-        deviation = np.sqrt(variance + self.epsilon)
-        cache = Normalised(centred / deviation, deviation, Moments(mean, variance, self.features))
-        return params["gamma"] * cache.values + params["beta"], cache
+        centred = inputs - _mean(inputs)
+        deviation = np.sqrt(_mean(centred * centred) + self.epsilon)  # squares: a complex step passes through
+        z = centred / deviation
+        return params["gamma"] * z + params["beta"], (z, deviation)
 
-    def backward(self, params: Params, cache: Normalised, upstream: Array) -> tuple[Array, dict[str, Array]]:
+    def backward(self, params: Params, cache: tuple[Array, Array], upstream: Array) -> tuple[Array, dict[str, Array]]:
         """``dgamma = sum of dy z``, ``dbeta = sum of dy``, ``dx = (dz - mean(dz) - z mean(dz z)) / deviation``.
 
         With ``dz = gamma dy``. Both moments depend on x, which gives the two means, each over a sample's features.
         """
-        z, dz = cache.values, params["gamma"] * upstream
+        (z, deviation), dz = cache, params["gamma"] * upstream
         grads = {"gamma": column_sums(upstream * z), "beta": column_sums(upstream)}
-        return (dz - _mean(dz) - z * _mean(dz * z)) / cache.deviation, grads
+        return (dz - _mean(dz) - z * _mean(dz * z)) / deviation, grads
 
 
 class BatchNorm(_Norm):

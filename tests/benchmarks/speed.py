@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import os
 
-os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from gc_hooks import nn
+
+try:
+    import torch
+except ImportError:  # said in main
+    torch = None
 
 DIGITS = Path(__file__).parents[2] / "examples" / "data" / "digits.npz"
 RATE, MOMENTUM = 0.02, 0.9
@@ -122,6 +127,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--turns", type=int, default=31)
     turns = parser.parse_args().turns
+    if torch is None:
+        sys.exit("This needs PyTorch: pip install gc_hooks[bench]")
     torch.set_num_threads(1)
     print(f"{'steps per second':42}{'ours':>8}{'PyTorch':>9}{'ratio':>10}   last losses")
     for make in (dense, convolutional, normalised):
