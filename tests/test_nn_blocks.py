@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 
-from gc_hooks import GradCheckHook, InvalidProblem, Verdict, check_gradients, check_layers, nn
+from gc_hooks import Callback, GradCheckHook, InvalidProblem, Verdict, check_gradients, check_layers, nn
 
 RNG = np.random.default_rng(4)
 INPUTS, LABELS = RNG.normal(size=(12, 5)), RNG.integers(3, size=12)
@@ -205,6 +205,26 @@ def test_a_share_that_is_lost_is_found():
     assert [n for n, c in report.parameters.items() if c.verdict > Verdict.INCONCLUSIVE] == ["dense1.W"]
 
 
+class ForgetfulDense(nn.Dense):
+    """Its weights' gradient is not handed on."""
+
+    def backward(self, params, cache, upstream):
+        below, grads = super().backward(params, cache, upstream)
+        return below, {"b": grads["b"]}
+
+
+@pytest.mark.parametrize("places", [(0,), (3,), (0, 3)])
+def test_a_share_that_a_layer_forgets_is_found(places):
+    """At either place, or missing altogether at both."""
+    layers = list(autoencoder().layers)
+    for place in places:
+        layers[-1 if place else 0] = ForgetfulDense(*((3, 5) if place else (5, 3)))
+    model = nn.Sequential(layers, tied={"dense3.W": "dense2.W", "dense4.W": "dense1.W.T"})
+    loss, gradient = reconstruction(model)
+    report = check_gradients(loss, model.params, gradient)
+    assert [n for n, c in report.parameters.items() if c.verdict > Verdict.INCONCLUSIVE] == ["dense1.W"]
+
+
 def test_tied_parameters_are_tied_after_training_and_in_another_precision():
     """Both names are one array whatever is done with the model, and each layer's own check sees its own side."""
     model = autoencoder().astype(np.float32)
@@ -289,6 +309,38 @@ def test_a_frozen_parameter_that_is_tied_is_frozen_at_both_places():
     assert set(reports["1 Dense"].parameters) == set(reports["6 Dense"].parameters) == {"b", "input"}
     loss, gradient = reconstruction(model)
     assert check_gradients(loss, model.params, gradient).ok
+
+
+class Adding(nn.Sequential):
+    """Gradients that accumulate from step to step."""
+
+    def store(self, grads):
+        for name, gradient in grads.items():
+            self.grads[name] += gradient
+
+
+class Thaw(Callback):
+    """Unfreezes a layer once the first step is made."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def on_batch_end(self, state):
+        if state.step == 1:
+            self.model.unfreeze("dense1")
+
+
+@pytest.mark.parametrize(("kind", "verdict"), [(nn.Sequential, Verdict.GOOD), (Adding, Verdict.WORRY)])
+def test_a_layer_may_be_unfrozen_between_two_checks(kind, verdict):
+    """The next check sees it, and buffers that were never set to zero are still found."""
+    model = kind([nn.Dense(5, 4), nn.Tanh(), nn.Dense(4, 3)])
+    model.freeze("dense1")
+    hook = GradCheckHook(after=None, reporters=[], on_fail=lambda report: None)
+    trainer = nn.Trainer(model, nn.SoftmaxCrossEntropy(), nn.SGD(0.1), callbacks=[hook, Thaw(model)])
+    trainer.fit(INPUTS, LABELS, batch_size=6)
+    first, second = hook.reports
+    assert (first.verdict, second.verdict) == (Verdict.GOOD, verdict)
+    assert set(first.parameters) < set(second.parameters) == set(model.params)
 
 
 @pytest.mark.parametrize(
