@@ -95,7 +95,7 @@ class Clues(Mapping[str, Comparison]):
         entries = array.reshape(-1)[np.array(measured.indices, dtype=np.intp)]
         readings = [] if measured.complete else measured.directions
         directions = [float(np.vdot(reading.probe.vector[name], array)) for reading in readings]
-        return np.array([*entries, *directions])
+        return np.array([*entries, *directions], dtype=np.float64)
 
     def fit(self, name: str, target: Array, *arrays: Array) -> Array:
         """Coefficients of arrays that make up what was measured, by least squares weighed with the bars.

@@ -17,6 +17,9 @@ from gc_hooks.problem import Backprop, Meter, Problem, parameter_scales, rebuild
 from gc_hooks.tree import flatten
 from gc_hooks.values import TERMS, steady_value, term_value
 
+ARITHMETIC = ("__mul__", "__matmul__", "__pow__", "__add__", "__array_ufunc__", "__array_function__")
+"""What makes a type of arrays compute in its own way."""
+
 
 def pose(
     loss: Loss,
@@ -98,6 +101,12 @@ def _parameter(name: str, leaf: Any, in_place: bool) -> Array:
             "reads your own arrays, so each parameter has to be a writable NumPy array. Try a loss that takes the "
             "parameters, and leave in_place out."
         )
+    if _computes_differently(leaf, in_place):
+        raise InvalidProblem(
+            f"Parameter {name} is a {type(leaf).__name__}, whose arithmetic is not that of plain arrays. The loss gets "
+            "plain copies, so that it would be another one than the training's. Try numpy.asarray where the parameters "
+            "are made; a mask belongs into the loss."
+        )
     array = np.asarray(float(leaf) if _is_python_number(leaf) else leaf)
     if np.issubdtype(array.dtype, np.integer) or array.dtype == bool:
         raise InvalidProblem(
@@ -111,6 +120,14 @@ def _parameter(name: str, leaf: Any, in_place: bool) -> Array:
             "tuples of these. Try to leave out what is not trained, or to hand in the arrays themselves."
         )
     return array
+
+
+def _computes_differently(leaf: Any, in_place: bool) -> bool:
+    """Whether an array's type has arithmetic of its own (a matrix, a masked array), which a plain copy has not. In
+    place the loss reads the user's own arrays, and only what a mask hides is out of reach."""
+    if in_place or not isinstance(leaf, np.ndarray):
+        return isinstance(leaf, np.ma.MaskedArray)
+    return any(getattr(type(leaf), name) is not getattr(np.ndarray, name) for name in ARITHMETIC)
 
 
 def _is_python_number(leaf: Any) -> bool:
@@ -177,6 +194,7 @@ def _with_gradient(
         flaws=matched.flaws,
         notes=(*matched.notes, *_precision_note(max(precision, matched.precision), gradient)),
         precision=max(precision, matched.precision),
+        quantum=matched.quantum,
         gradient=gradient,
     )
 

@@ -16,7 +16,7 @@ from gc_hooks.estimate import EPS, SAFETY, Status
 from gc_hooks.ladder import is_rough
 from gc_hooks.methods import central
 from gc_hooks.probes import Direction, Entry, Line, Probe, direction_within
-from gc_hooks.problem import Problem
+from gc_hooks.problem import Problem, root_mean_square
 from gc_hooks.verdict import Verdict
 
 REFERENCES, REFERENCE_DIRECTIONS = 4, 3
@@ -67,9 +67,10 @@ def _rounding(case: Case, comparison: Comparison) -> Comparison:
     """
     scale = ROUNDINGS * case.problem.precision
     glance = max(comparison.measured_norm, _norm_at(_untrained(case), comparison.name, 1))
-    if scale * glance * FAR < comparison.at_least * comparison.measured_norm:
+    underflow = ROUNDINGS * case.problem.quantum * math.sqrt(comparison.size)
+    if max(scale * glance * FAR, underflow) < comparison.at_least * comparison.measured_norm:
         return comparison
-    rounding = scale * max(glance, _uncancelled_norm(case, comparison.name))
+    rounding = max(scale * max(glance, _uncancelled_norm(case, comparison.name)), underflow)
     again = case.compare(comparison.name, rounding)
     if again.verdict is not Verdict.INCONCLUSIVE or comparison.measured_norm == 0:
         return again
@@ -193,7 +194,7 @@ def _agrees_at_another_step(case: Case, probe: Probe) -> bool:
     away = abs(case.sketched_residual(probe)[0])
     noise = sum(tool.noise or 0.0 for tool in case.instruments) or EPS * abs(case.problem.value)
     every = 1 if any(tool.method is central for tool in case.instruments) else 3
-    for step in (probe.scale * LARGEST_STEP / 8.0**k for k in range(0, 9, every)):
+    for step in (probe.scale * LARGEST_STEP / 8.0**k for k in range(0, 9 + _finer(case, probe), every)):
         slope = _plain_slope(case, probe, step)
         bar = SAFETY * noise / (math.sqrt(2) * step)
         if bar > away / 4:
@@ -203,10 +204,22 @@ def _agrees_at_another_step(case: Case, probe: Probe) -> bool:
     return False
 
 
+def _finer(case: Case, probe: Probe) -> int:
+    """How many eighths a parameter's own unit of length may lie below the one that steps were chosen by, which is taken
+    from the other parameters where it is zero or much smaller than they are.
+
+    Its own size is one guess; how far it goes until the loss has changed by itself, by backprop's account, another."""
+    size = root_mean_square(case.problem.point[probe.name]) if probe.name is not None else 0.0
+    slope = abs(probe.slope(case.problem.grads))
+    guesses = (size, abs(case.problem.value) / slope if slope > 0 else 0.0)
+    own = min((guess for guess in guesses if guess > 0), default=probe.scale)
+    return math.ceil(math.log(probe.scale / own, 8)) if own < probe.scale else 0
+
+
 def _plain_slope(case: Case, probe: Probe, step: float) -> float:
     """The slope at one step; NaN where arrays of few digits round the step away."""
-    lines = [Line(case.problem, probe, term) for term in range(len(case.instruments))]
-    realised = [line.realised(step) - line.realised(-step) for line in lines]
-    if not all(realised):
+    width = probe.realised(case.problem.point, step) - probe.realised(case.problem.point, -step)
+    if not width > 0:  # arrays of the user's own precision have no number so near
         return math.nan
-    return float(sum((line(step) - line(-step)) / width for line, width in zip(lines, realised, strict=True)))
+    lines = [Line(case.problem, probe, term) for term in range(len(case.instruments))]
+    return float(sum((line(step) - line(-step)) / width for line in lines))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,13 @@ from gc_hooks.tree import flatten
 
 RENAMED = ("d{}", "grad_{}", "{}_grad", "d_{}", "g{}")
 """How gradient dictionaries name the gradient of ``W1``, after ``W1`` itself; the first is the textbooks'."""
+
+
+class Grain(NamedTuple):
+    """How fine the numbers are that a gradient was handed in as: machine epsilon, and the smallest of them."""
+
+    precision: float = 0.0
+    quantum: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,8 @@ class Matched:
         The largest machine epsilon among the arrays that were handed in.
     errors : dict of str to ndarray
         How far the entries of a gradient can be off, where that was handed in too.
+    quantum : float
+        The largest of their smallest numbers.
     """
 
     grads: dict[str, Array]
@@ -66,6 +75,7 @@ class Matched:
     notes: tuple[str, ...] = ()
     precision: float = float(np.finfo(np.float64).eps)
     errors: dict[str, Array] = field(default_factory=dict)
+    quantum: float = 0.0
 
     def compared_with(self, again: Matched) -> Matched:
         """The same, with a flaw on each gradient that a second call did not repeat to rounding."""
@@ -146,7 +156,8 @@ def match_gradients(grads: Any, point: Params) -> Matched:
         grads={name: gradient for name, (gradient, _) in pairs.items() if not isinstance(gradient, Flaw)},
         flaws=flaws,
         notes=(*((f"Not parameters, ignored: {_listed(extra)}.",) if extra else ()), *dict.fromkeys(told)),
-        precision=max([precision for _, precision in pairs.values()], default=Matched.precision),
+        precision=max([grain.precision for _, grain in pairs.values()], default=Matched.precision),
+        quantum=max([grain.quantum for _, grain in pairs.values()], default=Matched.quantum),
         errors={name: bar for name, bar in bars.items() if name not in flaws},
     )
 
@@ -167,22 +178,30 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
-def _as_gradient(name: str, leaf: Any, shape: tuple[int, ...]) -> tuple[Array | Flaw, float]:
-    """A float64 copy of a gradient, or its flaw; and the machine epsilon of what was handed in."""
+def _as_gradient(name: str, leaf: Any, shape: tuple[int, ...]) -> tuple[Array | Flaw, Grain]:
+    """A float64 copy of a gradient, or its flaw; and the grain of what was handed in."""
     if isinstance(leaf, Uncertain):
         leaf = leaf.value
     if leaf is None:
-        return Flaw("missing_gradient", f"the gradient of {name} is None"), 0.0
+        return Flaw("missing_gradient", f"the gradient of {name} is None"), Grain()
+    if isinstance(leaf, np.ma.MaskedArray):
+        return Flaw("not_numeric", f"the gradient of {name} is a masked array: what is hidden has no value"), Grain()
     array = np.asarray(leaf)
     if array.dtype.kind not in "fiub":
-        return Flaw("not_numeric", f"the gradient of {name} holds {array.dtype}, not real numbers"), 0.0
+        return Flaw("not_numeric", f"the gradient of {name} holds {array.dtype}, not real numbers"), Grain()
     if shape == () and array.size == 1:
         array = array.reshape(())
     if array.shape != shape:
         hint = ", its transpose" if array.shape == shape[::-1] else ""
-        return Flaw("wrong_shape", f"the gradient has shape {array.shape}{hint}, the parameter {shape}"), 0.0
-    precision = float(np.finfo(array.dtype).eps) if array.dtype.kind == "f" else 0.0
-    return np.array(array, dtype=np.float64), precision
+        return Flaw("wrong_shape", f"the gradient has shape {array.shape}{hint}, the parameter {shape}"), Grain()
+    return np.array(array, dtype=np.float64), _grain(array.dtype)
+
+
+def _grain(dtype: np.dtype[Any]) -> Grain:
+    if dtype.kind != "f":
+        return Grain()
+    limits = np.finfo(dtype if dtype.itemsize < 8 else np.float64)  # a long double is rounded to one
+    return Grain(float(limits.eps), float(limits.tiny * limits.eps))
 
 
 def _bar(leaf: Any, shape: tuple[int, ...]) -> Array | None:

@@ -83,6 +83,8 @@ class Problem:
         Each term at the point.
     precision : float
         Machine epsilon of the arithmetic that made ``grads``.
+    quantum : float
+        The smallest number that it knows: below about a thousand of these, buffers of half precision hold few digits.
     gradient : callable or None
         Backprop as a function of the point, when it is one.
     live : dict of str to ndarray or None
@@ -112,6 +114,7 @@ class Problem:
     notes: tuple[str, ...] = ()
     grad_errors: dict[str, Array] = field(default_factory=dict)
     moved: bool = False
+    quantum: float = 0.0
 
     @property
     def value(self) -> float:
