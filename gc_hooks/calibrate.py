@@ -12,6 +12,7 @@ from numpy.exceptions import ComplexWarning
 from gc_hooks._typing import Generator
 from gc_hooks.estimate import EPS, SAFETY, Estimate, LineLike, Method, Status
 from gc_hooks.evidence import Rounding, typical_slope
+from gc_hooks.large import LARGE, scrambled
 from gc_hooks.matching import norm
 from gc_hooks.methods import central, complex_step
 from gc_hooks.noise import measure_noise
@@ -122,11 +123,10 @@ def rounding_of(problem: Problem, tools: list[Instrument], generator: Generator)
     if not assumed.relative or problem.gradient is None:
         return assumed
     whole = math.hypot(*problem.grad_norms.values())
-    jittered = [problem.gradient(problem.jittered(generator).point) for _ in range(2)]
-    moved = {
-        name: math.hypot(*(norm(other[name] - grad) for other in jittered if name in other)) / math.sqrt(2)
-        for name, grad in problem.grads.items()
-    }
+    moved = dict.fromkeys(problem.grads, 0.0)
+    for _ in range(2):
+        for name, away in _under_jitter(problem, generator).items():
+            moved[name] = math.hypot(moved[name], away / math.sqrt(2))
     nothing = {name: max(VANISHING * whole, 1e3 * EPS * abs(problem.value) / problem.scales[name]) for name in moved}
     smooth = {n for n, m in moved.items() if m <= max(JUMP * problem.grad_norms[n], nothing[n])}
     # One that jumps alone stands at a kink. Where all do that have a gradient, they are what rounding leaves of a
@@ -135,13 +135,22 @@ def rounding_of(problem: Problem, tools: list[Instrument], generator: Generator)
     return Rounding(assumed.relative, {name: MOVED * moved[name] for name in moved if name in left})
 
 
+def _under_jitter(problem: Problem, generator: Generator) -> dict[str, float]:
+    """How far each gradient moves when every parameter is moved by a few of its own roundings."""
+    assert problem.gradient is not None
+    jittered = problem.gradient(problem.jittered(generator).point)
+    return {name: norm(jittered[name] - grad) for name, grad in problem.grads.items() if name in jittered}
+
+
 def _calibrate(
     problem: Problem, term: int, method: Method | None, generator: Generator, trial: Direction
 ) -> Instrument:
     if method not in (None, central, complex_step):
         return Instrument(method, getattr(method, "__name__", repr(method)))
     refusal = ""
-    if problem.live is None and method is not central:
+    if method is None and any(array.size >= LARGE for array in problem.point.values()):
+        refusal = "An array is so large that complex numbers in its place are not asked for: central differences."
+    elif problem.live is None and method is not central:
         outcome = _try_complex_step(problem, term, generator, trial)
         if isinstance(outcome, Instrument):
             return outcome
@@ -253,11 +262,7 @@ def _with_rounding(problem: Problem, term: int, tool: Instrument, generator: Gen
 
 def untrained(problem: Problem, generator: Generator) -> Problem:
     """The problem at a point of the same scales that no training has led to: entries shuffled, signs drawn anew."""
-    point = {}
-    for name, array in problem.point.items():
-        shuffled = generator.permuted(array.reshape(-1)).reshape(array.shape)
-        point[name] = (shuffled * generator.choice((-1.0, 1.0), array.shape)).astype(array.dtype)
-    return problem.at(point, {})
+    return problem.at({name: scrambled(array, generator) for name, array in problem.point.items()}, {})
 
 
 def _complex_step_or_central(line: LineLike, *, scale: float, noise: float | None) -> Estimate:

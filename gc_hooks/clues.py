@@ -13,6 +13,7 @@ from gc_hooks.case import Case
 from gc_hooks.compare import compare_parameter
 from gc_hooks.comparison import Comparison
 from gc_hooks.evidence import Evidence, Measured
+from gc_hooks.large import inner
 from gc_hooks.matching import norm
 from gc_hooks.probes import direction_within
 from gc_hooks.problem import BudgetSpent, Problem
@@ -94,7 +95,7 @@ class Clues(Mapping[str, Comparison]):
         measured = self._measured(name)
         entries = array.reshape(-1)[np.array(measured.indices, dtype=np.intp)]
         readings = [] if measured.complete else measured.directions
-        directions = [float(np.vdot(reading.probe.vector[name], array)) for reading in readings]
+        directions = [inner(reading.probe.vector[name], array) for reading in readings]
         return np.array([*entries, *directions], dtype=np.float64)
 
     def fit(self, name: str, target: Array, *arrays: Array) -> Array:
@@ -129,7 +130,7 @@ class Clues(Mapping[str, Comparison]):
         if self.case is None:
             return False
         probe = direction_within(self.problem, self.case.generator, name)
-        rest = replace(probe, vector={name: np.where(wrong, 0.0, probe.vector[name])})
+        rest = replace(probe, vector={name: np.where(wrong, 0.0, np.asarray(probe.vector[name]))})
         try:
             away, error = self.case.sketched_residual(rest)
         except BudgetSpent:

@@ -12,6 +12,7 @@ import numpy as np
 
 from gc_hooks._typing import Array, Loss, Params
 from gc_hooks.errors import InvalidProblem
+from gc_hooks.large import own_copy, view_or_copy
 from gc_hooks.matching import Matched, match_gradients
 from gc_hooks.problem import Backprop, Meter, Problem, parameter_scales, rebuild_params, written
 from gc_hooks.tree import flatten
@@ -59,7 +60,7 @@ def pose(
     Costs two evaluations of the loss and, where it is a function, two of the gradient.
     """
     arrays = parameter_arrays(params, in_place)
-    point = {name: np.array(array, dtype=array.dtype if in_place else np.float64) for name, array in arrays.items()}
+    point = {name: np.array(array) if in_place else view_or_copy(array) for name, array in arrays.items()}
     problem = Problem(
         terms=_terms(loss, penalty, params, in_place),
         structure=params,
@@ -69,6 +70,7 @@ def pose(
         precision=_precision(arrays if in_place else point),
         meter=meter or Meter(),
         live=arrays if in_place else None,
+        home=point if in_place else None,
         scales=parameter_scales(point),
     )
     ask = term_value if asked_before else steady_value
@@ -178,9 +180,9 @@ def _with_gradient(
     """Run or copy backprop's gradient, and pair it with the parameters."""
     if callable(grads):
         call = _as_function(problem, grads)
-        matched, *others = (call(problem.point) for _ in range(calls))
-        for other in others:
-            matched = matched.compared_with(other)
+        matched = call(problem.point, True)
+        for _ in range(1, calls):
+            matched = matched.compared_with(call(problem.point))
         gradient: Backprop | None = lambda point: call(point).grads  # noqa: E731 - a name for a one-line closure
         precision = problem.precision
     else:
@@ -209,17 +211,17 @@ def _precision_note(precision: float, gradient: Backprop | None) -> tuple[str, .
     )
 
 
-def _as_function(problem: Problem, grads: Callable[..., Any]) -> Callable[[Params], Matched]:
-    """Backprop as a function of the point, whose results are matched and copied at once."""
+def _as_function(problem: Problem, grads: Callable[..., Any]) -> Callable[..., Matched]:
+    """Backprop as a function of the point, whose results are matched at once, and copied where they are to be kept."""
     _check_signature("gradient function", grads, () if problem.live is not None else (problem.structure,))
 
-    def call(point: Params) -> Matched:
+    def call(point: Params, copy: bool = False) -> Matched:
         problem.meter.gradients += 1
         with np.errstate(all="ignore"):
             if problem.live is None:
-                copies = {name: array.copy() for name, array in point.items()}
-                return match_gradients(grads(rebuild_params(problem.structure, copies)), point)
-            with written(problem.live, point):
-                return match_gradients(grads(), point)
+                copies = {name: own_copy(array) for name, array in point.items()}
+                return match_gradients(grads(rebuild_params(problem.structure, copies)), point, copy)
+            with written(problem.live, point, problem.home):
+                return match_gradients(grads(), point, copy)
 
     return call

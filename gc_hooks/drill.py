@@ -12,6 +12,7 @@ from gc_hooks.case import Case
 from gc_hooks.compare import MOST_DIRECTIONS
 from gc_hooks.comparison import Basis, Comparison
 from gc_hooks.evidence import Measured
+from gc_hooks.large import LARGE
 from gc_hooks.probes import Direction, Entry, direction_within
 
 SAMPLE = 10
@@ -43,6 +44,9 @@ def find_wrong_entries(case: Case, comparison: Comparison) -> Comparison:
     name = comparison.name
     if comparison.size <= ALL_UP_TO:
         case.measure(_entries(case, name, np.arange(comparison.size)))
+        return case.compare(name)
+    if comparison.size >= LARGE:  # where to look costs more memory than there may be: a sample has to do
+        case.measure(_entries(case, name, case.generator.choice(comparison.size, SAMPLE, replace=False)))
         return case.compare(name)
     search = _Search(case, name)
     if search.single():

@@ -118,7 +118,7 @@ def norm(array: Array) -> float:
         return float(np.linalg.norm(array / largest) * largest) if 0 < largest < math.inf else largest
 
 
-def match_gradients(grads: Any, point: Params) -> Matched:
+def match_gradients(grads: Any, point: Params, copy: bool = True) -> Matched:
     """Pair gradients with parameters, by name or by the textbooks' renaming, and copy them.
 
     Parameters
@@ -127,6 +127,8 @@ def match_gradients(grads: Any, point: Params) -> Matched:
         In the structure of the parameters, or with ``dW1`` for ``W1``; further entries are ignored, with a note.
     point : dict of str to ndarray
         The parameters.
+    copy : bool
+        False for what is looked at once: arrays of float64 are then the caller's own.
 
     Raises
     ------
@@ -146,8 +148,9 @@ def match_gradients(grads: Any, point: Params) -> Matched:
         )
     leaves = flatten(grads)
     found = {name: key for name in point if (key := gradient_key(name, leaves, point)) is not None}
-    pairs = {name: _as_gradient(name, leaves[key], point[name].shape) for name, key in found.items()}
-    extra = [key for key in leaves if key not in found.values()]
+    pairs = {name: _as_gradient(name, leaves[key], point[name].shape, copy) for name, key in found.items()}
+    used = set(found.values())
+    extra = [key for key in leaves if key not in used]
     flaws = {name: gradient for name, (gradient, _) in pairs.items() if isinstance(gradient, Flaw)}
     flaws |= {name: _missing(name, extra) for name in point if name not in found}
     bars = {name: bar for name, key in found.items() if (bar := _bar(leaves[key], point[name].shape)) is not None}
@@ -178,7 +181,7 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
-def _as_gradient(name: str, leaf: Any, shape: tuple[int, ...]) -> tuple[Array | Flaw, Grain]:
+def _as_gradient(name: str, leaf: Any, shape: tuple[int, ...], copy: bool) -> tuple[Array | Flaw, Grain]:
     """A float64 copy of a gradient, or its flaw; and the grain of what was handed in."""
     if isinstance(leaf, Uncertain):
         leaf = leaf.value
@@ -194,7 +197,7 @@ def _as_gradient(name: str, leaf: Any, shape: tuple[int, ...]) -> tuple[Array | 
     if array.shape != shape:
         hint = ", its transpose" if array.shape == shape[::-1] else ""
         return Flaw("wrong_shape", f"the gradient has shape {array.shape}{hint}, the parameter {shape}"), Grain()
-    return np.array(array, dtype=np.float64), _grain(array.dtype)
+    return array.astype(np.float64, copy=copy), _grain(array.dtype)
 
 
 def _grain(dtype: np.dtype[Any]) -> Grain:

@@ -9,6 +9,7 @@ import numpy as np
 
 from gc_hooks._typing import Array, Params
 from gc_hooks.door import parameter_arrays
+from gc_hooks.large import sampled
 from gc_hooks.matching import norm
 
 
@@ -28,7 +29,7 @@ class Movement:
         InvalidProblem
             There are no parameters, or they cannot be checked.
         """
-        now = {name: array.astype(np.float64) for name, array in parameter_arrays(params).items()}
+        now = {name: sampled(array).astype(np.float64) for name, array in parameter_arrays(params).items()}
         same = not self._tried or _shapes(self._tried) == _shapes(now)
         if not same:
             self.forget()
@@ -48,7 +49,7 @@ class Movement:
 
     def since_attempt(self, params: Any) -> float:
         """How far weights are from where a check was last tried: infinitely far where none was, or of others."""
-        now = parameter_arrays(params)
+        now = {name: sampled(array) for name, array in parameter_arrays(params).items()}
         return moved(self._tried, now) if self._tried and _shapes(self._tried) == _shapes(now) else math.inf
 
     def forget(self) -> None:

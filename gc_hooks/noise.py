@@ -59,7 +59,7 @@ def _quantum(values: list[float]) -> float:
 def _first_jump(line: LineLike, step: float) -> float:
     """How far a loss that does not change at first has jumped when it does: no less than the unit in which it was
     rounded, which no table of differences sees where the slope happens to be a multiple of it."""
-    while step < 1e-3:
+    while step < 1:
         step *= 4
         jump = abs(float(line(step)) - line.value)
         if jump > 0:

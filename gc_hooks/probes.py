@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from gc_hooks._typing import Array, Generator, Params
+from gc_hooks.large import Normals, inner, normals, shifted_within
 from gc_hooks.problem import Problem
 
 
@@ -53,7 +54,7 @@ class Direction:
 
     Attributes
     ----------
-    vector : dict of str to ndarray
+    vector : dict of str to ndarray or Normals
         ``v``, for the parameters that the line changes.
     scale : float
         The unit in which steps along this line are chosen; 1 where the vector carries the parameters' own scales.
@@ -63,7 +64,7 @@ class Direction:
         How far a direction through several parameters goes along each.
     """
 
-    vector: Params
+    vector: Mapping[str, Array | Normals]
     scale: float = 1.0
     name: str | None = None
     weights: Mapping[str, float] = field(default_factory=dict)
@@ -78,11 +79,13 @@ class Direction:
 
     def slope(self, grads: Params) -> float:
         """Backprop's slope along this line, ``<v, g>``."""
-        return float(sum(np.vdot(v, grads[name]) for name, v in self.vector.items()))
+        return float(sum(inner(v, grads[name]) for name, v in self.vector.items()))
 
 
-def _shifted(array: Array, t: complex, v: Array) -> Array:
+def _shifted(array: Array, t: complex, v: Array | Normals) -> Array:
     """``array + t v``; along the imaginary axis the real part stays the array, to the bit."""
+    if isinstance(v, Normals):
+        return shifted_within(array, t, v)
     if not isinstance(t, complex):
         return (array + t * v).astype(array.dtype, copy=False)
     shifted = np.empty(array.shape, dtype=np.complex128)
@@ -181,7 +184,7 @@ def _directions(problem: Problem, generator: Generator, names: list[str], count:
 
 def direction_within(problem: Problem, generator: Generator, name: str) -> Direction:
     """A direction with normal entries in one parameter."""
-    return Direction({name: generator.standard_normal(problem.point[name].shape)}, problem.scales[name], name)
+    return Direction({name: normals(generator, problem.point[name].shape)}, problem.scales[name], name)
 
 
 def random_direction(problem: Problem, generator: Generator, names: list[str] | None = None) -> Direction:
@@ -191,7 +194,7 @@ def random_direction(problem: Problem, generator: Generator, names: list[str] | 
     """
     weights = joint_weights(problem)
     chosen = list(problem.point) if names is None else names
-    vector = {n: weights[n] * generator.standard_normal(problem.point[n].shape) for n in chosen}
+    vector = {n: normals(generator, problem.point[n].shape, weights[n]) for n in chosen}
     return Direction(vector, weights=weights)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from gc_hooks._typing import Array, Generator, Loss, Params
 from gc_hooks.errors import GradCheckError
+from gc_hooks.large import jittered
 from gc_hooks.matching import Flaw, norm
 from gc_hooks.tree import rebuild
 
@@ -86,9 +87,11 @@ class Problem:
     quantum : float
         The smallest number that it knows: below about a thousand of these, buffers of half precision hold few digits.
     gradient : callable or None
-        Backprop as a function of the point, when it is one.
+        Backprop as a function of the point, when it is one; what it returns holds until it is asked again.
     live : dict of str to ndarray or None
         The user's own arrays, for a loss that reads them.
+    home : dict of str to ndarray or None
+        What these hold, to the bit.
     scales : dict of str to float
         Root mean square of each parameter: the unit in which steps are chosen.
     notes : tuple of str
@@ -109,6 +112,7 @@ class Problem:
     meter: Meter
     gradient: Backprop | None = None
     live: dict[str, Array] | None = None
+    home: dict[str, Array] | None = None
     flaws: dict[str, Flaw] = field(default_factory=dict)
     scales: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -154,21 +158,21 @@ class Problem:
     def _call(self, term: Loss, changes: Params) -> Any:
         if self.live is None:
             return as_number(term(rebuild_params(self.structure, {**self.point, **changes})))
-        with written(self.live, {**self.point, **changes} if self.moved else changes):
+        with written(self.live, {**self.point, **changes} if self.moved else changes, self.home):
             return as_number(term())
 
     def at(self, point: Params, grads: dict[str, Array] | None = None) -> Problem:
         """The same problem at another point: one evaluation a term, and backprop is run there unless given."""
         moved = replace(self, point=dict(point), grads={}, moved=True)
         if grads is None:
-            grads = {} if self.gradient is None else self.gradient(moved.point)
+            grads = {} if self.gradient is None else {n: g.copy() for n, g in self.gradient(moved.point).items()}
         values = tuple(float(moved.evaluate(term, {})) for term in range(len(self.terms)))
         return replace(moved, values=values, grads=grads)
 
     def jittered(self, generator: Generator) -> Problem:
         """The same problem with every entry moved by a few of its own roundings; nothing is evaluated."""
         size = JITTER * float(np.finfo(np.float64).eps)
-        point = {n: np.asarray(a + size * a * generator.standard_normal(a.shape)) for n, a in self.point.items()}
+        point = {name: jittered(array, size, generator) for name, array in self.point.items()}
         return replace(self, point=point, moved=True)
 
 
@@ -186,9 +190,10 @@ def as_number(value: Any) -> Any:
 
 
 @contextmanager
-def written(live: Mapping[str, Array], values: Params) -> Iterator[None]:
-    """Write values into the user's own arrays, and restore every bit afterwards, whatever happens."""
-    saved = {name: live[name].copy() for name in values}
+def written(live: Mapping[str, Array], values: Params, home: Params | None = None) -> Iterator[None]:
+    """Write values into the user's own arrays, and restore every bit afterwards, whatever happens; ``home`` is what
+    they hold now, where a copy of it is at hand."""
+    saved = {name: live[name].copy() if home is None else home[name] for name in values}
     try:
         for name, value in values.items():
             live[name][...] = value

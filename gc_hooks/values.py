@@ -46,8 +46,8 @@ def steady_value(problem: Problem, term: int) -> float:
     what, function = TERMS[term], problem.terms[term]
     problem = replace(problem, terms=tuple(map(bare, problem.terms)))
     arrays = problem.live or problem.point
-    before = {name: array.copy() for name, array in arrays.items()}
-    with preserve(*state_of(function)), written(arrays, before):  # whatever the loss does is undone
+    before = {name: array.copy() for name, array in arrays.items() if array.flags.writeable}
+    with preserve(*state_of(function)), written(arrays, before, before):  # whatever the loss does is undone
         first, second = (term_value(problem, term) for _ in range(2))
         changed = _changed(before, arrays)
     if changed:
@@ -56,7 +56,7 @@ def steady_value(problem: Problem, term: int) -> float:
             "(W *= ..., an update inside the loss). Try to let it work on a copy."
         )
     if first != second and not (np.isnan(first) and np.isnan(second)):
-        with written(arrays, before):
+        with written(arrays, before, before):
             why = why_unsteady(lambda: term_value(problem, term), function)
         raise NondeterministicLoss(
             f"The {what} gave {first!r} and then {second!r} for the same parameters, so it has no slope to measure. "

@@ -18,7 +18,7 @@ HEAVY = {"rich", "tensorboard", "tensorboardX", "torch"}
 
 SPINE = (
     "_typing errors",
-    "tree chance verdict tables waiting diagnosis picture",
+    "tree chance verdict tables waiting diagnosis picture large",
     "matching",
     "problem causes",
     "values",
