@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-
-from numpy.exceptions import ComplexWarning
 
 from gc_hooks._typing import Generator
 from gc_hooks.estimate import EPS, SAFETY, Estimate, LineLike, Method, Status
 from gc_hooks.evidence import Rounding, typical_slope
 from gc_hooks.large import LARGE, scrambled
 from gc_hooks.matching import norm
-from gc_hooks.methods import central, complex_step
+from gc_hooks.methods import central, complex_casts_refused, complex_step
 from gc_hooks.noise import measure_noise
 from gc_hooks.probes import Direction, Line, Probe, random_direction
 from gc_hooks.problem import BudgetSpent, Problem
@@ -183,8 +180,7 @@ def _try_complex_step(problem: Problem, term: int, generator: Generator, trial: 
 def _complex_slope(problem: Problem, term: int, probe: Probe) -> Estimate | str:
     """The slope by complex step, or why there is none."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", ComplexWarning)
+        with complex_casts_refused():
             estimate = complex_step(Line(problem, probe, term), scale=probe.scale)
     except BudgetSpent:
         raise

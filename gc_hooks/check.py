@@ -15,11 +15,12 @@ from gc_hooks.door import pose
 from gc_hooks.errors import InvalidProblem
 from gc_hooks.estimate import Method
 from gc_hooks.examine import examine
+from gc_hooks.footprint import global_random_state_kept
 from gc_hooks.gather import gather
 from gc_hooks.illustrate import illustrate
 from gc_hooks.methods import central, complex_step, fixed_step
 from gc_hooks.probes import Depth, automatic, entries
-from gc_hooks.problem import Meter, Problem
+from gc_hooks.problem import Meter, Problem, put_back
 from gc_hooks.report import CheckReport
 from gc_hooks.summary import write_report
 from gc_hooks.verdict import Tolerance
@@ -69,7 +70,7 @@ def check_gradients(
         central differences elsewhere.
     probes : callable, optional
         Where to look: `entries`, `per_parameter` or `joint`. By default parameters of up to 16 entries are measured
-        entry by entry, and larger ones along random directions.
+        entry by entry, and larger ones along random directions; more than 500 parameters along a joint one first.
     tolerance : Tolerance
         The bands of the verdicts.
     executor : concurrent.futures.Executor, optional
@@ -127,18 +128,22 @@ def check_gradients(
     with np.errstate(all="ignore"):  # what the caller wants of NumPy is meant for the training
         meter = Meter(max_evaluations, max_seconds)
         problem = pose(loss, params, grads, in_place=in_place, penalty=penalty, meter=meter)
-    return check_problem(
-        problem,
-        method=method,
-        probes=probes,
-        tolerance=tolerance,
-        executor=executor,
-        seed=seed,
-        step=step,
-        progress=progress,
-        constants=constants,
-        pictures=pictures,
-    )
+    try:
+        with global_random_state_kept():  # the progress bar draws from it
+            return check_problem(
+                problem,
+                method=method,
+                probes=probes,
+                tolerance=tolerance,
+                executor=executor,
+                seed=seed,
+                step=step,
+                progress=progress,
+                constants=constants,
+                pictures=pictures,
+            )
+    finally:  # wherever a Ctrl-C came
+        put_back(problem.live or {}, problem.home or {})
 
 
 def check_problem(

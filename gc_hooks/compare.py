@@ -19,6 +19,7 @@ from gc_hooks.verdict import Tolerance, Verdict
 
 WORST = 5
 MOST_DIRECTIONS = 16
+BELIEVED = 1e6
 EARLY_STAGES = 1.15
 """What sixteen directions would just have seen may have passed as good after fewer; so much more would not."""
 
@@ -170,7 +171,8 @@ def _no_gradient(
         base, difference=0.0, error=0.0, verdict=Verdict.GOOD, note="no gradient", backprop_norm=grad_norm
     )
     settled = replace(settled, measured_norm=interval.measured_norm, wrong=0)
-    nothing = whole == 0 and not _any_slope(evidence.parameters[base.name], evidence)
+    moves = 0 < interval.bar < math.inf  # in jumps that hide a slope; a loss that never moves has an infinite bar
+    nothing = whole == 0 and not moves and not _any_slope(evidence.parameters[base.name], evidence)
     hidden = handed_over > rounding and (grad_norm > 0 or interval.measured_norm > 0)
     if (nothing or largest <= 1e-6 * whole) and not hidden:
         return _limited(settled)
@@ -215,10 +217,15 @@ def _flagged(problem: Problem, comparison: Comparison) -> Comparison:
 
 
 def whole_norm(problem: Problem, evidence: Evidence) -> float:
-    """Norm of the whole gradient, as backprop or as the measurement has it, whichever is larger."""
+    """Norm of the whole gradient, as backprop or as the measurement has it, whichever is larger.
+
+    A measurement that is millions of times larger (steps chosen in the wrong unit) is not believed so far that all
+    others vanish against it.
+    """
     sizes = ((name, problem.grad_norms[name]) for name in evidence.parameters)
     backprop = math.hypot(*(n if math.isfinite(n) else finite_norm(problem.grads[name]) for name, n in sizes))
-    return max(backprop, math.hypot(*(_measured_norm(m) for m in evidence.parameters.values())))
+    measured = math.hypot(*(_measured_norm(m) for m in evidence.parameters.values()))
+    return max(backprop, min(measured, BELIEVED * backprop) if backprop > 0 else measured)
 
 
 def _measured_norm(measured: Measured) -> float:

@@ -11,7 +11,8 @@ from gc_hooks._typing import Generator
 from gc_hooks.calibrate import Instrument, assumed_rounding, calibrate, rounding_of
 from gc_hooks.estimate import Method
 from gc_hooks.evidence import Evidence
-from gc_hooks.measure import complex_casts_refused, measure
+from gc_hooks.measure import measure
+from gc_hooks.methods import complex_casts_refused
 from gc_hooks.probes import Direction, Probe
 from gc_hooks.problem import BudgetSpent, Problem
 from gc_hooks.spread import measure_on

@@ -13,7 +13,7 @@ from gc_hooks._typing import Array
 from gc_hooks.case import Case
 from gc_hooks.comparison import Basis, Comparison
 from gc_hooks.estimate import EPS
-from gc_hooks.measure import complex_casts_refused
+from gc_hooks.methods import complex_casts_refused
 from gc_hooks.picture import Picture, Rows, StepCurve, histogram, legible, rounded, worst_of_cells
 from gc_hooks.probes import Direction, Entry, Line, direction_within, random_direction
 from gc_hooks.verdict import Verdict

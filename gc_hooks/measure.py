@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-
-from numpy.exceptions import ComplexWarning
+from collections.abc import Iterable
 
 from gc_hooks.calibrate import Instrument
 from gc_hooks.evidence import Evidence
+from gc_hooks.methods import complex_casts_refused
 from gc_hooks.probes import Probe
 from gc_hooks.problem import BudgetSpent, Problem
 from gc_hooks.waiting import Progress
@@ -50,14 +46,3 @@ def measure(
             if progress is not None:
                 progress(done, total)
     return evidence
-
-
-@contextmanager
-def complex_casts_refused() -> Iterator[None]:
-    """Make NumPy raise where it drops an imaginary part; in the main thread only, since warning filters are shared."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", ComplexWarning)
-        yield

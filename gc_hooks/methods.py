@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import math
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+
+from numpy.exceptions import ComplexWarning
 
 from gc_hooks.errors import InvalidProblem
 from gc_hooks.estimate import EPS, SAFETY, Curve, Estimate, LineLike, Method, Status
 from gc_hooks.ladder import Ladder
 
-__all__ = ["Curve", "Estimate", "LineLike", "Method", "Status", "central", "complex_step", "fixed_step"]
+__all__ = [
+    "Curve",
+    "Estimate",
+    "LineLike",
+    "Method",
+    "Status",
+    "central",
+    "complex_casts_refused",
+    "complex_step",
+    "fixed_step",
+]
 
 
 def complex_step(line: LineLike, *, scale: float = 1.0, noise: float | None = None) -> Estimate:
@@ -151,3 +167,14 @@ def central(line: LineLike, *, scale: float = 1.0, noise: float | None = None) -
 
 def _noise_or_rounding(line: LineLike, noise: float | None) -> float:
     return EPS * abs(line.value) if noise is None else noise
+
+
+@contextmanager
+def complex_casts_refused() -> Iterator[None]:
+    """Make NumPy raise where it drops an imaginary part; in the main thread only, since warning filters are shared."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ComplexWarning)
+        yield

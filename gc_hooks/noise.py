@@ -42,7 +42,7 @@ def measure_noise(line: LineLike, *, precision: float = EPS) -> float:
     if len(set(values)) == 1:
         jump = _first_jump(line, SPACING * precision)
         values = _sample(line, SPACING * float(np.finfo(np.float32).eps))
-    if len(set(values)) == 1 or not np.all(np.isfinite(values)):
+    if (len(set(values)) == 1 and not jump) or not np.all(np.isfinite(values)):
         return math.nan
     rounding = 0.3 * max(EPS * abs(line.value), _unit(values), jump)
     return max(_difference_table(np.array(values)), _quantum(values), rounding)
@@ -53,7 +53,7 @@ def _quantum(values: list[float]) -> float:
     distinct = sorted(set(values))
     if len(distinct) == len(values):
         return 0.0
-    return min(after - before for before, after in pairwise(distinct))
+    return min((after - before for before, after in pairwise(distinct)), default=0.0)
 
 
 def _first_jump(line: LineLike, step: float) -> float:

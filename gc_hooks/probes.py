@@ -124,11 +124,16 @@ class Line:
 
 SMALL = 16
 """Parameters of up to so many entries are measured entry by entry when nothing else is asked for."""
-DIRECTIONS = 1
+DIRECTIONS, MANY = 1, 500
 
 
 def automatic(problem: Problem, generator: Generator) -> Iterator[Probe]:
-    """Small parameters entry by entry, large ones along a random direction each."""
+    """Small parameters entry by entry, large ones along a random direction each; very many along one through all.
+
+    The loss itself costs in proportion to their number: a direction for each would cost with its square.
+    """
+    if len(_judged(problem)) > MANY:
+        return joint(problem, generator)
     small = [name for name in _judged(problem) if problem.point[name].size <= SMALL]
     large = [name for name in _judged(problem) if problem.point[name].size > SMALL]
     return chain(_all_entries(problem, generator, small), _directions(problem, generator, large))

@@ -199,8 +199,18 @@ def written(live: Mapping[str, Array], values: Params, home: Params | None = Non
             live[name][...] = value
         yield
     finally:
+        put_back(live, saved)
+
+
+def put_back(live: Mapping[str, Array], saved: Params) -> None:
+    """Write saved values into the user's own arrays; a Ctrl-C that comes in the middle of it comes through after it."""
+    try:
         for name, value in saved.items():
             live[name][...] = value
+    except BaseException:
+        for name, value in saved.items():
+            live[name][...] = value
+        raise
 
 
 def root_mean_square(array: Array) -> float:

@@ -66,6 +66,7 @@ SEES_BESIDE = {
     "layerwise": "pieces",
     "identities": "callbacks",
     "penalty": "callbacks",
+    "check": "footprint",
     "recorder": "footprint",
     "causes": "preserve evaluation footprint",
     "values": "preserve evaluation",

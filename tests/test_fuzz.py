@@ -7,10 +7,10 @@ import contextlib
 import os
 
 import numpy as np
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from fuzzing import accused, checked, drawn, errors, missed
+from fuzzing import Drawn, Error, Leaf, accused, checked, drawn, errors, missed
 from gc_hooks import CheckReport, GradCheckError, check_gradients
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
@@ -20,8 +20,16 @@ SEEDS = range(1, 4)
 fuzz = settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
 
 
+UNITS = Leaf((), scale=1e-5), Leaf((), scale=1e6)
+"""Parameters in very different units: steps chosen by the others reach too far."""
+
+
 @fuzz
 @given(drawn())
+@example(Drawn({"a": Leaf(()), "b": [Leaf(()), *UNITS]}, curves=("linear", "sin")))
+@example(Drawn((Leaf((), scale=1e-3, zeros=True), Leaf((), scale=1e6)), curves=("sin",)))
+@example(Drawn((Leaf((), scale=1e7), Leaf((), "float32", 0.1)), curves=("linear", "sin"), in_place=True))
+@example(Drawn(Leaf((), "float16", 100.0), curves=("linear",), size=1e-5, buffers=True))
 def test_a_correct_gradient_is_never_accused(problem):
     """GOOD or INCONCLUSIVE, whatever the loss, its noise and kinks, the scales, dtypes and layouts; and no trace."""
     assert accused(checked(problem)) == {}
@@ -29,6 +37,20 @@ def test_a_correct_gradient_is_never_accused(problem):
 
 @fuzz
 @given(drawn(), errors)
+@example(Drawn([Leaf((2, 3, 2, 2), "longdouble")], curves=("linear",), in_place=True), Error("scaled", 1.0))
+@example(Drawn(Leaf((2, 3, 2, 2), "float32", 1e-7), curves=("linear",), in_place=True, seed=105), Error("scaled", 1.0))
+@example(Drawn({"0": Leaf((), scale=1e5, zeros=True)}, curves=("linear",), noise="float32"), Error("one entry", 1.0))
+@example(
+    Drawn(
+        {
+            "0": (Leaf((), scale=1e-4, zeros=True), Leaf((), scale=1e8)),
+            "1": Leaf(()),
+            "00": (Leaf(()), Leaf((), scale=1e-5)),
+        },
+        curves=("exp",),
+    ),
+    Error("scaled", 1.0, 2),
+)
 def test_an_error_above_the_stated_sensitivity_is_never_good(problem, error):
     """A planted error is called good only where it is smaller than what the check says that it would have seen."""
     assert not missed(problem, error) or not all(missed(problem, error, seed) for seed in SEEDS)
