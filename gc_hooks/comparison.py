@@ -25,7 +25,7 @@ class Basis(str, Enum):
     NOTHING = "nothing"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class EntryComparison:
     """One entry: where it is, what backprop says, what was measured, and how far the measurement can be off."""
 
@@ -35,7 +35,7 @@ class EntryComparison:
     error: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """One parameter: how far backprop's gradient is from the measured one.
 

@@ -19,6 +19,9 @@ from gc_hooks.report import CheckReport
 NOTHING_NEW = 1e-6
 """Weights that have moved by less than this share since the last check show it nothing new."""
 
+MOST_FAILING = 8
+"""Of so many checks that are not good the pictures stay in memory, beside those of the first check and the last."""
+
 Ask = Callable[[int], CheckReport]
 """A check that is ready to be made, given a seed."""
 
@@ -35,6 +38,8 @@ class CheckRecorder:
     Attributes
     ----------
     reports : list of CheckReport
+        Of all checks. Pictures, which are most of a report, stay with the first, the last and the first eight that are
+        not good; the others' have been handed to the reporters.
     seconds : float
         Spent on all checks and reports so far.
     wants_pictures : bool
@@ -68,9 +73,19 @@ class CheckRecorder:
                 self.reports.append(report)
                 self.tell("report", report)
                 self._tell_where()
+                self._forget_pictures()
                 return report
         finally:
             self.seconds += time.perf_counter() - began
+
+    def _forget_pictures(self) -> None:
+        """Of the check before the last: a long training makes thousands."""
+        before = self.reports[-2] if len(self.reports) > 2 else None
+        if before is None or not before.pictures:
+            return
+        failing = [report for report in self.reports[:-1] if report.pictures and not report.ok]
+        if before.ok or len(failing) > MOST_FAILING:
+            self.reports[-2] = replace(before, pictures={}, curve=None)
 
     def _attempt(self, step: int, params: Any, ask: Ask) -> CheckReport:
         seed = int(self._generator.integers(2**32))

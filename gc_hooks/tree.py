@@ -67,7 +67,13 @@ def _walk(tree: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], A
         yield path, tree
         return
     for key, branch in _branches(tree):
-        yield from _walk(branch, (*path, str(key)))
+        yield from _walk(branch, (*path, _word(key)))
+
+
+def _word(key: Any) -> str:
+    """A key as a part of a name that can be written anywhere: half a character, which no file takes, is spelt out."""
+    text = str(key)
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
 def _branches(tree: Mapping[Any, Any] | Sequence[Any]) -> Iterator[tuple[Any, Any]]:
@@ -77,7 +83,7 @@ def _branches(tree: Mapping[Any, Any] | Sequence[Any]) -> Iterator[tuple[Any, An
 def _rebuild(tree: Any, leaves: Mapping[str, Any], path: tuple[str, ...]) -> Any:
     if not is_container(tree):
         return leaves[".".join(path) or ROOT]
-    branches = {key: _rebuild(branch, leaves, (*path, str(key))) for key, branch in _branches(tree)}
+    branches = {key: _rebuild(branch, leaves, (*path, _word(key))) for key, branch in _branches(tree)}
     if isinstance(tree, Mapping):
         return branches
     if hasattr(tree, "_fields"):  # a named tuple takes its items one by one

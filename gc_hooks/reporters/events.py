@@ -7,7 +7,8 @@ import math
 import os
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol
@@ -61,7 +62,12 @@ class EventFile:
         self._pid = os.getpid()
         self._writer = self._parts.EventsWriter(str(folder / "events"), f".{self._pid}.{next(_files)}")
         self._closing = weakref.finalize(self, self._writer.close)
-        self._writer.flush()
+        self.flush()
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the file is still where it was made: one that was removed takes everything, and keeps nothing."""
+        return Path(self._writer._file_name).exists()
 
     def scalar(self, tag: str, value: float, step: int) -> None:
         """A number."""
@@ -85,12 +91,29 @@ class EventFile:
 
     def _write(self, summary: Any, step: int) -> None:
         if os.getpid() == self._pid:
-            self._writer.write_event(self._parts.Event(wall_time=time.time(), step=step, summary=summary))
+            with self._given_up_on_failure():
+                self._writer.write_event(self._parts.Event(wall_time=time.time(), step=step, summary=summary))
 
     def flush(self) -> None:
         """Have everything on disk."""
         if os.getpid() == self._pid:
-            self._writer.flush()
+            with self._given_up_on_failure():
+                self._writer.flush()
+
+    @contextmanager
+    def _given_up_on_failure(self) -> Iterator[None]:
+        """Where the disk is full, what waits in the buffer must not be tried once more when the program ends."""
+        try:
+            yield
+        except OSError:
+            self.abandon()
+            raise
+
+    def abandon(self) -> None:
+        """Close the file, whatever becomes of what was not yet written."""
+        self._closing.detach()
+        with suppress(OSError):
+            self._writer._py_recordio_writer.close()
 
     def close(self) -> None:
         """End it."""

@@ -20,6 +20,10 @@ class JsonlReporter:
     path : str or path
         Made on the first check, with its folders; an existing file is added to.
 
+    Notes
+    -----
+    A process that is forked off after the first check writes nothing: the file is its parent's.
+
     Examples
     --------
     >>> import tempfile
@@ -31,9 +35,13 @@ class JsonlReporter:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self._pid = 0
 
     def report(self, report: CheckReport) -> None:
         """Append one line."""
+        self._pid = self._pid or os.getpid()
+        if os.getpid() != self._pid:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a+b") as file:
             new_line = b"\n" if _lacks_newline(file) else b""

@@ -6,11 +6,12 @@ import itertools
 import math
 import os
 import re
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from gc_hooks.errors import InvalidProblem
+from gc_hooks.errors import GradCheckWarning, InvalidProblem
 from gc_hooks.picture import Picture
 from gc_hooks.report import CheckReport
 from gc_hooks.reporters.events import EventFile, Sink, UsersWriter
@@ -76,6 +77,7 @@ class TensorBoardReporter:
             )
         self._log_dir = None if log_dir is None else Path(log_dir)
         self._sink: Sink | None = None if writer is None else UsersWriter(writer)
+        self._pid = os.getpid()
         self._last_step: int | None = None
         self.path: Path | None = None
 
@@ -83,7 +85,7 @@ class TensorBoardReporter:
         """Make the directory and the file, if that has not happened yet; what a person should know of it."""
         if self._sink is not None or self._log_dir is None:
             return ""
-        self.path = _claim(self._log_dir)
+        self.path, self._pid = _claim(self._log_dir), os.getpid()
         self._sink = EventFile(self.path)
         self._sink.layout(CHARTS)
         if self.path.name == FOLDER:
@@ -92,6 +94,9 @@ class TensorBoardReporter:
 
     def report(self, report: CheckReport) -> None:
         """Write one check, and flush it."""
+        if self._is_another_s:
+            return
+        self._begin_anew_where_removed()
         self.open()
         assert self._sink is not None
         step = report.step if self._last_step is None else max(report.step, self._last_step + 1)
@@ -104,6 +109,25 @@ class TensorBoardReporter:
         self._sink.text(f"{FOLDER}/report", report.to_markdown(), step)
         self._sink.flush()
 
+    @property
+    def _is_another_s(self) -> bool:
+        """Whether this is a process that was forked off the one that writes: it would share the file with it, and wait
+        for ever for a thread of the writer's that it has not got."""
+        return self._sink is not None and os.getpid() != self._pid
+
+    def _begin_anew_where_removed(self) -> None:
+        if not isinstance(self._sink, EventFile) or self._sink.is_there:
+            return
+        lost = self.path
+        self._sink.abandon()
+        self._sink = None
+        self.open()
+        warnings.warn(
+            f"{lost} was removed during the run, and the checks in it are gone. Those from here on go to {self.path}.",
+            GradCheckWarning,
+            stacklevel=2,
+        )
+
     def where(self) -> str:
         """How to look at the checks."""
         if self._log_dir is None:
@@ -115,7 +139,7 @@ class TensorBoardReporter:
 
     def close(self) -> None:
         """Close the file, if this reporter opened one; a report after that goes to a new one."""
-        if self._sink is not None:
+        if self._sink is not None and not self._is_another_s:
             self._sink.close()
         if self._log_dir is not None:
             self._sink = None
@@ -176,10 +200,11 @@ def unique_tags(names: Iterable[str]) -> dict[str, str]:
     {'W[1]': 'W_1_', 'W(1)': 'W_1_-2', 'dense1.W': 'dense1.W'}
     """
     tags: dict[str, str] = {}
+    taken: set[str] = set()
     for name in names:
         clean = re.sub(r"[^-/\w.]", "_", name).lstrip("/")
-        taken = set(tags.values())
         tags[name] = next(tag for k in itertools.count(1) if (tag := clean if k == 1 else f"{clean}-{k}") not in taken)
+        taken.add(tags[name])
     return tags
 
 

@@ -1,0 +1,854 @@
+"""What happens on real machines: full disks, signals, forks, threads, numbers that are none. The training goes on as it
+would have without a hook, and what was reported stays readable. Each row of the README's table of faults is a test."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.soak import soak
+from gc_hooks import (
+    ConsoleReporter,
+    GradCheckHook,
+    GradCheckWarning,
+    InvalidProblem,
+    JsonlReporter,
+    TensorBoardReporter,
+    Verdict,
+    check_gradients,
+    entries,
+    every,
+    first,
+    joint,
+    nn,
+    read_jsonl,
+    read_log,
+)
+from gc_hooks.reporters.tensorboard import unique_tags
+
+ROOT = Path(__file__).parents[1]
+RNG = np.random.default_rng(5)
+LABELS = RNG.integers(3, size=40)
+INPUTS = RNG.normal(size=(40, 4)) + np.eye(3, 4)[LABELS]
+
+
+def trainer(*callbacks, seed=3):
+    model = nn.Sequential([nn.Dense(4, 5), nn.Tanh(), nn.Dropout(0.2), nn.Dense(5, 3)])
+    return nn.Trainer(model, nn.SoftmaxCrossEntropy(), nn.Adam(0.01), callbacks=callbacks, seed=seed)
+
+
+def bits(run, epochs=2):
+    """What a training ends with."""
+    run.fit(INPUTS, LABELS, epochs=epochs, batch_size=8, progress=False)
+    return {name: array.tobytes() for name, array in run.model.params.items()}
+
+
+def square(w):
+    return np.sum(w * w) / 2
+
+
+def in_a_process(script, *arguments, status=0):
+    """What a script prints in an interpreter of its own, whose warnings are errors, and which ends as it should."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(script), *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (status, False), done.stderr
+    return done.stdout + done.stderr
+
+
+# --- the disk -------------------------------------------------------------------------------------------------------
+
+
+def a_file_in_the_way(folder):
+    (folder / "runs").write_text("mine", encoding="utf-8")
+    return folder / "runs"
+
+
+UNWRITABLE = {
+    "a file in the way": lambda folder: a_file_in_the_way(folder),
+    "below a file": lambda folder: a_file_in_the_way(folder) / "deeper",
+    "a file system of the kernel's": lambda folder: Path("/proc/gc_hooks"),
+    "no name": lambda folder: folder / ("x" * 300),
+}
+
+
+@pytest.mark.parametrize("place", UNWRITABLE)
+@pytest.mark.parametrize("kind", ["TensorBoard", "JSON lines"])
+def test_a_log_that_cannot_be_written_is_one_warning(tmp_path, place, kind):
+    """The training is what it would have been, the reports stay in memory, and nothing else was touched."""
+    path = UNWRITABLE[place](tmp_path)
+    reporter = TensorBoardReporter(path) if kind == "TensorBoard" else JsonlReporter(path / "checks.jsonl")
+    hook = GradCheckHook(reporters=[reporter], schedule=every(3))
+    with pytest.warns(GradCheckWarning, match=f"{type(reporter).__name__} failed") as told:
+        assert bits(trainer(hook)) == bits(trainer())
+    hook.close()
+    assert len(told) == 1
+    assert [report.ok for report in hook.reports] == [True] * 4
+    if place == "a file in the way":
+        assert path.read_text(encoding="utf-8") == "mine"
+
+
+def test_a_log_that_is_removed_during_the_run_begins_anew(tmp_path):
+    """One warning says what is gone; the checks after it are in a new file at the same place."""
+    hook = GradCheckHook(reporters=[], log_dir=tmp_path / "runs", schedule=first(4))
+    w = np.ones(3)
+    for step in range(2):
+        hook.on_step(step, loss=square, params=w, grads=w)
+    shutil.rmtree(tmp_path / "runs")
+    with pytest.warns(GradCheckWarning, match="removed during the run") as told:  # noqa: PT031 - one in all of this
+        for step in range(2, 4):
+            hook.on_step(step, loss=square, params=w, grads=w)
+    hook.close()
+    assert len(told) == 1
+    assert [report.step for report in read_log(tmp_path / "runs").runs["gradcheck"]] == [2, 3]
+    assert [report.step for report in hook.reports] == [0, 1, 2, 3]
+
+
+def test_json_lines_that_are_removed_during_the_run_begin_anew(tmp_path):
+    """The file is opened at every check: what is written after the removal is there."""
+    path = tmp_path / "runs" / "checks.jsonl"
+    hook = GradCheckHook(reporters=[JsonlReporter(path)], schedule=first(2))
+    hook.on_step(0, loss=square, params=np.ones(3), grads=np.ones(3))
+    shutil.rmtree(tmp_path / "runs")
+    hook.on_step(1, loss=square, params=np.ones(3), grads=np.ones(3))
+    assert [report.step for report in read_jsonl(path)] == [1]
+
+
+FULL = """
+    import resource, sys, warnings
+    import numpy as np
+    from gc_hooks import GradCheckHook, JsonlReporter, every
+
+    log_dir, kind, limit = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    options = {"log_dir": log_dir} if kind == "TensorBoard" else {}
+    reporters = [] if options else [JsonlReporter(log_dir + "/checks.jsonl")]
+    hook = GradCheckHook(reporters=reporters, schedule=every(1), **options)
+    w = np.linspace(1, 2, 40)
+    hook.on_step(0, loss=lambda w: np.sum(w * w) / 2, params=w, grads=w)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for step in range(1, 60):
+            hook.on_step(step, loss=lambda w: np.sum(w * w) / 2, params=w, grads=w)
+            w = 0.99 * w
+        hook.close()
+    print(len(told), len(hook.reports), all(report.ok for report in hook.reports))
+    print(*told)
+"""
+
+
+@pytest.mark.parametrize("kind", ["TensorBoard", "JSON lines"])
+@pytest.mark.parametrize("limit", [1, 30_000])
+def test_a_full_disk_is_one_warning(tmp_path, kind, limit):
+    """What was written before is readable, nothing is said at the end of the program, and no report is lost."""
+    said = in_a_process(FULL, tmp_path, kind, limit)
+    assert said.startswith("1 60 True")
+    assert "File too large" in said
+    path = tmp_path if kind == "TensorBoard" else tmp_path / "checks.jsonl"
+    (reports,) = read_log(path).runs.values()
+    assert [report.step for report in reports] == list(range(len(reports)))
+    assert len(reports) >= 1
+
+
+# --- signals --------------------------------------------------------------------------------------------------------
+
+KILLED = """
+    import os, signal, sys
+    import numpy as np
+    from gc_hooks import GradCheckHook, JsonlReporter, every
+
+    log_dir, where = sys.argv[1], sys.argv[2]
+    calls = 0
+
+    class Writing:
+        def report(self, report):
+            if where == "a report" and report.step == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def loss(w):
+        global calls
+        calls += 1
+        if where == "a check" and step == 3 and calls % 5 == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return np.sum(w * w) / 2
+
+    if where == "a write":
+        import tensorboardX.record_writer as records
+        write = records.RecordWriter.write
+        def half(self, data):
+            if step == 3 and len(data) > 1000:
+                self._writer.write(data[: len(data) // 2])
+                self._writer.flush()
+                os.kill(os.getpid(), signal.SIGKILL)
+            write(self, data)
+        records.RecordWriter.write = half
+
+    hook = GradCheckHook(
+        reporters=[JsonlReporter(log_dir + "/checks.jsonl"), Writing()], log_dir=log_dir, schedule=every(1)
+    )
+    w = np.linspace(1, 2, 40)
+    for step in range(9):
+        np.save(log_dir + "/weights.npy", w)
+        hook.on_step(step, loss=loss, params=w, grads=w)
+        w = 0.99 * w
+"""
+
+
+@pytest.mark.parametrize("where", ["a check", "a report", "a write"])
+def test_a_killed_training_leaves_what_was_reported(tmp_path, where, capsys):
+    """SIGKILL in the middle of anything: the checks before are shown, and the training's own files are whole."""
+    from gc_hooks.cli import main
+
+    in_a_process(KILLED, tmp_path, where, status=-signal.SIGKILL)
+    log = read_log(tmp_path)
+    assert [report.step for report in log.runs["gradcheck"]] == [0, 1, 2]
+    assert [report.step for report in read_jsonl(tmp_path / "checks.jsonl")][:3] == [0, 1, 2]
+    np.testing.assert_allclose(np.load(tmp_path / "weights.npy"), 0.99**3 * np.linspace(1, 2, 40), rtol=1e-14)
+    assert main(["show", str(tmp_path)]) == (2 if where == "a write" else 0)
+    told = capsys.readouterr()
+    assert "GOOD" in told.out
+    assert ("ends in the middle of a record" in told.err) == (where == "a write")
+
+
+class Interrupted:
+    """Raises KeyboardInterrupt at the n-th line that the package runs, wherever that is."""
+
+    def __init__(self, count):
+        self.left = count
+
+    def __call__(self, frame, event, argument):
+        if not frame.f_code.co_filename.startswith(str(ROOT / "gc_hooks")):
+            return None
+        if event == "line":
+            self.left -= 1
+            if self.left == 0:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return self
+
+
+def interrupted(check, count):
+    """Whether a Ctrl-C at that line came through."""
+    previous = sys.gettrace()
+    sys.settrace(Interrupted(count))
+    try:
+        check()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(previous)
+    return False
+
+
+@pytest.mark.parametrize("step", range(7))
+def test_ctrl_c_at_any_line_leaves_parameters_and_gradients_as_they_were(step):
+    """Wherever in a check it comes, also while arrays are being put back: to the bit, and it comes through."""
+    w, b = np.linspace(1, 2, 3), np.full((1, 1), 0.1, dtype=np.float32)
+    grads = {"w": 2 * w, "b": np.ones_like(b)}
+
+    def check():
+        loss = lambda: np.sum(w * w) / 2 + float(b[0, 0])  # noqa: E731 - the arrays are the test's own
+        check_gradients(loss, {"w": w, "b": b}, grads, in_place=True, probes=joint, max_evaluations=12)
+
+    before = [array.tobytes() for array in (w, b, grads["w"], grads["b"])]
+    filters = list(warnings.filters)
+    count = 1 + step
+    while interrupted(check, count):
+        assert [array.tobytes() for array in (w, b, grads["w"], grads["b"])] == before
+        warnings.filters[:] = filters  # the line may have been one between two of warnings' own
+        count += 7
+    assert count > 500
+
+
+def test_sigint_during_a_check_ends_the_training_and_leaves_the_parameters(tmp_path):
+    """A real signal: KeyboardInterrupt comes through `fit`, the weights are those of a run without a hook."""
+    hook = GradCheckHook(reporters=[JsonlReporter(tmp_path / "checks.jsonl")], schedule=lambda call: call == 2)
+    run, clean = trainer(hook), trainer()
+
+    def impatient(*arguments, value=run.loss.value):
+        if run.step == 2 and hook.calls == 3:
+            signal.raise_signal(signal.SIGINT)
+        return value(*arguments)
+
+    run.loss.value = impatient
+    with pytest.raises(KeyboardInterrupt):
+        bits(run)
+    clean.callbacks = (Stop(2),)
+    with pytest.raises(KeyboardInterrupt):
+        bits(clean)
+    for side in ("params", "grads"):
+        assert {n: a.tobytes() for n, a in getattr(run.model, side).items()} == {
+            n: a.tobytes() for n, a in getattr(clean.model, side).items()
+        }
+    assert hook.reports == []
+
+
+class Stop(nn.trainer.Callback):
+    """Ctrl-C between backward and update, without a check."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_gradients(self, state):
+        if state.step == self.step:
+            raise KeyboardInterrupt
+
+
+def test_a_slow_loss_is_measured_for_as_long_as_was_allowed():
+    """After max_seconds no evaluation is begun; what was not looked at is INCONCLUSIVE, and never taken for good."""
+    calls = []
+
+    def slow(w):
+        calls.append(None)
+        time.sleep(0.02)
+        return square(w)
+
+    hook = GradCheckHook(reporters=[], schedule=first(1), max_seconds=0.1)
+    hook.on_step(0, loss=slow, params=np.ones(30), grads=np.ones(30))
+    assert len(calls) <= 6
+    assert hook.reports[0].verdict is Verdict.INCONCLUSIVE
+
+
+def test_ctrl_c_in_a_slow_loss_does_not_wait_for_the_budget():
+    """It comes through at once, whatever time the check had left."""
+
+    def slow(w):
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
+        calls.append(None)
+        return square(w)
+
+    calls, w = [], np.ones(30)
+    hook = GradCheckHook(reporters=[], schedule=first(1), max_seconds=600)
+    with pytest.raises(KeyboardInterrupt):
+        hook.on_step(0, loss=slow, params=w, grads=w)
+    assert len(calls) == 3
+
+
+# --- exceptions and numbers -----------------------------------------------------------------------------------------
+
+
+class Clumsy:
+    """A reporter that breaks off, in one of its verbs."""
+
+    def __init__(self, verb):
+        setattr(self, verb, self._break)
+
+    def _break(self, *arguments):
+        raise ValueError("planted")
+
+    def report(self, report):
+        """Heard, and forgotten."""
+
+
+def raising(*arguments):
+    raise RuntimeError("planted")
+
+
+@pytest.mark.parametrize("verb", ["open", "report", "where", "say", "close"])
+def test_a_reporter_that_raises_is_one_warning(verb):
+    """It is left out from then on; the checks and the training go on."""
+    hook = GradCheckHook(reporters=[Clumsy(verb)], schedule=every(3))
+    with pytest.warns(GradCheckWarning, match="Clumsy failed with ValueError") as told:  # noqa: PT031 - as above
+        trained = bits(trainer(hook))
+        hook.close()
+    assert len(told) == 1
+    assert trained == bits(trainer())
+    assert [report.ok for report in hook.reports] == [True] * 4
+
+
+@pytest.mark.parametrize("schedule", [raising, lambda call: np.array([1, 2]) == call, lambda: True])
+def test_a_schedule_that_raises_is_one_warning(schedule):
+    """It is not asked again, and the training goes on."""
+    hook = GradCheckHook(reporters=[], schedule=schedule)
+    with pytest.warns(GradCheckWarning, match="The schedule") as told:
+        assert bits(trainer(hook)) == bits(trainer())
+    assert len(told) == 1
+
+
+def test_what_on_fail_raises_comes_through_and_leaves_everything():
+    """It is the user's own wish; the report is there, and the gradient is what it was."""
+
+    def stop(report):
+        raise LookupError(report.verdict.name)
+
+    w, grads = np.ones(3), np.full(3, 2.0)
+    hook = GradCheckHook(reporters=[], on_fail=stop)
+    with pytest.raises(LookupError, match="WORRY"):
+        hook.on_step(0, loss=square, params=w, grads=grads)
+    assert np.array_equal(w, np.ones(3))
+    assert np.array_equal(grads, np.full(3, 2.0))
+    assert len(hook.reports) == 1
+
+
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError, RecursionError, AssertionError, StopIteration])
+@pytest.mark.parametrize("call", [1, 2, 4])
+def test_a_loss_that_raises_is_one_warning(error, call):
+    """An INCONCLUSIVE report says what it raised; the next check is made as if nothing had happened."""
+    calls = []
+
+    def fragile(w):
+        calls.append(None)
+        if len(calls) == call:
+            raise error("planted")
+        return float(square(w))
+
+    hook = GradCheckHook(reporters=[], schedule=first(2))
+    with pytest.warns(GradCheckWarning, match=error.__name__) as told:  # noqa: PT031 - as above
+        hook.on_step(0, loss=fragile, params=np.ones(3), grads=np.ones(3))
+        hook.on_step(1, loss=fragile, params=np.ones(3), grads=np.ones(3))
+    assert len(told) == 1
+    assert [report.verdict for report in hook.reports] == [Verdict.INCONCLUSIVE, Verdict.GOOD]
+
+
+BAD = [np.nan, np.inf, -np.inf]
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("probes", [None, entries, joint])
+def test_parameters_that_are_no_numbers_are_inconclusive(bad, in_place, probes):
+    """A training that has diverged is no bug of backward's: neither good nor accused, and no warning of NumPy's."""
+    w = np.array([1.0, bad, 2.0])
+    loss = (lambda: square(w)) if in_place else square
+    with np.errstate(all="raise"):
+        report = check_gradients(loss, w, w.copy(), in_place=in_place, probes=probes)
+    assert report.verdict is Verdict.INCONCLUSIVE
+    assert np.array_equal(w, [1.0, bad, 2.0], equal_nan=True)
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_inputs_that_are_no_numbers_are_never_good(bad):
+    """One such column in the data: a loss of NaN is INCONCLUSIVE, and where tanh hides an infinite input, that backward
+    alone gives NaN is told. The training goes on as it would have."""
+
+    def poisoned(*callbacks):
+        run = trainer(*callbacks)
+        inputs = INPUTS.copy()
+        inputs[:, 1] = bad
+        with np.errstate(all="ignore"):
+            run.fit(inputs, LABELS, epochs=1, batch_size=8, progress=False)
+        return {name: array.tobytes() for name, array in run.model.params.items()}
+
+    hook = GradCheckHook(reporters=[], schedule=first(1), on_fail=lambda report: None)
+    assert poisoned(hook) == poisoned()
+    assert hook.reports[0].verdict is (Verdict.INCONCLUSIVE if np.isnan(bad) else Verdict.WORRY)
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_loss_that_is_no_number_is_inconclusive(bad):
+    """Nothing can be measured, and nothing is called good."""
+    assert check_gradients(lambda w: bad, np.ones(3), np.ones(3)).verdict is Verdict.INCONCLUSIVE
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("as_function", [False, True])
+def test_a_gradient_that_is_no_number_is_a_worry(bad, as_function):
+    """Where the loss and its slope are finite, it is backward's mistake; the clean twin is good."""
+    w, wrong = np.ones(20), np.ones(20)
+    wrong[3] = bad
+    assert check_gradients(square, w, (lambda w: wrong) if as_function else wrong).verdict is Verdict.WORRY
+    assert check_gradients(square, w, (lambda w: w) if as_function else w).verdict is Verdict.GOOD
+
+
+# --- company --------------------------------------------------------------------------------------------------------
+
+
+def test_two_hooks_on_one_trainer(tmp_path):
+    """Each makes its own checks into its own directory, and the training is what it would be without either."""
+    hooks = [GradCheckHook(reporters=[], log_dir=tmp_path, schedule=every(k)) for k in (3, 4)]
+    assert bits(trainer(*hooks)) == bits(trainer())
+    for hook in hooks:
+        hook.close()
+    assert {run: len(reports) for run, reports in read_log(tmp_path).runs.items()} == {
+        "gradcheck": 4,
+        "gradcheck-2": 3,
+    }
+
+
+def test_two_trainers_in_turns():
+    """Their epochs interleave, each with a hook; both end as they would alone."""
+    runs = [trainer(GradCheckHook(reporters=[], schedule=every(2)), seed=seed) for seed in (1, 2)]
+    for _ in range(2):
+        ends = [bits(run, epochs=1) for run in runs]
+    assert ends == [bits(trainer(seed=seed)) for seed in (1, 2)]
+    assert all(report.ok for run in runs for report in run.callbacks[0].reports)
+
+
+def test_two_trainings_in_two_threads():
+    """Both end as they would alone, all checks are good, and no filter of warnings is left behind."""
+    ends = {}
+
+    def work(seed):
+        run = trainer(GradCheckHook(reporters=[], schedule=every(1)), seed=seed)
+        ends[seed] = bits(run, epochs=6), [report.ok for report in run.callbacks[0].reports]
+
+    filters = list(warnings.filters)
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert warnings.filters == filters
+    for seed in (1, 2):
+        assert ends[seed] == (bits(trainer(seed=seed), epochs=6), [True] * 30)
+
+
+def test_checks_in_two_threads_leave_the_filters_of_warnings_alone():
+    """Filters belong to all threads: taking them back while another has changed them would leave a stray one."""
+    inside, errors = threading.Barrier(2, timeout=20), []
+
+    def loss(w):
+        if np.iscomplexobj(w) and not threading.current_thread().seen:
+            threading.current_thread().seen = True
+            inside.wait()
+            time.sleep(0.05 * threading.current_thread().number)
+        return np.sum(w * w) / 2
+
+    def work():
+        try:
+            assert check_gradients(loss, np.ones(3), np.ones(3)).ok
+        except Exception as error:
+            errors.append(error)
+
+    filters = list(warnings.filters)
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for number, thread in enumerate(threads):
+        thread.seen, thread.number = False, number
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert warnings.filters == filters
+
+
+FORKED = """
+    import multiprocessing, os, sys
+    import numpy as np
+    from gc_hooks import GradCheckHook, JsonlReporter, every
+    from tensorboardX import SummaryWriter
+
+    log_dir, kind, how = sys.argv[1:]
+    options = {"writer": SummaryWriter(log_dir)} if kind == "writer" else {}
+    options |= {"log_dir": log_dir} if kind == "log_dir" else {}
+    reporters = [JsonlReporter(log_dir + "/checks.jsonl")] if kind == "JSON lines" else []
+    hook = GradCheckHook(reporters=reporters, schedule=every(1), **options)
+    w = np.ones(3)
+
+    def step(number):
+        hook.on_step(number, loss=lambda w: np.sum(w * w) / 2, params=w, grads=w)
+
+    def in_child():
+        step(7)
+        step(8)
+        hook.close()
+        assert [report.ok for report in hook.reports] == [True] * 3
+
+    step(0)
+    if how == "os.fork":
+        child = os.fork()
+        if not child:
+            in_child()
+            if kind == "writer":
+                os._exit(0)  # at a normal exit tensorboardX itself would wait for its thread
+            sys.exit()
+        assert os.waitpid(child, 0)[1] == 0
+    else:
+        child = multiprocessing.get_context("fork").Process(target=in_child)
+        child.start()
+        child.join()
+        assert child.exitcode == 0
+    step(1)
+    hook.close()
+    if kind == "writer":
+        options["writer"].close()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("how", ["os.fork", "multiprocessing"])
+@pytest.mark.parametrize("kind", ["log_dir", "writer", "JSON lines"])
+def test_a_forked_child_hangs_on_nothing_and_leaves_the_parent_s_file_alone(tmp_path, kind, how):
+    """It may go on checking: the reports are in its own memory, and the file holds what the parent wrote."""
+    in_a_process(FORKED, tmp_path, kind, how)
+    (reports,) = read_log(tmp_path / "checks.jsonl" if kind == "JSON lines" else tmp_path).runs.values()
+    assert [report.step for report in reports] == [0, 1]
+
+
+# --- what parameters can be -----------------------------------------------------------------------------------------
+
+
+def shared(array):
+    """The same numbers in shared memory, and what keeps it."""
+    from multiprocessing.shared_memory import SharedMemory
+
+    memory = SharedMemory(create=True, size=array.nbytes)
+    copy = np.ndarray(array.shape, array.dtype, memory.buf)
+    copy[...] = array
+    return copy, memory
+
+
+LAYOUTS = {
+    "Fortran order": np.asfortranarray,
+    "every other": lambda a: np.repeat(np.repeat(a, 2, axis=0), 2, axis=1)[::2, ::2],
+    "backwards": lambda a: a[::-1, ::-1].copy()[::-1, ::-1],
+    "transposed": lambda a: a.T.copy().T,
+    "big endian": lambda a: a.astype(">f8"),
+    "unaligned": lambda a: np.frombuffer(b"." + a.tobytes(), dtype=np.uint8)[1:].view(a.dtype).reshape(a.shape).copy(),
+    "long double": lambda a: a.astype(np.longdouble),
+    "float32": lambda a: a.astype(np.float32),
+    "a field": lambda a: np.array([[(x, 0) for x in row] for row in a], dtype="f8,i4")["f0"],
+}
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_an_array_may_lie_in_memory_as_it_likes(layout, in_place):
+    """A correct gradient is good and a doubled one is not, whatever the order, strides, bytes and precision."""
+    w = LAYOUTS[layout](np.random.default_rng(1).standard_normal((4, 5)))
+    before, loss = w.tobytes(), (lambda: float(np.sum(np.sin(w)))) if in_place else (lambda w: np.sum(np.sin(w)))
+    clean = check_gradients(loss, w, np.cos(w), in_place=in_place)
+    wrong = check_gradients(loss, w, 2 * np.cos(w), in_place=in_place)
+    assert clean.verdict <= (Verdict.INCONCLUSIVE if layout == "float32" else Verdict.GOOD)
+    assert wrong.verdict is Verdict.WORRY
+    assert w.tobytes() == before
+
+
+def test_half_precision_is_never_accused_and_a_doubled_gradient_is_found():
+    """Its own rounding is part of the bar; a function is judged in float64."""
+    w = np.linspace(0.5, 2, 12).astype(np.float16)
+    loss = lambda w: np.sum(np.sin(w))  # noqa: E731 - one line, used four times
+    assert check_gradients(loss, w, np.cos(w)).verdict <= Verdict.INCONCLUSIVE
+    assert check_gradients(loss, w, 2 * np.cos(w)).verdict is Verdict.WORRY
+    assert check_gradients(loss, w, np.cos).verdict is Verdict.GOOD
+
+
+def test_read_only_arrays_are_checked_and_refused_in_place():
+    """The loss gets copies; in place there is nothing that could be moved."""
+    w = np.ones(3)
+    w.flags.writeable = False
+    assert check_gradients(square, w, w).ok
+    with pytest.raises(InvalidProblem, match="read-only, which cannot be changed in place"):
+        check_gradients(lambda: square(w), w, w, in_place=True)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_shared_memory_and_mapped_files_are_put_back(tmp_path, in_place):
+    """What other processes see after a check is what they saw before."""
+    numbers = np.linspace(1, 2, 6)
+    in_memory, memory = shared(numbers)
+    in_file = np.memmap(tmp_path / "w", dtype=float, mode="w+", shape=6)
+    in_file[...] = numbers
+    for w in (in_memory, in_file):
+        loss = (lambda w=w: square(w)) if in_place else square
+        assert check_gradients(loss, w, np.array(w), in_place=in_place).ok
+        assert np.array_equal(w, numbers)
+    assert (tmp_path / "w").read_bytes() == numbers.tobytes()
+    del in_memory, w, loss
+    memory.close()
+    memory.unlink()
+
+
+class Counted(np.ndarray):
+    """An array type that computes as arrays do."""
+
+
+class Modulo(np.ndarray):
+    """One that does not."""
+
+    def __mul__(self, other):
+        return np.asarray(self) * other % 7
+
+
+@pytest.mark.parametrize("kind", [np.matrix, Modulo])
+def test_arrays_with_an_arithmetic_of_their_own_are_refused(kind):
+    """The loss would get a plain copy and be another one: said, with what to do. In place it reads them itself."""
+    w = np.ones((2, 2)).view(kind)
+    with pytest.raises(InvalidProblem, match=f"is a {kind.__name__}, whose arithmetic is not that of plain arrays"):
+        check_gradients(square, w, np.ones((2, 2)))
+    assert check_gradients(lambda: square(np.asarray(w)), w, np.ones((2, 2)), in_place=True).ok
+
+
+def test_masked_arrays_are_refused_and_other_subclasses_are_not():
+    """What a mask hides has no value; a subclass that only carries something computes as an array does."""
+    masked = np.ma.array([1.0, 2.0], mask=[False, True])
+    for in_place in (False, True):
+        with pytest.raises(InvalidProblem, match="MaskedArray"):
+            check_gradients(square, masked, np.ones(2), in_place=in_place)
+    assert check_gradients(square, np.ones(2), np.ma.array(np.ones(2), mask=[0, 1])).verdict is Verdict.WORRY
+    assert check_gradients(square, np.ones(2).view(Counted), np.ones(2)).ok
+
+
+def test_empty_arrays_and_numbers_are_parameters_too():
+    """Nothing is wrong with no entries, and one entry is as good as many."""
+    params = {"none": np.zeros((0, 3)), "one": np.array(2.0), "number": 3.0, "row": np.ones((1, 4))}
+    loss = lambda p: p["one"] ** 2 + p["number"] ** 2 + np.sum(p["row"]) + np.sum(p["none"])  # noqa: E731
+    grads = {"none": np.zeros((0, 3)), "one": 4.0, "number": np.array([6.0]), "row": np.ones((1, 4))}
+    assert check_gradients(loss, params, grads).ok
+    wrong = check_gradients(loss, params, {**grads, "one": 5.0})
+    assert [c.name for c in wrong.parameters.values() if c.verdict > Verdict.GOOD] == ["one"]
+
+
+def test_a_model_without_parameters_is_told_and_trains_on():
+    """There is nothing to check: each check is an INCONCLUSIVE report that says so, with one warning."""
+    run = nn.Trainer(nn.Sequential([nn.Tanh()]), nn.SoftmaxCrossEntropy(), nn.SGD(0.1))
+    hook = GradCheckHook(reporters=[], schedule=first(1))
+    run.callbacks = (hook,)
+    with pytest.warns(GradCheckWarning, match="There are no parameters") as told:
+        run.fit(INPUTS[:, :3], LABELS, progress=False)
+    assert len(told) == 1
+    assert hook.reports[0].verdict is Verdict.INCONCLUSIVE
+
+
+NAMES = [
+    "a/b/c", "/etc/passwd", "../up", 'say "W"', "it's", "<b>W</b>", "[red]W[/red]", "$\\alpha$", "a|b*c_d`e", "  ",
+    "重み", "вес", "وزن", "🧠", "W\u200bW", "tab\tnew\nline", "\ud800", "x" * 300, "%s{}{0}",
+    "W (1)", "W_(1)", "W [1]", "W-(1)",
+]  # fmt: skip
+
+
+def test_names_of_every_kind_reach_every_reader(tmp_path, capsys):
+    """Slashes, quotes, markup, other alphabets, half a character, and names that differ only in what TensorBoard cannot
+    write: each is a parameter of its own in the console, the log, the lines and the pages."""
+    from gc_hooks.cli import main
+
+    params = {name: np.full(2, 1.0 + number) for number, name in enumerate(NAMES)}
+    loss = lambda p: sum(square(w) for w in p.values())  # noqa: E731
+    jsonl, console = JsonlReporter(tmp_path / "checks.jsonl"), ConsoleReporter()
+    hook = GradCheckHook(
+        reporters=[console, jsonl], log_dir=tmp_path / "runs", schedule=first(1), on_fail=lambda report: None
+    )
+    hook.on_step(0, loss=loss, params=params, grads={name: 2 * w for name, w in params.items()})
+    hook.close()
+    (report,) = hook.reports
+    assert len(report.parameters) == len(NAMES)
+    assert list(read_jsonl(tmp_path / "checks.jsonl")[0].parameters) == list(report.parameters)
+    assert list(read_log(tmp_path / "runs").runs["gradcheck"][0].parameters) == list(report.parameters)
+    assert len(set(unique_tags(report.parameters).values())) == len(NAMES)
+    assert main(["show", str(tmp_path / "runs")]) == 1
+    assert "重み" in capsys.readouterr().out
+    assert "<b>W</b>" not in report._repr_html_()
+
+
+@pytest.mark.parametrize("probes", [None, joint])
+def test_many_parameters_cost_in_proportion(tmp_path, probes):
+    """Evaluations and bytes for each parameter do not grow with their number."""
+    costs = {}
+    for count in (80, 800):
+        params = {f"layer{k}.W": np.full((4, 5), 1 + k / count) for k in range(count)}
+        hook = GradCheckHook(reporters=[], log_dir=tmp_path / str(count), schedule=first(1))
+        hook._options["probes"] = probes
+        report = check_gradients(flat_square, params, params, probes=probes, pictures=True)
+        hook._recorder.check(0, params, lambda seed, report=report: report)
+        hook.close()
+        assert report.ok
+        assert report.evaluations < 200
+        (file,) = (tmp_path / str(count) / "gradcheck").iterdir()
+        costs[count] = np.array([report.evaluations, file.stat().st_size]) / count
+    assert np.all(costs[800] <= 1.2 * costs[80])
+
+
+def flat_square(params):
+    return sum(np.sum(w * w) for w in params.values()) / 2
+
+
+# --- memory ---------------------------------------------------------------------------------------------------------
+
+COPIES = """
+    import sys, tracemalloc
+    import numpy as np
+    from gc_hooks import GradCheckHook, Verdict, check_gradients, first
+
+    size, way, factor = int(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+    params = {"W": np.random.default_rng(0).standard_normal(size), "b": np.array([1.0, 2.0])}
+
+    def loss(p):  # which itself needs no memory to speak of
+        blocks = (p["W"][k : k + 65536] for k in range(0, size, 65536))
+        return sum(np.vdot(w, w) for w in blocks) / (2 * size) + p["b"][0] * p["b"][1]
+
+    def backward(p):
+        return {"W": factor * p["W"] / size, "b": p["b"][::-1].copy()}
+
+    grads = backward(params)
+    tracemalloc.start()
+    if way == "hook":
+        hook = GradCheckHook(schedule=first(3), reporters=[], on_fail=lambda report: None)
+        for step in range(3):
+            hook.on_step(step, loss=loss, params=params, grads=grads)
+        report = hook.reports[-1]
+    elif way == "in place":
+        report = check_gradients(lambda: loss(params), params, grads, in_place=True)
+    else:
+        report = check_gradients(loss, params, grads if way == "buffers" else backward)
+    print(report.verdict.name, tracemalloc.get_traced_memory()[1] / params["W"].nbytes)
+"""
+
+
+@pytest.mark.parametrize("way", ["buffers", "function", "in place", "hook"])
+def test_a_check_needs_no_more_than_three_copies_of_a_large_array(way):
+    """Of five million entries, beyond the training's own; a twentieth of one more is small change."""
+    verdict, copies = in_a_process(COPIES, 5_000_000, way, 1).split()
+    assert verdict == "GOOD"
+    assert float(copies) <= 3.1
+
+
+def test_a_large_array_that_is_accused_needs_little_more():
+    """Second thoughts and the search for the bug's name take another copy."""
+    verdict, copies = in_a_process(COPIES, 5_000_000, "buffers", 1.01).split()
+    assert verdict == "WORRY"
+    assert float(copies) <= 4.2
+
+
+def test_a_training_with_many_checks_stays_small(tmp_path):
+    """2,000 steps, a check in every ten: the same file descriptors and threads, a log that grows by as much at each
+    check, and no more memory than the reports themselves, whose pictures are let go."""
+    samples, _ = soak(2000, 10, tmp_path)
+    assert {s.descriptors for s in samples} == {samples[0].descriptors}
+    assert {s.threads for s in samples} == {samples[0].threads}
+    growth = np.diff([s.log for s in samples])
+    assert growth.max() <= 1.1 * growth.min()
+    assert samples[-1].resident - samples[1].resident <= 8 * 2**20
+
+
+def test_pictures_stay_in_memory_where_they_are_of_use():
+    """Of the first check, the last, and the first eight that are not good; what reporters get has them all."""
+
+    class Heard:
+        draws = True
+
+        def __init__(self):
+            self.drawn = []
+
+        def report(self, report):
+            self.drawn.append(bool(report.pictures))
+
+    heard, w = Heard(), np.ones(3)
+    hook = GradCheckHook(reporters=[heard], schedule=every(1), on_fail=lambda report: None)
+    for step in range(30):
+        hook.on_step(step, loss=square, params=w, grads=(2 if step % 2 else 1) * w)
+    assert heard.drawn == [True] * 30
+    assert [k for k, report in enumerate(hook.reports) if report.pictures] == [0, 1, 3, 5, 7, 9, 11, 13, 15, 29]
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+
+def test_every_row_of_the_table_of_faults_is_a_test():
+    """The README promises nothing that is not tried here."""
+    section = (
+        (ROOT / "README.md").read_text(encoding="utf-8").partition("## When things go wrong")[2].partition("\n## ")[0]
+    )
+    rows = [line for line in section.splitlines() if line.startswith("| ")][2:]
+    assert len(rows) > 25
+    assert [row for row in rows if f"test_{row.split('`')[-2]}" not in globals()] == []
