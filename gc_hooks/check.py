@@ -112,6 +112,10 @@ def check_gradients(
     directions, about 50 evaluations of second thoughts, and the search for the wrong entries. A missing gradient, or
     one of the wrong shape, is a finding on that parameter and not an error.
 
+    An array of float64 with more than four million entries is not copied: the loss gets a view that cannot be written
+    to, and slopes are measured by central differences unless `complex_step` is asked for. A check that passes needs two
+    copies of it beyond the training's own arrays, three in place.
+
     Examples
     --------
     >>> import numpy as np
