@@ -70,7 +70,7 @@ class GradCheckHook(Watch, Callback):
     Attributes
     ----------
     reports : list of CheckReport
-        Of all checks so far; pictures stay in memory with the first, the last and the first eight that are not good.
+        Of all checks so far; pictures stay in memory with eight that are good, eight that are not, and the last.
     share : float
         The hook's share of the time since its first call.
     should_stop : bool

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,8 +20,8 @@ from gc_hooks.report import CheckReport
 NOTHING_NEW = 1e-6
 """Weights that have moved by less than this share since the last check show it nothing new."""
 
-MOST_FAILING = 8
-"""Of so many checks that are not good the pictures stay in memory, beside those of the first check and the last."""
+MOST_PICTURES = 8
+"""Of so many checks that are good, and as many that are not, the pictures stay in memory, beside those of the last."""
 
 Ask = Callable[[int], CheckReport]
 """A check that is ready to be made, given a seed."""
@@ -38,8 +39,8 @@ class CheckRecorder:
     Attributes
     ----------
     reports : list of CheckReport
-        Of all checks. Pictures, which are most of a report, stay with the first, the last and the first eight that are
-        not good; the others' have been handed to the reporters.
+        Of all checks. Pictures, which are most of a report, stay with the first eight that are good, the first eight
+        that are not, and the last; the others' have been handed to the reporters.
     seconds : float
         Spent on all checks and reports so far.
     wants_pictures : bool
@@ -53,6 +54,7 @@ class CheckRecorder:
         self.seconds = 0.0
         self.wants_pictures = any(getattr(reporter, "draws", False) for reporter in reporters)
         self.movement = Movement()
+        self._pictured: Counter[bool] = Counter()
         self._reporters = list(reporters)
         self._generator = np.random.default_rng(seed)
 
@@ -79,13 +81,12 @@ class CheckRecorder:
             self.seconds += time.perf_counter() - began
 
     def _forget_pictures(self) -> None:
-        """Of the check before the last: a long training makes thousands."""
-        before = self.reports[-2] if len(self.reports) > 2 else None
-        if before is None or not before.pictures:
-            return
-        failing = [report for report in self.reports[:-1] if report.pictures and not report.ok]
-        if before.ok or len(failing) > MOST_FAILING:
-            self.reports[-2] = replace(before, pictures={}, curve=None)
+        """Of the check before the last, where there are enough of its kind: a long training makes thousands."""
+        before = self.reports[-2] if len(self.reports) > 1 else None
+        if before is not None and before.pictures:
+            self._pictured[before.ok] += 1
+            if self._pictured[before.ok] > MOST_PICTURES:
+                self.reports[-2] = replace(before, pictures={}, curve=None)
 
     def _attempt(self, step: int, params: Any, ask: Ask) -> CheckReport:
         seed = int(self._generator.integers(2**32))
