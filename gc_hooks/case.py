@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from gc_hooks._typing import Generator
 from gc_hooks.calibrate import Instrument, rounding_of, sharpen
@@ -14,18 +14,34 @@ from gc_hooks.evidence import Evidence, handed_over_bar
 from gc_hooks.measure import measure
 from gc_hooks.probes import Entry, Probe, random_direction
 from gc_hooks.problem import BudgetSpent, Problem
+from gc_hooks.values import heeds
 from gc_hooks.verdict import Tolerance
 
 
 @dataclass(frozen=True)
 class Case:
-    """A check under way."""
+    """A check under way.
+
+    ``heeded`` says whether the loss changed where it was asked away from the point; it is empty until somebody doubts.
+    """
 
     problem: Problem
     instruments: list[Instrument]
     evidence: Evidence
     tolerance: Tolerance
     generator: Generator
+    heeded: list[bool] = field(default_factory=list)
+
+    def doubt_the_loss(self) -> None:
+        """Before the gradient is doubted: ask, once, whether the loss repeats itself away from the point, and heeds
+        the parameters.
+
+        Raises
+        ------
+        NondeterministicLoss
+        """
+        if not self.heeded:
+            self.heeded.append(heeds(self.problem))
 
     def measure(self, probes: Iterable[Probe]) -> None:
         """Measure more, and write it down.

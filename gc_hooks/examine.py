@@ -49,6 +49,8 @@ def _examined(case: Case, comparison: Comparison) -> Comparison:
         return comparison
     try:
         comparison = _closer(case, comparison)
+        if comparison.verdict is not Verdict.GOOD:
+            case.doubt_the_loss()
         if _accused(comparison):
             comparison = reconsider(case, comparison)
         elif comparison.status is Status.KINK and comparison.verdict is Verdict.INCONCLUSIVE:

@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
+import math
 import numbers
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from gc_hooks._typing import Params
+from gc_hooks._typing import Generator, Params
 from gc_hooks.causes import why_unsteady
 from gc_hooks.errors import InvalidProblem, NondeterministicLoss
 from gc_hooks.evaluation import bare, state_of
 from gc_hooks.matching import same_bits
 from gc_hooks.preserve import preserve
-from gc_hooks.problem import Problem, written
+from gc_hooks.problem import BudgetSpent, Problem, written
 
 TERMS = ("loss", "penalty")
+AWAY = (1.0, 0.125, 8.0)
+"""How far from the point a loss is asked again, in units of the parameters' own scales."""
 
 
-def term_value(problem: Problem, term: int) -> float:
-    """One term of the loss at the point.
+def term_value(problem: Problem, term: int, changes: Params | None = None) -> float:
+    """One term of the loss at the point, or with some parameters changed.
 
     Raises
     ------
     InvalidProblem
         It gave something else than a number.
     """
-    return _as_value(problem.evaluate(term, {}), TERMS[term])
+    return _as_value(problem.evaluate(term, changes or {}), TERMS[term])
 
 
-def steady_value(problem: Problem, term: int) -> float:
+def steady_value(problem: Problem, term: int, changes: Params | None = None) -> float:
     """The same, called twice; the two values have to be the same bits.
 
     An evaluation of `gc_hooks.adapters` puts back what it touches; it is asked without that, for what it leaves behind
@@ -48,7 +52,7 @@ def steady_value(problem: Problem, term: int) -> float:
     arrays = problem.live or problem.point
     before = {name: array.copy() for name, array in arrays.items() if array.flags.writeable}
     with preserve(*state_of(function)), written(arrays, before, before):  # whatever the loss does is undone
-        first, second = (term_value(problem, term) for _ in range(2))
+        first, second = (term_value(problem, term, changes) for _ in range(2))
         changed = _changed(before, arrays)
     if changed:
         raise InvalidProblem(
@@ -57,12 +61,61 @@ def steady_value(problem: Problem, term: int) -> float:
         )
     if first != second and not (np.isnan(first) and np.isnan(second)):
         with written(arrays, before, before):
-            why = why_unsteady(lambda: term_value(problem, term), function)
+            why = why_unsteady(lambda: term_value(problem, term, changes), function)
+        where = ", away from those at which it repeats itself" if changes else ""
         raise NondeterministicLoss(
-            f"The {what} gave {first!r} and then {second!r} for the same parameters, so it has no slope to measure. "
-            f"{why}"
+            f"The {what} gave {first!r} and then {second!r} for the same parameters{where}, so it has no slope to "
+            f"measure. {why}"
         )
     return first
+
+
+def refuse_unsteady(problem: Problem) -> None:
+    """Ask every term twice away from the point: dropout in front of weights that are zero shows only there.
+
+    Raises
+    ------
+    NondeterministicLoss
+    """
+    next(_totals_away(problem), None)
+
+
+def heeds(problem: Problem) -> bool:
+    """The same, and whether the loss changes at all when every parameter does.
+
+    Costs two evaluations, and six for a loss that does not change.
+
+    Raises
+    ------
+    NondeterministicLoss
+    """
+    asked = False
+    for total in _totals_away(problem):
+        if total != problem.value:
+            return True
+        asked = True
+    return not asked
+
+
+def _totals_away(problem: Problem) -> Iterator[float]:
+    """The loss at points away from this one, as far as they are in its domain."""
+    generator = np.random.default_rng(0)  # not the check's own, whose directions stay what they are
+    for reach in AWAY:
+        changes = _moved(problem, reach, generator)
+        try:
+            total = sum(steady_value(problem, term, changes) for term in range(len(problem.terms)))
+        except (NondeterministicLoss, BudgetSpent):
+            raise
+        except Exception:  # where no check would have led it, it may raise what it likes
+            continue
+        if math.isfinite(total):
+            yield total
+
+
+def _moved(problem: Problem, reach: float, generator: Generator) -> Params:
+    point, scales = problem.point, problem.scales
+    ways = {name: reach * scales[name] * generator.standard_normal(array.shape) for name, array in point.items()}
+    return {name: np.asarray(array + ways[name]).astype(array.dtype) for name, array in point.items()}
 
 
 def _changed(before: Params, after: Params) -> list[str]:

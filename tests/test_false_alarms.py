@@ -93,6 +93,39 @@ def test_5_dropout_that_is_on():
         check_gradients(loss, model.params, model.grads)
 
 
+def dropped(rate, where, rng):
+    """A linear model or a network with one hidden layer, dropout left on where weights are zero; a right gradient."""
+    inputs, targets = rng.normal(size=(16, 3)), rng.normal(size=16)
+    hidden, masks = rng.normal(size=(3, 5)), np.random.default_rng(rng.integers(1000))
+    features = inputs if where == "inputs" else np.tanh(inputs @ hidden)
+    kept = []
+
+    def loss(p):
+        kept[:] = [features * (masks.random(features.shape) >= rate) / (1 - rate)]
+        return 0.5 * np.mean((kept[0] @ p["w"] + p["b"] - targets) ** 2)
+
+    def backward(p):
+        loss(p)
+        rest = (kept[0] @ p["w"] + p["b"] - targets) / len(targets)
+        return {"w": kept[0].T @ rest, "b": rest.sum()}
+
+    return loss, {"w": np.zeros(features.shape[1]), "b": 0.0}, backward
+
+
+@everywhere
+@methods
+@pytest.mark.parametrize("where", ["inputs", "hidden"])
+def test_5_dropout_in_front_of_weights_that_are_zero(where, method, probes):
+    """At the point the loss repeats itself whatever the mask; asked away from it, it does not, and is told why."""
+    for seed in range(10):
+        options = {"method": method, "probes": probes, "seed": seed}
+        loss, params, backward = dropped(0.2, where, np.random.default_rng(seed))
+        with pytest.raises(NondeterministicLoss, match=r"away from those .* It draws from masks.*dropout"):
+            check_gradients(loss, params, backward(params), **options)
+        loss, params, backward = dropped(0.0, where, np.random.default_rng(seed))
+        assert check_gradients(loss, params, backward(params), **options).ok
+
+
 @everywhere
 @methods
 def test_6_weight_decay_that_lives_in_the_optimiser(method, probes):
