@@ -54,11 +54,26 @@ def write_report(
 def _notes(case: Case) -> Iterator[str]:
     """What was noticed while measuring."""
     yield from dict.fromkeys(note for tool in case.instruments for note in tool.notes)
+    if False in case.heeded:
+        yield _unheeded(case.problem)
     if refusals := case.problem.meter.refusals:
         yield (
             f"The loss raised {refusals[0]} at {len(refusals)} of the points at which it was asked, taken to "
             "be outside of its domain."
         )
+
+
+def _unheeded(problem: Problem) -> str:
+    seen = f"The loss was {problem.value:.6g} to the last bit wherever every parameter was changed."
+    if problem.live is not None:
+        return (
+            f"{seen} It probably reads other arrays than those that were handed in: copies, or older ones. Try params= "
+            "with the very arrays that the loss reads."
+        )
+    return (
+        f"{seen} It probably reads other arrays than those it is given, or a function that should set them does not. "
+        "Try loss=lambda p: ... that uses p, or in_place=True where it reads the arrays that were handed in."
+    )
 
 
 def overall(problem: Problem, evidence: Evidence, comparisons: dict[str, Comparison]) -> tuple[float, float]:

@@ -175,3 +175,49 @@ def test_a_budget_is_kept_and_nothing_unseen_is_good_or_wrong(depth, limit):
     assert report.evaluations <= limit
     assert report.parameters["dense2.b"].verdict is not GOOD
     assert report.parameters["dense1.W"].verdict <= INCONCLUSIVE
+
+
+def straight(p):
+    return float(np.sum(p["w"] ** 2) + p["b"])
+
+
+HERE, GRADS = {"w": np.array([1.0, 2.0]), "b": 3.0}, {"w": np.array([2.0, 4.0]), "b": 1.0}
+
+
+@depths
+@pytest.mark.parametrize("loss", [lambda p: straight(HERE), lambda p: 2.0])
+def test_a_loss_that_does_not_read_its_parameters_is_told(loss, depth):
+    """The same bits at every point, with every parameter changed, and a gradient: the loss is doubted aloud."""
+    report = check_gradients(loss, HERE, GRADS, probes=depth)
+    assert report.verdict is INCONCLUSIVE
+    assert "to the last bit wherever every parameter was changed" in report.notes[-1]
+    assert "Try loss=lambda p: ... that uses p, or in_place=True" in report.notes[-1]
+
+
+def test_a_loss_that_reads_copies_of_the_arrays_is_told():
+    """In place there is no argument to forget, but the arrays may be others."""
+    arrays, copies = {"w": np.array([1.0, 2.0])}, {"w": np.array([1.0, 2.0])}
+    options = {"params": arrays, "grads": {"w": 2 * arrays["w"]}, "in_place": True}
+    assert "very arrays that the loss reads" in check_gradients(lambda: np.sum(copies["w"] ** 2), **options).notes[-1]
+    assert check_gradients(lambda: np.sum(arrays["w"] ** 2), **options).notes == ()
+
+
+@pytest.mark.parametrize(
+    "loss", [straight, lambda p: 1e-9 * straight(p), lambda p: float(p["b"]), lambda p: np.round(straight(p))]
+)
+def test_a_loss_that_changes_at_all_is_not_doubted(loss):
+    """A gradient that is wrong, a parameter that is unused and a loss that changes by leaps are other matters."""
+    assert "last bit" not in str(check_gradients(loss, HERE, {"w": np.array([7.0, 4.0]), "b": 1.0}).notes)
+
+
+def test_a_loss_that_is_flat_where_backprop_says_so_stays_good():
+    """A dead network has no gradient; nor is it doubted where it could not be asked any further away."""
+    assert check_gradients(lambda p: 2.0, HERE, {"w": np.zeros(2), "b": 0.0}).ok
+
+    def dead(p):
+        assert abs(p["b"] - 3.0) < 0.1
+        return 2.0
+
+    report = check_gradients(dead, HERE, GRADS, method=central)
+    assert report.verdict is INCONCLUSIVE
+    assert "last bit" not in str(report.notes)
