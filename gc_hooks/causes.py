@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
-from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from gc_hooks.diagnosis import listed
-from gc_hooks.evaluation import Evaluation, state_of
+from gc_hooks.evaluation import state_of
 from gc_hooks.footprint import GLOBAL_GENERATORS, is_random
 from gc_hooks.preserve import Change, Snapshot, undo
+from gc_hooks.reach import referred
 
 MOST_CANDIDATES, REPETITIONS = 32, 4
 STATISTICS = ("running", "moving", "mean", "var", "ema", "avg")
@@ -40,7 +40,7 @@ def why_unsteady(evaluate: Evaluate, function: Callable[..., Any]) -> str:
     A cause is named only when the loss repeats itself with just that put back. Costs up to 150 evaluations; all that is
     reached from the function is put back afterwards.
     """
-    start = Snapshot(*state_of(function), named=_referred(function))
+    start = Snapshot(*state_of(function), named=referred(function))
     try:
         return _told(evaluate, start)
     except Exception:  # a loss that cannot even be called again: its batches may have come to an end
@@ -132,55 +132,3 @@ def _of_series(values: list[float]) -> str:
             "each evaluation (before_loss=)."
         )
     return UNKNOWN
-
-
-# --- what a function refers to ----------------------------------------------------------------------------------------
-
-
-def _referred(function: Any) -> Iterator[tuple[str, Any]]:
-    """The variables that a function sees, and those that the functions among them see, by their names."""
-    waiting, met = [("", function)], set()
-    while waiting:
-        name, thing = waiting.pop()
-        if id(thing) in met:
-            continue
-        met.add(id(thing))
-        if isinstance(thing, FunctionType):
-            waiting.extend(_variables(thing))
-        elif isinstance(thing, Evaluation):
-            waiting.append((name, thing.source))
-        elif isinstance(thing, MethodType):
-            waiting.append((name, thing.__self__))
-        elif isinstance(thing, partial):
-            waiting.extend((name, inner) for inner in (thing.func, *thing.args, *thing.keywords.values()))
-        elif not isinstance(thing, (ModuleType, type)):
-            yield name or type(thing).__name__, thing
-
-
-def _variables(function: FunctionType) -> list[tuple[str, Any]]:
-    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    names = {name for code in _codes(function.__code__) for name in code.co_names}
-    found = [(name, cell.cell_contents) for name, cell in cells if _is_filled(cell)]
-    found += [(name, function.__globals__[name]) for name in sorted(names) if name in function.__globals__]
-    found += [("a default argument", default) for default in function.__defaults__ or ()]
-    return [(name, thing) for name, thing in found if _is_own(thing)]
-
-
-def _codes(code: CodeType) -> Iterator[CodeType]:
-    """A function's code and that of the functions inside it."""
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _codes(constant)
-
-
-def _is_filled(cell: Any) -> bool:
-    try:
-        return cell.cell_contents is not None
-    except ValueError:
-        return False
-
-
-def _is_own(thing: Any) -> bool:
-    """Whether it is no function of a library, which leads nowhere."""
-    return not isinstance(thing, FunctionType) or thing.__module__.partition(".")[0] not in ("numpy", "scipy")

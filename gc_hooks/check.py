@@ -21,6 +21,7 @@ from gc_hooks.illustrate import illustrate
 from gc_hooks.methods import central, complex_step, fixed_step
 from gc_hooks.probes import Depth, automatic, entries
 from gc_hooks.problem import Meter, Problem, put_back
+from gc_hooks.reach import generators_kept
 from gc_hooks.report import CheckReport
 from gc_hooks.summary import write_report
 from gc_hooks.verdict import Tolerance
@@ -112,6 +113,10 @@ def check_gradients(
     directions, about 50 evaluations of second thoughts, and the search for the wrong entries. A missing gradient, or
     one of the wrong shape, is a finding on that parameter and not an error.
 
+    Put back afterwards are the parameters that are changed in place and all random generators that the functions can
+    reach: the global ones, and NumPy's, Python's and torch's in variables, defaults, attributes, containers and modules
+    of the user's. One that cannot be put back is named in the report's notes.
+
     An array of float64 with more than four million entries is not copied: the loss gets a view that cannot be written
     to, and slopes are measured by central differences unless `complex_step` is asked for. A check that passes needs two
     copies of it beyond the training's own arrays, three in place.
@@ -129,12 +134,12 @@ def check_gradients(
     WORRY
     """
     check_options(method, tolerance, max_evaluations, max_seconds, probes)
-    with np.errstate(all="ignore"):  # what the caller wants of NumPy is meant for the training
+    kept = generators_kept(loss, grads, penalty)
+    with np.errstate(all="ignore"), global_random_state_kept(), kept as lost:  # all of it is meant for the training
         meter = Meter(max_evaluations, max_seconds)
         problem = pose(loss, params, grads, in_place=in_place, penalty=penalty, meter=meter)
-    try:
-        with global_random_state_kept():  # the progress bar draws from it
-            return check_problem(
+        try:
+            report = check_problem(
                 problem,
                 method=method,
                 probes=probes,
@@ -146,8 +151,9 @@ def check_gradients(
                 constants=constants,
                 pictures=pictures,
             )
-    finally:  # wherever a Ctrl-C came
-        put_back(problem.live or {}, problem.home or {})
+        finally:  # wherever a Ctrl-C came
+            put_back(problem.live or {}, problem.home or {})
+    return report.noted(*lost)
 
 
 def check_problem(

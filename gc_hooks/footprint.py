@@ -15,6 +15,8 @@ GLOBAL_GENERATORS: dict[str, Any] = {
 }
 """What the functions of the modules ``numpy.random`` and ``random`` draw from."""
 
+GENERATORS = (np.random.Generator, np.random.BitGenerator, np.random.RandomState, random.Random)
+
 GlobalState: TypeAlias = dict[str, Any]
 
 
@@ -41,11 +43,22 @@ def global_random_state_kept() -> Iterator[None]:
 
 def is_random(generator: Any) -> bool:
     """Whether it is a random generator of NumPy's or of Python's, old or new."""
-    return isinstance(generator, (np.random.Generator, np.random.BitGenerator, np.random.RandomState, random.Random))
+    return isinstance(generator, GENERATORS)
+
+
+def draws(kind: type) -> bool:
+    """Whether a class is that of random generators, of these or of torch's."""
+    return issubclass(kind, GENERATORS) or _is_torchs(kind)
+
+
+def _is_torchs(kind: type) -> bool:
+    return kind.__name__ == "Generator" and kind.__module__.partition(".")[0] == "torch"
 
 
 def random_state(generator: Any) -> Any:
     """Everything that the next draws depend on, as a copy."""
+    if _is_torchs(type(generator)):
+        return generator.get_state()
     if isinstance(generator, np.random.RandomState):
         return generator.get_state(legacy=False)
     if isinstance(generator, random.Random):
@@ -59,6 +72,8 @@ def set_random_state(generator: Any, state: Any) -> None:
         generator.set_state(state)
     elif isinstance(generator, random.Random):
         generator.setstate(state)
+    elif _is_torchs(type(generator)):
+        generator.set_state(state)
     else:
         _bits(generator).state = state
 

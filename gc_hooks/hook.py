@@ -86,8 +86,9 @@ class GradCheckHook(Watch, Callback):
 
     Notes
     -----
-    Parameters, gradients, optimiser and random states are what they would be without the hook, to the bit. A call that
-    is not due costs less than a microsecond. A check costs what `check_gradients` costs.
+    Parameters, gradients, optimiser and random states are what they would be without the hook, to the bit; in a loop of
+    your own as far as `check_gradients` puts them back. A call that is not due costs less than a microsecond. A check
+    costs what `check_gradients` costs.
 
     Environment variables override the arguments, and the hook says so once: ``GC_HOOKS=off`` (nothing is checked),
     ``GC_HOOKS_AT=0,1,500`` (replaces the schedule), ``GC_HOOKS_LOG_DIR=runs/mine`` (replaces ``log_dir`` and

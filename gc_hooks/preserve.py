@@ -291,7 +291,11 @@ def _aspects(target: Any) -> Iterator[Aspect]:
 
 def is_open(target: Any) -> bool:
     """Whether it is an object of somebody's own class, whose attributes are state."""
-    module = type(target).__module__
-    package = module.partition(".")[0]
+    return opens(type(target))
+
+
+def opens(kind: type) -> bool:
+    """The same of a class."""
+    package = kind.__module__.partition(".")[0]
     foreign = package in sys.stdlib_module_names and package != "__main__"
-    return not (foreign or {package, module} & OPAQUE) or isinstance(target, SimpleNamespace)
+    return not (foreign or {package, kind.__module__} & OPAQUE) or issubclass(kind, SimpleNamespace)

@@ -15,6 +15,7 @@ from gc_hooks.comparison import Comparison
 from gc_hooks.errors import GradCheckWarning
 from gc_hooks.footprint import global_random_state_kept
 from gc_hooks.movement import Movement
+from gc_hooks.reach import generators_kept
 from gc_hooks.report import CheckReport
 
 NOTHING_NEW = 1e-6
@@ -92,8 +93,11 @@ class CheckRecorder:
         seed = int(self._generator.integers(2**32))
         try:
             with np.errstate(all="ignore"):  # what the user wants of NumPy is meant for the training
-                same = self.movement.attempt(params)
-                return self._with_movement(ask(seed), same)
+                with generators_kept(ask) as lost:
+                    same = self.movement.attempt(params)
+                    report = ask(seed)
+                report = report.noted(*(note for note in lost if note not in report.notes))
+                return self._with_movement(report, same)
         except Exception as error:
             return self._inconclusive(step, "The check", error, seed)
 

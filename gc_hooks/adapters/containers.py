@@ -104,8 +104,15 @@ def dicts(
     ['GOOD', 'GOOD', 'GOOD']
     """
     if in_place:
-        read = partial(_named_pairs, params, grads, naming)
-        return attach(lambda: lasting_params(read), lambda: grads_of(read()), loss=loss, **options)
+        alone = partial(
+            _named_pairs, params, {}, naming
+        )  # a gradient may be a function, which is asked only for itself
+        return attach(
+            lambda: lasting_params(alone),
+            lambda: grads_of(_named_pairs(params, grads, naming)),
+            loss=loss,
+            **options,
+        )
     return _as_functions(params, grads, loss, naming, **options)
 
 
