@@ -11,13 +11,15 @@ from itertools import islice
 from types import BuiltinMethodType, CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
+
 from gc_hooks.evaluation import Evaluation
 from gc_hooks.footprint import draws, random_state, set_random_state
 from gc_hooks.preserve import PLAIN, opens
 
 T = TypeVar("T")
-LONG, MOST = 1000, 5000
-"""So many items of one container, and so many objects in all, are looked at for generators."""
+LONG, MOST, MEGABYTE = 1000, 5000, 2**20
+"""So many items of one container, and so many objects in all, are looked at for generators; larger arrays are data."""
 LIBRARIES = {"numpy", "scipy", "pandas", "sklearn", "torch", "jax", "jaxlib", "tensorflow", "keras", "numba", "cupy"}
 LIBRARIES |= {"matplotlib", "PIL", "cv2", "tensorboard", "tensorboardX", "rich", "tqdm", "IPython", "pytest", "_pytest"}
 """Their functions and classes lead to nothing of the user's."""
@@ -215,6 +217,20 @@ def referred(function: Any) -> Iterator[tuple[str, Any]]:
             waiting.extend((name, inner) for inner in (thing.func, *thing.args, *thing.keywords.values()))
         elif not isinstance(thing, (ModuleType, type)):
             yield name or type(thing).__name__, thing
+
+
+def changeable(*functions: Any) -> tuple[Any, ...]:
+    """What functions refer to and a call may well change, as far as it is no data set: that would be dear to copy."""
+    return tuple(thing for function in functions for _, thing in referred(function) if _is_changeable(thing))
+
+
+def _is_changeable(thing: Any) -> bool:
+    if isinstance(thing, np.ndarray):
+        return thing.nbytes <= MEGABYTE
+    if isinstance(thing, (list, dict, set, deque)):
+        values = thing.values() if isinstance(thing, dict) else thing
+        return len(thing) <= LONG or all(issubclass(kind, PLAIN) for kind in set(map(type, values)))
+    return _way(type(thing)) is _of_object or draws(type(thing))
 
 
 def variables(function: FunctionType) -> list[Held]:

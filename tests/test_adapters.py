@@ -19,6 +19,7 @@ from gc_hooks import (
     joint,
     per_parameter,
 )
+from gc_hooks.reach import changeable
 
 RNG = np.random.default_rng(3)
 X, Y = RNG.normal(size=(12, 3)), RNG.normal(size=(12, 2))
@@ -1066,3 +1067,104 @@ def test_a_hook_inside_the_model_is_left_alone():
         hook.on_step(step, **net.attach())
     assert [report.verdict for report in hook.reports] == [Verdict.GOOD] * 3
     assert hook.calls == 4
+
+
+class Momentum:
+    """In place, or with a new array for each old one; it counts its own steps, and somebody counts them for it."""
+
+    def __init__(self, in_place):
+        self.in_place, self.before, self.time = in_place, {}, 0
+
+    def update(self, name, array, grad):
+        self.before[name] = 0.9 * self.before.get(name, 0.0) + grad
+        step = RATE * self.before[name] / self.time
+        if not self.in_place:
+            return array - step
+        array -= step
+        return array
+
+
+class Part:
+    """A layer that updates itself in backward: after its delta is computed, or before."""
+
+    def __init__(self, rng, in_place, late):
+        self.W, self.optimizer, self.late = rng.normal(size=(3, 3)), Momentum(in_place), late
+
+    def forward(self, x):
+        self.x, self.y = x, np.tanh(x @ self.W)
+        return self.y
+
+    def backward(self, upstream):
+        upstream = upstream * (1 - self.y**2)
+        before, self.optimizer.time = self.W, self.optimizer.time + 1
+        self.W = self.optimizer.update("W", self.W, self.x.T @ upstream)
+        return upstream @ (self.W if self.late else before if not self.optimizer.in_place else self.undone(before)).T
+
+    def undone(self, updated):
+        return updated + RATE * self.optimizer.before["W"] / self.optimizer.time
+
+
+class Fitted:
+    """Keeps its losses in a list that is not the layers', and in one that is nobody's attribute."""
+
+    def __init__(self, in_place, late):
+        rng = np.random.default_rng(8)
+        self.parts, self.losses = [Part(rng, in_place, late) for _ in range(3)], []
+        self.x, self.y = rng.normal(size=(6, 3)), rng.normal(size=(6, 3))
+
+    def loss(self):
+        x = self.x
+        for part in self.parts:
+            x = part.forward(x)
+        return 0.5 * np.sum((x - self.y) ** 2)
+
+    def fit(self):
+        self.losses.append(self.loss())
+        delta = self.parts[-1].y - self.y
+        for part in reversed(self.parts):
+            delta = part.backward(delta)
+
+    def marks(self, seen):
+        arrays = [(part.W, part.x, part.y, *part.optimizer.before.values()) for part in self.parts]
+        return [a.tobytes() for trio in arrays for a in trio], self.losses, seen, self.parts[0].optimizer.time
+
+
+def fitted(in_place, late, checked):
+    net, seen, hook = Fitted(in_place, late), [], a_hook()
+
+    def step():
+        net.fit()
+        seen.append(len(net.losses))
+
+    for number in range(5):
+        if checked:
+            params = lambda: {str(k): part.W for k, part in enumerate(net.parts)}  # noqa: E731 - asked at every check
+            options = {"step": step, "loss": lambda: net.loss(), "params": params, "param": 1, "grad": 2}
+            hook.on_step(number, **adapters.recorded(net.parts, **options))
+        step()
+    return net.marks(seen), hook.reports
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_an_update_before_the_delta_is_seen_where_gradients_are_recorded(in_place):
+    """The optimiser does its work while it is listened to: what the update spoils below it is wrong, and named."""
+    for report in fitted(in_place, True, True)[1][:2]:
+        assert [comparison.verdict for comparison in report.parameters.values()][::2] == [Verdict.WORRY, Verdict.GOOD]
+        assert any(diagnosis.code == "wrong_below" for diagnosis in report.diagnoses)
+    assert all(report.ok for report in fitted(in_place, False, True)[1])
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("late", [True, False])
+def test_what_step_refers_to_is_put_back_beside_the_owner(in_place, late):
+    """The owners are the layers; the model behind them and a list around the step are as without the hook."""
+    marks, reports = fitted(in_place, late, True)
+    assert marks == fitted(in_place, late, False)[0]
+    assert reports
+
+
+def test_data_sets_are_not_copied():
+    """What a step refers to is put back as far as it is state: not long lists of samples, nor large arrays."""
+    samples, large, history, small = [(np.ones(2), 1)] * 2000, np.zeros(2**18), [0.5] * 2000, np.ones(2)
+    found = changeable(lambda: (samples, large, history, small, np.linalg, len))
+    assert {id(thing) for thing in found} == {id(history), id(small)}

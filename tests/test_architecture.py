@@ -57,7 +57,7 @@ BESIDE = {
     "reporters": "reporters report verdict errors picture tensorboard_tab",
     "tensorboard_tab": "tensorboard_tab report comparison verdict errors",
     "adapters": "adapters _typing errors tree matching diagnosis preserve evaluation problem footprint methods report "
-    "check questions watch",
+    "check questions watch reach",
     "cli": "tensorboard_tab reporters report verdict diagnosis errors",
 }
 """What stands beside the spine imports these and nothing else."""

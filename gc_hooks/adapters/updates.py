@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from gc_hooks.adapters.attachment import Attachment, as_state, ask, attach, swap
 from gc_hooks.adapters.memory import ABSENT, Pair, lasting_params, params_of, place
 from gc_hooks.errors import InvalidProblem
 from gc_hooks.matching import Uncertain
+from gc_hooks.reach import changeable
 from gc_hooks.tree import flatten
 
 
@@ -64,6 +66,34 @@ class RecordingOptimizer:
         return grads
 
 
+class _Companion(RecordingOptimizer):
+    """Records, and lets the optimiser that it stands in for do its work: an update that is made before the delta below
+    is computed shows only in gradients that were computed from updated parameters."""
+
+    def __init__(self, like: Any, param: int, grad: int, recorded: list[tuple[Any, Any]]) -> None:
+        super().__init__(like, param, grad)
+        self._recorded = recorded
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        known = getattr(self._like, name)
+        return partial(self._pass_on, known) if callable(known) else known
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("_like", "_param", "_grad", "_recorded"):
+            super().__setattr__(name, value)
+        else:
+            setattr(self._like, name, value)
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        return self._pass_on(self._like, *arguments, **named)
+
+    def _pass_on(self, method: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        super().__call__(*arguments, **named)
+        return method(*arguments, **named)
+
+
 def recorded(
     owner: Any,
     attribute: str = "optimizer",
@@ -76,7 +106,7 @@ def recorded(
     state: Any = (),
     **options: Any,
 ) -> Attachment:
-    """Gradients that go straight into an optimiser: a `RecordingOptimizer` takes its place for one training step.
+    """Gradients that go straight into an optimiser: they are written down on their way, in one training step.
 
     Parameters
     ----------
@@ -102,7 +132,10 @@ def recorded(
 
     Notes
     -----
-    Everything that the step changes in the owner is put back. A penalty that lives in the optimiser is not seen.
+    The optimiser makes its update, for where that comes before the delta below is computed, the delta is wrong; then
+    everything is put back that the step changes in the owner, and in what ``step`` and ``loss`` refer to: objects,
+    containers of numbers or of up to a thousand items, and arrays of up to a megabyte. A penalty that lives in the
+    optimiser is not seen.
 
     Examples
     --------
@@ -121,22 +154,26 @@ def recorded(
     'GOOD'
     """
     owners = list(owner) if isinstance(owner, (list, tuple)) else [owner]
-    latest: list[RecordingOptimizer] = []
+    caught: dict[str, Any] = {}
 
     def run() -> None:
-        latest[:] = [RecordingOptimizer(getattr(owners[0], attribute), param, grad)]
-        with swapped([(each, attribute) for each in owners], latest * len(owners)):
+        record: list[tuple[Any, Any]] = []
+        companions = [_Companion(getattr(each, attribute), param, grad, record) for each in owners]
+        old = params_of(pairs())  # an optimiser may put new arrays in their places
+        with swapped([(each, attribute) for each in owners], companions):
             step()
+        caught.clear()
+        caught.update(companions[0].gradients(old))
 
     def pairs() -> list[Pair]:
         return [Pair(name, array, ABSENT) for name, array in flatten(ask(params)).items()]
 
     return attach(
         lambda: lasting_params(pairs),
-        lambda: latest[0].gradients(params_of(pairs())),
+        lambda: caught,
         loss=loss,
         backward=run,
-        state=(*owners, *as_state(state)),
+        state=(*owners, *as_state(state), *changeable(step, loss)),
         **options,
     )
 
@@ -156,7 +193,8 @@ def recovered(
     Parameters
     ----------
     model : object
-        All that the step changes; it is put back to the bit.
+        All that the step changes; it is put back to the bit, as is what ``step`` and ``loss`` refer to: objects,
+        containers of numbers or of up to a thousand items, and arrays of up to a megabyte.
     step : callable
         ``step()`` makes one step of plain gradient descent on the check's batch: no momentum, no decay of the weights,
         the whole batch at once.
@@ -219,7 +257,7 @@ def recovered(
         lambda: moved,
         loss=loss,
         backward=run,
-        state=(model, *as_state(state)),
+        state=(model, *as_state(state), *changeable(step, loss)),
         **options,
     )
 
