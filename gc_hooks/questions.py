@@ -16,7 +16,7 @@ import numpy as np
 from gc_hooks._typing import Array, Batch, Loss, Params, RandomState
 from gc_hooks.callbacks import Objective, TrainState
 from gc_hooks.check import check_gradients, check_problem
-from gc_hooks.diagnosis import Diagnosis
+from gc_hooks.diagnosis import Diagnosis, listed
 from gc_hooks.door import pose
 from gc_hooks.estimate import EPS
 from gc_hooks.identities import broken_identities
@@ -169,6 +169,23 @@ def compare_buffers(
         asked=(*report.asked, *asked),
         gradients=report.gradients + len(passes),
     )
+
+
+def without_buffers(report: CheckReport, fresh: Params, note: str, advice: str) -> CheckReport:
+    """The same where no buffer holds a gradient, and a fresh backward pass gives one that is not zero."""
+    missing = {name: norm(array) for name, array in fresh.items() if np.any(array)}
+    if not missing:
+        return report
+    parameters = {
+        name: replace(c, difference=math.nan, error=math.nan, worst=(), wrong=0).noted(note, Verdict.WORRY)
+        if name in missing
+        else c
+        for name, c in report.parameters.items()
+    }
+    message = f"There is no gradient for {listed(missing)}: {note}"
+    evidence = f"A fresh backward pass gives one, of norm {math.hypot(*missing.values()):.2g}."
+    found = Diagnosis("missing_gradient", tuple(missing), message, evidence, advice)
+    return replace(report, parameters=parameters, diagnoses=(*report.diagnoses, found))
 
 
 def check_own_loop(

@@ -159,7 +159,12 @@ class CheckReport:
             told.append(f"The penalty makes up {self.penalty_share:.2g} of the gradient.")
         if math.isfinite(self.moved) and self.moved > 0:
             told.append(f"The weights have moved by {self.moved:.2g} of their norm since the first check.")
-        return [*told, *self.asked, *(f"Not asked: {question}" for question in self.unasked), *self.notes]
+        return [*told, *self.asked, *self.caveats]
+
+    @property
+    def caveats(self) -> list[str]:
+        """What is told of a good check too: what could not be asked, and what was noticed."""
+        return [*(f"Not asked: {question}" for question in self.unasked), *self.notes]
 
     def __str__(self) -> str:
         return "\n".join([f"gradient check, {self.headline}", text_table(HEADER, self.rows()), *self.remarks])

@@ -336,10 +336,50 @@ def test_a_closure_that_runs_the_module_more_often_raises_no_alarm():
 
 
 def test_without_gradients_there_is_nothing_to_compare():
-    """Called before backward, or after zero_grad: the slopes are checked, the other question is not asked."""
+    """Called before anything was run (an optimiser with a closure): the slopes are checked, the other question is not
+    asked."""
     model = network()
     hook = a_hook(model, after=None)
     hook.on_step(0, loss=lambda: cross_entropy(model, INPUTS, LABELS))
+    assert verdicts_of(hook) == [GOOD]
+    assert "There is no .grad" in hook.reports[0].unasked[0]
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_a_forgotten_backward_is_a_finding(forgotten, fixed):
+    """Run, and no .grad anywhere: WORRY for each parameter that has a gradient, also on another batch."""
+    model = network()
+    model.unused = nn.Parameter(torch.ones(2))
+    hook = a_hook(model, after=3, on_fail=lambda report: None)
+    for step in range(4):
+        loss = cross_entropy(model, INPUTS, LABELS)
+        if not forgotten:
+            model.zero_grad()
+            loss.backward()
+        hook.on_step(
+            step, loss=lambda: cross_entropy(model, INPUTS[: 10 if fixed else None], LABELS[: 10 if fixed else None])
+        )
+    used = set(hook.reports[0].parameters) - {"unused"}
+    assert [failing(report) for report in hook.reports] == [used if forgotten else set()] * 3
+    assert [codes(report) for report in hook.reports] == [{"missing_gradient"} if forgotten else set()] * 3
+    assert all("was backward() called before on_step?" in str(report) for report in hook.reports) == forgotten
+
+
+def test_an_optimiser_that_calls_backward_itself_raises_no_alarm():
+    """LBFGS begins its first step before there is a gradient."""
+    model = network(dtype=torch.float64)
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=2)
+    hook = a_hook(model, after=2)
+    hook.attach(optimizer, loss=lambda: cross_entropy(model, INPUTS, LABELS))
+
+    def closure():
+        optimizer.zero_grad()
+        loss = cross_entropy(model, INPUTS, LABELS)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
     assert verdicts_of(hook) == [GOOD]
     assert "There is no .grad" in hook.reports[0].unasked[0]
 

@@ -97,6 +97,12 @@ def test_a_remark_is_told_once():
     assert (text.count("ignored: dZ"), text.count("moved"), text.count("GOOD")) == (1, 1, 3)
 
 
+def test_a_good_check_says_what_it_could_not_ask():
+    """Once: GOOD is no more than what was asked."""
+    text = printed(a_report(0, unasked=("do the buffers?",)), a_report(1, unasked=("do the buffers?",)), a_report(2))
+    assert (text.count("  Not asked: do the buffers?\n"), text.count("GOOD")) == (1, 3)
+
+
 def test_a_long_table_is_cut():
     """Of very many parameters the worst are shown, and how many more there are."""
     text = printed(a_report(0, 0.5, {f"p{k:02}": 0.5 if k == 44 else 1e-9 for k in range(45)}))

@@ -14,7 +14,7 @@ from gc_hooks.adapters.pytorch_witness import Witness
 from gc_hooks.check import check_gradients
 from gc_hooks.errors import InvalidProblem, MissingDependency
 from gc_hooks.methods import central
-from gc_hooks.questions import compare_buffers, differ
+from gc_hooks.questions import compare_buffers, differ, without_buffers
 from gc_hooks.report import CheckReport
 from gc_hooks.watch import Watch, check_choice
 
@@ -23,6 +23,11 @@ TOO_COARSE = 1e-3
 CHANGED_SINCE = (
     "on_step belongs right after backward(): before gradients are clipped, and after scaler.unscale_(optimizer) where "
     "a GradScaler is used."
+)
+NO_GRAD = "no .grad: was backward() called before on_step?"
+NO_GRAD_ADVICE = (
+    "This usually means that loss.backward() is missing in the loop, or that zero_grad() comes between it and on_step. "
+    "Try loss.backward(), then hook.on_step(...), then optimizer.step()."
 )
 
 
@@ -191,7 +196,7 @@ class TorchGradCheckHook(Watch):
         live = {name: as_gradient(parameter.grad, parameter) for name, parameter in trained.items()}
         (call, grads), self._previous = self._previous, (self.calls, live)
         if all(parameter.grad is None for parameter in trained.values()):
-            return _unasked(report, "There is no .grad: was backward() called, and zero_grad() not yet?")
+            return self._without_grads(report, stage)
         if max(map(eps_of, trained.values())) > TOO_COARSE:
             return _unasked(report, "They are in half precision.")
         passes = stage.fresh_passes()
@@ -202,6 +207,12 @@ class TorchGradCheckHook(Watch):
         report = compare_buffers(report, live, passes, grads if call == self.calls - 1 else None)
         changed = any(diagnosis.code == "buffers_differ" for diagnosis in report.diagnoses)
         return report.noted(CHANGED_SINCE) if changed else report
+
+    def _without_grads(self, report: CheckReport, stage: Stage) -> CheckReport:
+        """No ``.grad`` at all: backward was forgotten, unless its turn has not come (an optimiser with a closure)."""
+        if self._witness.idle:
+            return _unasked(report, "There is no .grad: was backward() called, and zero_grad() not yet?")
+        return without_buffers(report, stage.fresh_passes()[0], NO_GRAD, NO_GRAD_ADVICE)
 
 
 def _unasked(report: CheckReport, reason: str) -> CheckReport:

@@ -65,9 +65,14 @@ class Witness:
         self._replayed, self._alike = 0, True
 
     @property
+    def idle(self) -> bool:
+        """Whether the training has not run the module since the last step, as far as can be seen from here."""
+        return not self._seen
+
+    @property
     def objection(self) -> str:
         """Why the last replay was not the training's own pass; empty when it was."""
-        if not self._seen:
+        if self.idle:
             return "The module has not been run since the last step, or not as a whole."
         if not self._alike:
             return "loss= does not run the module on just what the training has run it on since the last step."

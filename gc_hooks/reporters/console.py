@@ -42,7 +42,7 @@ class ConsoleReporter:
         self._print(f"gradient check, {report.headline}", STYLES[report.verdict])
         if not report.ok:
             self._out.print(_table(report))
-        for remark in report.remarks if not report.ok else report.notes:
+        for remark in report.remarks if not report.ok else report.caveats:
             self._tell_once(remark)
 
     def say(self, text: str) -> None:
