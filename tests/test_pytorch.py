@@ -439,6 +439,26 @@ def test_a_module_that_knows_float32_alone(manner, bug):
     assert "the module's own precision" in report.asked[0]
 
 
+@pytest.mark.parametrize("dropout", ["off", "frozen"])
+@pytest.mark.parametrize("noise", ["loss", "mask", ""])
+def test_a_loss_that_draws_is_called_random(noise, dropout):
+    """Noise in the closure or a mask by hand is no fault of the module's; without it there is nothing to say."""
+    model = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), ByHand(8, 3))
+    hook = a_hook(model, after=None, dropout=dropout)
+
+    def cost(model, inputs, labels):
+        if noise:
+            drawn = torch.randn_like(inputs) if noise == "loss" else 2.0 * (torch.rand_like(inputs) < 0.5)
+            inputs = inputs + drawn
+        return cross_entropy(model, inputs, labels)
+
+    train(model, hook, 2, cost=cost)
+    notes = " ".join(note for report in hook.reports for note in report.notes)
+    assert ("The loss is random" in notes) == ("draw it once" in notes) == bool(noise)
+    assert "cannot be run" not in notes
+    assert max(verdicts_of(hook)) == (INCONCLUSIVE if noise else GOOD)
+
+
 class Upcast(nn.Module):
     """Casts by itself, as modules written for mixed precision do, and makes float32 tensors of its own."""
 

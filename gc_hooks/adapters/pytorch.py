@@ -188,7 +188,7 @@ class TorchGradCheckHook(Watch):
             **options,
         )
         report = replace(report, asked=(f"Slopes in the module's own precision, dropout {dropout}.",))
-        return report.noted(f"The module cannot be run in float64 ({trouble}), so the bars are wide.")
+        return report.noted(trouble)
 
     def _with_grads(self, report: CheckReport, stage: Stage) -> CheckReport:
         """Whether ``.grad`` holds what a fresh backward pass gives."""

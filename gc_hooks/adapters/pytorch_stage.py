@@ -20,6 +20,14 @@ ROUND = 8
 """So many numbers are not all in float32 by chance."""
 
 
+RANDOM = (
+    "The loss is random: it gave {!r} and then, with other random numbers, {!r} for the same parameters. This usually "
+    "means noise or a mask that is drawn inside of loss= or of the module (torch.randn_like). Try to draw it once, "
+    "outside of loss=, or to switch it off for the check. In float64 other numbers are drawn, so the slopes are "
+    "measured in the module's own precision, and the bars are wide."
+)
+
+
 class Stage:
     """A module on which a closure is evaluated as a function of the parameters.
 
@@ -49,17 +57,31 @@ class Stage:
             return self._backward()
 
     def trouble_in_double(self, values: Params) -> str:
-        """Why slopes cannot be measured in float64; empty when they can."""
+        """Why slopes cannot be measured in float64, and what to try; empty when they can."""
         try:
             double = self.loss(values)
             self.gradient(values)
         except Exception as error:
-            return f"{type(error).__name__}: {error}"
+            return _told(f"{type(error).__name__}: {error}")
         own = self.loss(values, double=False)
         rounding = max(eps_of(parameter) for parameter in self._trained.values())
-        if np.isclose(double, own, rtol=rounding**0.5, atol=rounding**0.5 * 1e-3, equal_nan=True):
+        alike = functools.partial(np.isclose, rtol=rounding**0.5, atol=rounding**0.5 * 1e-3, equal_nan=True)
+        if alike(double, own):
             return ""
-        return f"the loss is {double:.6g} there and {own:.6g} in its own precision"
+        first, second = (self._loss_after(draws, values) for draws in (0, 1))
+        if not alike(first, second):
+            return RANDOM.format(first, second)
+        return _told(f"the loss is {double:.6g} there and {own:.6g} in its own precision")
+
+    def _loss_after(self, draws: int, values: Params) -> float:
+        """The loss in its own precision, dropout off, from other random states the more was drawn before."""
+        import torch
+
+        with self._set(values, double=False):
+            _turn_dropout_off(self._model)
+            for device in {"cpu", *(_home(parameter) for parameter in self._trained.values())}:
+                torch.rand(draws, device=device)
+            return float(self._scalar().item())
 
     def fresh_passes(self) -> list[dict[str, Array]]:
         """Two backward passes as the training makes them, the second from where the first has left the module.
@@ -121,6 +143,10 @@ class Stage:
                 stack.enter_context(_default_dtype(torch.float64))
                 stack.enter_context(_doubling())
             yield
+
+
+def _told(trouble: str) -> str:
+    return f"The module cannot be run in float64 ({trouble}), so the bars are wide."
 
 
 def trained_parameters(model: Any) -> dict[str, Any]:
