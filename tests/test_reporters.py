@@ -97,6 +97,18 @@ def test_a_remark_is_told_once():
     assert (text.count("ignored: dZ"), text.count("moved"), text.count("GOOD")) == (1, 1, 3)
 
 
+def test_a_diagnosis_is_told_at_every_check():
+    """A table without its cause is a riddle: the second time in one sentence, with other figures in full."""
+    found = Diagnosis("scaled", ("b",), "db is twice the slope.", "The difference is 0.3.", "Try half of it.")
+    other = Diagnosis("scaled", ("b",), "db is twice the slope.", "The difference is 0.4.", "Try half of it.")
+    lines = printed(*(a_report(step, 0.3, diagnoses=(d,)) for step, d in ((0, found), (1, found), (50, other))))
+    assert [line.strip() for line in lines.splitlines() if "twice" in line] == [
+        f"scaled: {found}",
+        "as at step 0: scaled: db is twice the slope.",
+        f"scaled: {other}",
+    ]
+
+
 def test_a_good_check_says_what_it_could_not_ask():
     """Once: GOOD is no more than what was asked."""
     text = printed(a_report(0, unasked=("do the buffers?",)), a_report(1, unasked=("do the buffers?",)), a_report(2))

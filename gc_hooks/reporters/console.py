@@ -30,20 +30,24 @@ class ConsoleReporter:
 
     Notes
     -----
-    A remark that was printed before (an ignored gradient, a refused complex step) is not printed again.
+    A remark that was printed before (an ignored gradient, a refused complex step) is not printed again; a diagnosis is,
+    in one sentence.
     """
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console
-        self._told: set[str] = set()
+        self._told: dict[str, int] = {}  # at which step
 
     def report(self, report: CheckReport) -> None:
         """Print one check."""
         self._print(f"gradient check, {report.headline}", STYLES[report.verdict])
         if not report.ok:
             self._out.print(_table(report))
-        for remark in report.remarks if not report.ok else report.caveats:
-            self._tell_once(remark)
+        for diagnosis, finding in zip(report.diagnoses, report.findings, strict=True):
+            again = f"as at step {self._told.get(finding)}: {diagnosis.code}: {diagnosis.message}"
+            self._tell_once(finding, report.step, again)
+        for remark in report.circumstances if not report.ok else report.caveats:
+            self._tell_once(remark, report.step)
 
     def say(self, text: str) -> None:
         """Print one line that is not a check."""
@@ -61,10 +65,11 @@ class ConsoleReporter:
     def _print(self, text: str, style: str) -> None:
         self._out.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
-    def _tell_once(self, remark: str) -> None:
-        if remark not in self._told:
-            self._told.add(remark)
-            self._print(f"  {remark}", "")
+    def _tell_once(self, remark: str, step: int, again: str = "") -> None:
+        told = again if remark in self._told else remark
+        self._told.setdefault(remark, step)
+        if told:
+            self._print(f"  {told}", "")
 
 
 def _table(report: CheckReport) -> Table:
