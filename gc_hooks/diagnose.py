@@ -17,6 +17,7 @@ from gc_hooks.rules_mixup import in_wrong_place, transposed
 from gc_hooks.rules_pattern import (
     few_entries,
     gradient_lost,
+    many_lines,
     parameter_unused,
     summed_over_wrong_axis,
     unexplained,
@@ -44,6 +45,7 @@ RULES: tuple[Rule, ...] = (
     summed_over_wrong_axis,
     few_entries,
     wrong_below,
+    many_lines,
     unexplained,
 )
 """In the order in which they are asked. Those that know a repair come first, and all that fit are named; those that see

@@ -9,12 +9,15 @@ import numpy as np
 
 from gc_hooks._typing import Array
 from gc_hooks.clues import Clues
+from gc_hooks.comparison import Comparison
 from gc_hooks.diagnosis import Diagnosis, listed, of_gradients, sentence
 from gc_hooks.evidence import MeasuredEntries
 from gc_hooks.problem import Problem
 from gc_hooks.verdict import Verdict
 
 FEW, SEVERAL = 0.2, 3
+LEAST_RIGHT = 2
+UNITS = "single units: try to look at which inputs or outputs they belong to, and at slices and padding."
 
 
 def gradient_lost(problem: Problem, clues: Clues) -> Iterator[Diagnosis]:
@@ -87,11 +90,38 @@ def few_entries(problem: Problem, clues: Clues) -> Iterator[Diagnosis]:
         wrong = _wrong_entries(clues, name)
         grad, indices = clues.grad(name), wrong.indices
         few = 0 < len(indices) <= max(1, FEW * grad.size) and grad.size > 1
-        if few and clues.passes(name, _patched(wrong, grad)) is not None:
-            left = clues.judged(name, _patched(wrong, grad)).difference
-            yield _few(name, wrong, *_where(grad, indices), f"With the measured values there it would be {left:.1g}.")
+        if few and (repaired := clues.passes(name, _patched(wrong, grad))) is not None:
+            yield _few(name, wrong, *_where(grad, indices), _left(repaired))
         elif len(indices) >= SEVERAL and (lines := _lines(clues, name, indices)) is not None:
             yield _few(name, wrong, *lines, f"{len(indices)} entries there were measured; the rest is right.")
+
+
+def many_lines(problem: Problem, clues: Clues) -> Iterator[Diagnosis]:
+    """Many rows of my gradient are wrong and the others are right: an index that stands there twice counts once.
+
+    Asked after `wrong_below`: a derivative that is missing spares whole rows or columns too.
+    """
+    for name in clues.open:
+        slopes, wrong = _measured_array(clues, name), _wrong_entries(clues, name)
+        if slopes is None or not len(wrong.indices):
+            continue
+        code, where = _where(slopes, wrong.indices)
+        patched = _patched(wrong, clues.grad(name))
+        several = code != "single_entries" and _right_lines(slopes, wrong, code) >= LEAST_RIGHT
+        if several and (repaired := clues.passes(name, patched)) is not None:
+            yield _few(name, wrong, code, where, _left(repaired))
+
+
+def _right_lines(slopes: Array, wrong: MeasuredEntries, code: str) -> int:
+    """How many rows or columns are right, those of zeros aside, which a table has where it is not looked up."""
+    spoiled = np.zeros(slopes.shape, dtype=bool)
+    spoiled.flat[wrong.indices] = True
+    across = 1 if code == "rows" else 0
+    return int(np.count_nonzero(np.any(slopes, axis=across) & ~np.any(spoiled, axis=across)))
+
+
+def _left(repaired: Comparison) -> str:
+    return f"With the measured values there it would be {repaired.difference:.1g}."
 
 
 def _few(name: str, wrong: MeasuredEntries, code: str, where: str, evidence: str) -> Diagnosis:
@@ -152,7 +182,13 @@ def _advice(code: str) -> str:
         )
     if code == "single_entries":
         return "This usually means an index, a border, a clip or a special case. Try to look at what is special there."
-    return "These are single units: try to look at which inputs or outputs they belong to, and at slices and padding."
+    if code == "rows":
+        return (
+            "If these are rows of an embedding, or of a table that is indexed, it usually means grads[index] += delta "
+            "where an index stands there twice, of which only one counts. Try np.add.at(grads, index, delta). Else "
+            f"they are {UNITS}"
+        )
+    return f"These are {UNITS}"
 
 
 def wrong_below(problem: Problem, clues: Clues) -> Iterator[Diagnosis]:

@@ -99,3 +99,38 @@ def test_of_a_single_number_no_entry_is_named():
     assert [diagnosis.code for diagnosis in report.diagnoses] == ["unexplained"]
     assert "backprop 13, measured 12" in str(report)
     assert "[]" not in str(report)
+
+
+@pytest.mark.parametrize("right", [True, False])
+@pytest.mark.parametrize(("words", "samples"), [(7, 16), (50, 16), (200, 30)])
+def test_an_index_that_occurs_twice_is_named_in_small_and_large_tables(words, samples, right):
+    """The rows whose index occurs twice are wrong by no common factor, most rows of a small table and few of a large
+    one; with np.add.at all is good."""
+    rng = np.random.default_rng(0)
+    table, weights = rng.normal(size=(words, 5)), rng.normal(size=5)
+    index, targets = rng.integers(0, words, samples), rng.normal(size=samples)
+
+    def table_loss(p):
+        return 0.5 * np.mean((np.tanh(p["E"][index]) @ weights - targets) ** 2)
+
+    def backward(p):
+        hidden, grad = np.tanh(p["E"][index]), np.zeros_like(p["E"])
+        delta = np.outer((hidden @ weights - targets) / samples, weights) * (1 - hidden**2)
+        if right:
+            np.add.at(grad, index, delta)
+        else:
+            grad[index] += delta
+        return {"dE": grad}
+
+    diagnoses = check_gradients(table_loss, {"E": table}, backward).diagnoses
+    assert [diagnosis.code for diagnosis in diagnoses] == ([] if right else ["rows"])
+    twice = [str(row) for row in range(words) if np.count_nonzero(index == row) > 1]
+    assert all(row in diagnosis.message and "np.add.at" in diagnosis.advice for row in twice for diagnosis in diagnoses)
+
+
+def test_rows_of_zeros_are_no_right_ones():
+    """Where all that has a gradient is wrong, no row is told apart from another."""
+    grads = {"W": np.array([[3.0, -1.0, 4.0], [1.0, 5.0, -9.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])}
+    point = {"W": np.array([[1.0, 2.0, 3.0], [2.0, 1.0, 5.0], [1.0, 1.0, 1.0], [2.0, 2.0, 2.0]])}
+    report = check_gradients(lambda p: np.sum(p["W"][:2] ** 2), point, grads)
+    assert [diagnosis.code for diagnosis in report.diagnoses] == ["unexplained"]
