@@ -19,6 +19,9 @@ from gc_hooks.probes import direction_within
 from gc_hooks.problem import BudgetSpent, Problem
 from gc_hooks.verdict import Tolerance, Verdict
 
+SHORT = 10.0
+"""A repair has to bring what was wrong down by so much."""
+
 
 @dataclass(frozen=True)
 class Clues(Mapping[str, Comparison]):
@@ -117,13 +120,20 @@ class Clues(Mapping[str, Comparison]):
         return compare_parameter(problem, name, evidence, self.tolerance, self.whole)
 
     def passes(self, name: str, repaired: Array) -> Comparison | None:
-        """The comparison of a repaired gradient, if it would pass."""
+        """The comparison of a repaired gradient, if it would pass; or, where the bars are too wide for that, if it lies
+        within them and they are short against what was wrong."""
         if repaired.shape != self.grad(name).shape or not np.all(np.isfinite(repaired)):
             return None
         comparison = self.judged(name, repaired)
         little = self.tolerance.good * self.problem.grad_norms[name]
         nothing_left = not np.any(self.slopes(name)) and norm(repaired) <= little  # but rounding
-        return comparison if comparison.verdict is Verdict.GOOD or nothing_left else None
+        passed = comparison.verdict is Verdict.GOOD or nothing_left or self._within_short_bars(comparison)
+        return comparison if passed else None
+
+    def _within_short_bars(self, comparison: Comparison) -> bool:
+        left = comparison.difference + comparison.error
+        vague = comparison.verdict is Verdict.INCONCLUSIVE and comparison.at_least == 0
+        return vague and SHORT * left <= self[comparison.name].difference
 
     def right_outside(self, name: str, wrong: Array) -> bool:
         """Whether nothing is wrong outside of some entries, along a direction that leaves them out: one slope."""

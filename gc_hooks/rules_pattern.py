@@ -17,6 +17,7 @@ from gc_hooks.verdict import Verdict
 
 FEW, SEVERAL = 0.2, 3
 LEAST_RIGHT = 2
+BY_LAYER = "check_layers(layers, inputs) checks each layer's backward alone."
 UNITS = "single units: try to look at which inputs or outputs they belong to, and at slices and padding."
 
 
@@ -237,7 +238,7 @@ def _from_layer_down(clues: Clues, below: list[str], above: list[str], first: li
         f"Counting from the loss, the first wrong ones are {shown}; the last right one is {above[0]}.",
         f"The delta is still right where {above[0]} gets it, and wrong where {first[0]} does. Try to look at what lies "
         "between: the derivative of that activation (of its input or of its output?), a dropout mask, the weight by "
-        "which delta is handed down, and whether it was updated before.",
+        f"which delta is handed down, and whether it was updated before. {BY_LAYER}",
     )
 
 
@@ -267,7 +268,7 @@ def unexplained(problem: Problem, clues: Clues) -> Iterator[Diagnosis]:
             f"No known bug fits {listed(clues.open)}.",
             f"Differences: {facts}.",
             "Neither a factor, nor a sign, a transpose, an exchange or an L2 term puts it right; there may be two bugs "
-            "at once. Try to check a smaller piece: one layer, one sample.",
+            f"at once. Try to check a smaller piece: one layer, one sample. {BY_LAYER}",
         )
 
 

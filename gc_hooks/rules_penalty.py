@@ -9,7 +9,7 @@ import numpy as np
 from gc_hooks.clues import Clues
 from gc_hooks.diagnosis import Diagnosis, of_gradients, sentence
 from gc_hooks.problem import Problem
-from gc_hooks.rules_scale import is_bias, penalty_part, recognised
+from gc_hooks.rules_scale import factor_of, is_bias, penalty_part, recognised
 
 MESSAGES = {
     "l2_missing": "{gradients} lack{s} the L2 term, {strength:.3g} times the parameter",
@@ -52,6 +52,8 @@ def _readings_of(clues: Clues, name: str) -> Iterator[tuple[str, float, float]]:
         strength = float(np.vdot(part, point) / np.vdot(point, point))
         ratio = 1 + extra / strength
         yield _code(ratio), extra, ratio
+    elif recognised(factor_of(clues, name) or 0.0, clues.constants) is not None:
+        return  # the whole gradient is a multiple of the parameter here, and such a factor explains it alone
     elif extra > 0:
         yield ("l2_on_bias" if is_bias(clues.problem, name) else "l2_factor"), extra, np.nan
     else:

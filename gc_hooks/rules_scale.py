@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
 
 import numpy as np
 
@@ -11,9 +12,12 @@ from gc_hooks._typing import Array
 from gc_hooks.clues import Clues
 from gc_hooks.diagnosis import Diagnosis, of_gradients, sentence
 from gc_hooks.problem import Problem
+from gc_hooks.verdict import Verdict
 
-CLOSE = 1e-5
+CLOSE, LEAST_CLOSE = 1e-5, 1e-3
 LARGEST_WHOLE = 10_000
+LARGEST_OF_FRACTION = 12
+NO_PART = np.zeros(())
 ADVICE = {
     "sign": "This usually means target - output where output - target belongs, or a minus of the loss that was left "
     "out. Try the other sign where backward begins.",
@@ -24,14 +28,18 @@ ADVICE = {
     "scaled": "This usually means a mean in the loss and a sum in backward or the other way round, a 2 or a 1/2 of a "
     "squared error, or a factor written twice. Try to compare the two lines.",
 }
+SIGN_LOST_LATER = (
+    "Other gradients have the right sign, so the first delta has: this usually means a minus too many in the lines "
+    "that compute these, or where delta is handed down to them. Try the other sign there."
+)
 
 
 def scaled(problem: Problem, clues: Clues) -> Iterator[Diagnosis]:
     """My gradient points the right way but has the wrong length: a forgotten 1/m, a 2 too many, a wrong sign, a mask
     without its scale, a gradient that was clipped."""
-    factors = {n: f for n in clues.failing if (f := _factor(clues, n, np.zeros(()))) is not None}
+    factors = {n: f for n in clues.failing if (f := factor_of(clues, n)) is not None}
     rest = {n: part for n in clues.failing if n not in factors and (part := _part(clues, n)) is not None}
-    partly = {name: f for name, part in rest.items() if (f := _factor(clues, name, part)) is not None}
+    partly = {name: f for name, part in rest.items() if (f := factor_of(clues, name, part)) is not None}
     for name, factor in factors.items():  # a bias has no penalty: its data's part is all of it
         if any(abs(factor - other) <= CLOSE * abs(other) for other in partly.values()):
             partly[name] = factor
@@ -65,7 +73,7 @@ def _part(clues: Clues, name: str) -> Array | None:
     return part
 
 
-def _factor(clues: Clues, name: str, part: Array) -> float | None:
+def factor_of(clues: Clues, name: str, part: Array = NO_PART) -> float | None:
     """Backprop's gradient as a multiple of the true one (of what is left without a part); None where it is none."""
     grad = clues.grad(name) - part
     slopes = clues.slopes(name) - clues.seen_through(name, np.broadcast_to(part, grad.shape))
@@ -75,16 +83,18 @@ def _factor(clues: Clues, name: str, part: Array) -> float | None:
     inverse = float(clues.fit(name, slopes, grad)[0])
     if not math.isfinite(inverse) or abs(inverse) < 1e-9:
         return None
-    known = recognised(1 / inverse, clues.constants)
+    fitted = clues.passes(name, grad * inverse + part)
+    vague = 0.0 if fitted is None else 2 * fitted.error
+    known = recognised(1 / inverse, clues.constants, min(max(CLOSE, vague), LEAST_CLOSE))
     if known is not None and clues.passes(name, grad / known + part) is not None:
         return known
     several = np.count_nonzero(seen > 1e-3 * np.max(seen)) > 1  # one number is a multiple of any other
-    return 1 / inverse if several and clues.passes(name, grad * inverse + part) is not None else None
+    return 1 / inverse if several and fitted is not None else None
 
 
-def recognised(factor: float, constants: Mapping[str, float]) -> float | None:
+def recognised(factor: float, constants: Mapping[str, float], within: float = CLOSE) -> float | None:
     """The number that a factor stands for, if it is one that people write: a whole one, its inverse, or one that the
-    problem knows.
+    problem knows; ``within`` is how far off it may be, relatively.
 
     Examples
     --------
@@ -93,9 +103,10 @@ def recognised(factor: float, constants: Mapping[str, float]) -> float | None:
     """
     size = abs(factor)
     candidates = [value for value, _ in _known(constants)]
-    whole = round(size) if 1 < size < LARGEST_WHOLE else round(1 / size) if 1 > size > 1 / LARGEST_WHOLE else 1
+    largest = LARGEST_WHOLE * CLOSE / within
+    whole = round(size) if 1 < size < largest else round(1 / size) if 1 > size > 1 / largest else 1
     candidates += [float(whole), 1 / whole] if whole else []
-    close = [value for value in candidates if abs(size - value) <= CLOSE * value]
+    close = [value for value in candidates if abs(size - value) <= within * value]
     return math.copysign(min(close, key=lambda value: abs(size - value)), factor) if close else None
 
 
@@ -116,16 +127,26 @@ def in_words(factor: float, constants: Mapping[str, float]) -> str:
     --------
     >>> in_words(2.0, {}), in_words(0.25, {}), in_words(-1.0, {}), in_words(32.0, {"batch size": 32})
     ('exactly 2 times', 'exactly 1/4 of', 'the opposite of', 'exactly 32 (batch size) times')
+    >>> in_words(0.66666667, {}), in_words(-1.5, {}), in_words(0.1234, {})
+    ('2/3 of', '-1.5 times', '0.1234 times')
     """
     if factor == -1:
         return "the opposite of"
     names = [what for value, what in _known(constants) if abs(abs(factor) - value) <= CLOSE * value]
     told = f" ({' or '.join(names)})" if names else ""
-    if recognised(factor, constants) is None:
-        return f"{factor:.6g} times"
-    if abs(factor) >= 1 or abs(1 / factor - round(1 / factor)) > 1e-9:
-        return f"exactly {factor:.6g}{told} times"
-    return f"exactly {'-' if factor < 0 else ''}1/{round(1 / abs(factor))}{told} of"
+    exactly = "" if recognised(factor, constants) is None else "exactly "
+    fraction = _as_fraction(factor)
+    return f"{exactly}{fraction}{told} of" if fraction else f"{exactly}{factor:.6g}{told} times"
+
+
+def _as_fraction(factor: float) -> str:
+    """One over a whole number, or a fraction of two small ones that has no end as a decimal; empty where it is none."""
+    sign, size = "-" if factor < 0 else "", abs(factor)
+    if size < 1 and abs(1 / size - round(1 / size)) <= 1e-9:
+        return f"{sign}1/{round(1 / size)}"
+    near = Fraction(size).limit_denominator(LARGEST_OF_FRACTION)
+    small = near.numerator <= LARGEST_OF_FRACTION and 10**LARGEST_OF_FRACTION % near.denominator
+    return f"{sign}{near}" if small and abs(size - near) <= CLOSE * size else ""
 
 
 def _by_factor(clues: Clues, factors: dict[str, float], what: str) -> Iterator[Diagnosis]:
@@ -147,7 +168,14 @@ def _diagnosis(clues: Clues, group: list[str], factor: float, what: str) -> Diag
     evidence = f"With {of_gradients([worst])} {_undone(factor)} the difference would be {repaired[worst]:.1g}."
     if limit:
         evidence += f" Its norm over all parameters is {limit:g}."
-    return Diagnosis(code, tuple(group), sentence(f"{message}{_scope(clues, group)}."), evidence, ADVICE[code])
+    advice = SIGN_LOST_LATER if code == "sign" and _right_beside(clues) else ADVICE[code]
+    return Diagnosis(code, tuple(group), sentence(f"{message}{_scope(clues, group)}."), evidence, advice)
+
+
+def _right_beside(clues: Clues) -> bool:
+    """Whether other parameters have a gradient that is right, so that the first delta is."""
+    right = [name for name, c in clues.items() if c.verdict is Verdict.GOOD and c.note != "no gradient"]
+    return any(clues.problem.grad_norms[name] > 0 for name in right)
 
 
 def _repaired(clues: Clues, name: str, factor: float, what: str) -> float:

@@ -134,3 +134,74 @@ def test_rows_of_zeros_are_no_right_ones():
     point = {"W": np.array([[1.0, 2.0, 3.0], [2.0, 1.0, 5.0], [1.0, 1.0, 1.0], [2.0, 2.0, 2.0]])}
     report = check_gradients(lambda p: np.sum(p["W"][:2] ** 2), point, grads)
     assert [diagnosis.code for diagnosis in report.diagnoses] == ["unexplained"]
+
+
+INPUTS, TARGETS = np.random.default_rng(2).normal(size=(32, 5)), np.random.default_rng(3).normal(size=(32, 4))
+NETWORK = {
+    name: np.random.default_rng(k).normal(size=shape) / 2
+    for k, (name, shape) in enumerate({"W1": (5, 6), "b1": (6,), "W2": (6, 4), "b2": (4,)}.items())
+}
+
+
+def network_loss(p):
+    hidden = np.tanh(INPUTS @ p["W1"] + p["b1"])
+    return 0.5 * np.sum((hidden @ p["W2"] + p["b2"] - TARGETS) ** 2) / len(INPUTS)
+
+
+def network_grads(p):
+    hidden = np.tanh(INPUTS @ p["W1"] + p["b1"])
+    error = (hidden @ p["W2"] + p["b2"] - TARGETS) / len(INPUTS)
+    delta = (error @ p["W2"].T) * (1 - hidden**2)
+    return {"W1": INPUTS.T @ delta, "b1": delta.sum(axis=0), "W2": hidden.T @ error, "b2": error.sum(axis=0)}
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.01, 2.0, -1.0])
+def test_a_factor_is_named_in_a_loss_that_computes_in_float32(factor):
+    """Its bars are too wide for any gradient to pass; a repair that lies within them is one, if they are short against
+    what was wrong."""
+    x, y = INPUTS[:, :3].astype(np.float32), TARGETS[:, 0].astype(np.float32)
+    w = np.array([0.5, -1.0, 2.0], dtype=np.float32)
+    grad = np.float32(factor) * (2 * x.T @ (x @ w - y) / np.float32(32))
+    report = check_gradients(lambda: float(np.mean((x @ w - y) ** 2)), {"w": w}, {"w": grad}, in_place=True)
+    expected = {1.0: [], -1.0: ["sign"]}.get(factor, ["scaled"])
+    assert [diagnosis.code for diagnosis in report.diagnoses] == expected
+    assert ("dw is exactly 2 times the measured slope" in str(report)) == (factor == 2)
+
+
+def test_a_factor_alone_explains_a_gradient_that_is_a_multiple_of_its_parameter():
+    """Ten times 2 w is no L2 term that is missing in the loss; where no factor fits, it may be one."""
+    w = np.array([1.0, -2.0, 0.5, 3.0])
+    (found,) = check_gradients(lambda p: np.sum(p["W"] ** 2), {"W": w}, {"W": 20 * w}).diagnoses
+    assert (found.code, "exactly 10 times" in found.message) == ("scaled", True)
+    codes = {d.code for d in check_gradients(lambda p: np.sum(p["W"] ** 2), {"W": w}, {"W": 2.0123 * w}).diagnoses}
+    assert "l2_on_bias" in codes
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"), [(2 / 3, "2/3 of"), (4 / 3, "4/3 of"), (1.5, "1.5 times"), (3, "exactly 3")]
+)
+def test_fractions_are_written_as_people_write_them(factor, said):
+    """And not as 0.666667."""
+    grads = network_grads(NETWORK)
+    (found,) = check_gradients(network_loss, NETWORK, {**grads, "W1": factor * grads["W1"]}).diagnoses
+    assert f"dW1 is {said}" in found.message
+
+
+@pytest.mark.parametrize("wrong", [["b1", "b2"], ["W1", "b1", "W2", "b2"]])
+def test_a_sign_that_others_do_not_share_was_not_lost_where_backward_begins(wrong):
+    """All biases have the wrong sign while the weights are right: the first delta is."""
+    grads = network_grads(NETWORK)
+    (found,) = check_gradients(network_loss, NETWORK, {**grads, **{name: -grads[name] for name in wrong}}).diagnoses
+    assert (found.code, set(found.parameters)) == ("sign", set(wrong))
+    assert ("where backward begins" in found.advice) == (len(wrong) == 4)
+    assert ("in the lines that compute these" in found.advice) == (len(wrong) == 2)
+
+
+def test_what_lies_between_layers_is_looked_for_with_check_layers():
+    """A nameless error, and one from a layer down."""
+    grads = network_grads(NETWORK)
+    nonsense = {**grads, "W1": np.tanh(grads["W1"]) + grads["W1"] ** 2}
+    below = {**nonsense, "b1": grads["b1"] ** 2}
+    for wrong, code in ((nonsense, "unexplained"), (below, "wrong_below")):
+        (found,) = check_gradients(network_loss, NETWORK, wrong).diagnoses
+        assert (found.code, "check_layers(layers, inputs)" in found.advice) == (code, True)
