@@ -10,6 +10,7 @@ import numpy as np
 
 from gc_hooks.chance import lower_factor, upper_factor
 from gc_hooks.comparison import Basis, Comparison, EntryComparison
+from gc_hooks.diagnosis import listed
 from gc_hooks.estimate import EPS, Status
 from gc_hooks.evidence import Evidence, Measured, MeasuredEntries
 from gc_hooks.interval import Interval, finite_norm, of_directions, of_entries, root_mean_square
@@ -55,11 +56,11 @@ def compare_parameter(
     if (not_finite := _not_finite(problem, base, measured)) is not None:
         return not_finite
     if base.basis is Basis.NOTHING:
-        return base.noted("not measured: the budget was spent before")
+        return base.noted(f"not measured: {problem.meter.budget} was spent before")
     interval = _interval(problem, base, measured, evidence, rounding)
     if (vanishing := _no_gradient(problem, base, interval, whole, evidence)) is not None:
         return vanishing
-    return _limited(_judged(base, interval, tolerance))
+    return _limited(_judged(base, interval, tolerance), problem)
 
 
 def _base(problem: Problem, name: str, evidence: Evidence, tolerance: Tolerance) -> Comparison:
@@ -175,7 +176,7 @@ def _no_gradient(
     nothing = whole == 0 and not moves and not _any_slope(evidence.parameters[base.name], evidence)
     hidden = handed_over > rounding and (grad_norm > 0 or interval.measured_norm > 0)
     if (nothing or largest <= 1e-6 * whole) and not hidden:
-        return _limited(settled)
+        return _limited(settled, problem)
     vague = replace(settled, error=1.0, verdict=Verdict.INCONCLUSIVE, note="")
     return vague.noted("no gradient, but the bar is too wide to be sure")
 
@@ -185,24 +186,34 @@ def _any_slope(measured: Measured, evidence: Evidence) -> bool:
     return any(measured.slopes) or any(reading.slope for reading in (*measured.directions, *evidence.joint))
 
 
-def _limited(comparison: Comparison) -> Comparison:
+def _limited(comparison: Comparison, problem: Problem) -> Comparison:
     """What was not looked at is said, and is never good."""
     if comparison.basis is not Basis.PARTIAL:
         return comparison
-    note = f"{comparison.measured} of {comparison.size} entries measured: the budget was spent"
+    note = f"{comparison.measured} of {comparison.size} entries measured: {problem.meter.budget} was spent"
     return comparison.noted(note, max(comparison.verdict, Verdict.INCONCLUSIVE))
 
 
 def _not_finite(problem: Problem, base: Comparison, measured: Measured) -> Comparison | None:
     """NaN and infinity never pass; they are WORRY where backprop alone makes them."""
     if not math.isfinite(problem.value):
-        return base.noted(f"the loss is {problem.value}")
+        return base.noted(f"the loss is {problem.value}{_since(problem)}")
     slopes = chain(measured.slopes, (reading.slope for reading in measured.directions))
     if not all(map(math.isfinite, slopes)):
         return base.noted("the loss is not finite next to this point")
     if not math.isfinite(problem.grad_norms[base.name]):
         return base.noted("backprop's gradient is not finite, the loss and its slope are", Verdict.WORRY)
     return None
+
+
+def _since(problem: Problem) -> str:
+    """Whether it is the loss alone that is not finite."""
+    names = [name for name, array in problem.point.items() if not np.all(np.isfinite(array))]
+    if names:
+        return (
+            f", and {listed(names)} {'is' if len(names) == 1 else 'are'} not finite already: look at the steps before"
+        )
+    return ", although all parameters are finite: look for log(0), 0/0 or an overflow in the loss"
 
 
 def _not_comparable(problem: Problem, name: str) -> Comparison:

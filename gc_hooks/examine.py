@@ -30,7 +30,7 @@ def examine(case: Case, comparisons: dict[str, Comparison]) -> dict[str, Compari
         if any(c.basis is Basis.BOUNDED and _unclear(case, c) for c in comparisons.values()):
             case.sharpen()
     except BudgetSpent:
-        return {name: _unfinished(comparison) for name, comparison in comparisons.items()}
+        return {name: _unfinished(case, comparison) for name, comparison in comparisons.items()}
     return {name: _examined(case, comparison) for name, comparison in comparisons.items()}
 
 
@@ -59,7 +59,7 @@ def _examined(case: Case, comparison: Comparison) -> Comparison:
             comparison = find_wrong_entries(case, comparison)
         return comparison
     except BudgetSpent:
-        return _unfinished(comparison)
+        return _unfinished(case, comparison)
 
 
 def _closer(case: Case, comparison: Comparison) -> Comparison:
@@ -95,8 +95,8 @@ def _accused(comparison: Comparison) -> bool:
     return comparison.verdict > Verdict.INCONCLUSIVE and math.isfinite(comparison.difference)
 
 
-def _unfinished(comparison: Comparison) -> Comparison:
+def _unfinished(case: Case, comparison: Comparison) -> Comparison:
     """The budget ran out on the way to a verdict: what was seen is said, and called neither good nor wrong."""
     if comparison.verdict is Verdict.GOOD:
         return comparison
-    return comparison.noted("the budget was spent before it was certain", Verdict.INCONCLUSIVE)
+    return comparison.noted(f"{case.problem.meter.budget} was spent before it was certain", Verdict.INCONCLUSIVE)

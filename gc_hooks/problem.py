@@ -60,8 +60,20 @@ class Meter:
     @property
     def exhausted(self) -> bool:
         """Whether a limit has been reached."""
-        spent = self.max_evaluations is not None and self.evaluations >= self.max_evaluations
-        return spent or (self.max_seconds is not None and self.seconds >= self.max_seconds)
+        return bool(self._limit)
+
+    @property
+    def budget(self) -> str:
+        """What was spent, for a sentence, with the limit that was reached."""
+        return f"the budget ({self._limit})" if self._limit else "the budget"
+
+    @property
+    def _limit(self) -> str:
+        if self.max_evaluations is not None and self.evaluations >= self.max_evaluations:
+            return f"max_evaluations={self.max_evaluations}"
+        if self.max_seconds is not None and self.seconds >= self.max_seconds:
+            return f"max_seconds={self.max_seconds}"
+        return ""
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import time
+import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gc_hooks.comparison import Comparison
-from gc_hooks.errors import GradCheckWarning
+from gc_hooks.errors import GradCheckError, GradCheckWarning
 from gc_hooks.footprint import global_random_state_kept
 from gc_hooks.movement import Movement
 from gc_hooks.reach import generators_kept
@@ -20,6 +23,8 @@ from gc_hooks.report import CheckReport
 
 NOTHING_NEW = 1e-6
 """Weights that have moved by less than this share since the last check show it nothing new."""
+PACKAGE = str(Path(__file__).parent / "_")[:-1]
+LIBRARIES = (str(Path(os.__file__).parent), "site-packages", "<frozen")
 
 MOST_PICTURES = 8
 """Of so many checks that are good, and as many that are not, the pictures stay in memory, beside those of the last."""
@@ -102,7 +107,7 @@ class CheckRecorder:
             return self._inconclusive(step, "The check", error, seed)
 
     def _inconclusive(self, step: int, what: str, error: Exception, seed: int) -> CheckReport:
-        trouble = f"{what} at step {step} failed with {type(error).__name__}: {error}"
+        trouble = f"{what} at step {step} failed with {_told(error)}{_where(error)}"
         warn(f"Nothing was checked. {trouble} The training goes on.")
         return CheckReport({}, step=step, seed=seed, notes=(trouble,))
 
@@ -140,10 +145,29 @@ class CheckRecorder:
         except Exception as error:
             self._reporters = [other for other in self._reporters if other is not reporter]
             warn(
-                f"{type(reporter).__name__} failed with {type(error).__name__}: {error} It is not used any more; the "
-                "checks and the training go on."
+                f"{type(reporter).__name__} failed with {_told(error)} It is not used any more; the checks and the "
+                "training go on."
             )
             return None
+
+
+def _told(error: Exception) -> str:
+    text = f"{type(error).__name__}: {error}".rstrip(": ")
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def _where(error: Exception) -> str:
+    """Where it was raised, if in the user's own code: not in this package, and rather not in a library."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(PACKAGE)]
+    own = [frame for frame in frames if not any(place in frame.filename for place in LIBRARIES)]
+    if isinstance(error, GradCheckError) or not frames:
+        return ""
+    frame = (own or frames)[-1]
+    return (
+        f" It was raised in {frame.name} ({Path(frame.filename).name}:{frame.lineno}). This usually means that the "
+        "check asks for what the training does not: other parameters, float64, complex numbers, or repeated calls. "
+        "Try to call it once by hand, with the same arguments, right before the check."
+    )
 
 
 def warn(message: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
 from typing import Any, NoReturn
@@ -16,7 +17,7 @@ from gc_hooks.diagnosis import Diagnosis
 from gc_hooks.errors import GradCheckError
 from gc_hooks.estimate import Status
 from gc_hooks.picture import Picture, StepCurve
-from gc_hooks.tables import html_table, markdown_list, markdown_table, markdown_text, text_table
+from gc_hooks.tables import Rows, html_table, markdown_list, markdown_table, markdown_text, text_table
 from gc_hooks.verdict import Tolerance, Verdict
 
 SCHEMA = 1
@@ -141,6 +142,10 @@ class CheckReport:
         """The table that a person reads, worst first; the columns are `HEADER`."""
         return [_row(comparison) for comparison in self.worst_first]
 
+    def _tabled(self, table: Callable[[Sequence[str], Rows], str]) -> list[str]:
+        """The rows as a table; none where a check failed and has no parameter to show."""
+        return [table(HEADER, self.rows())] if self.parameters else []
+
     @property
     def findings(self) -> list[str]:
         """The diagnoses in sentences."""
@@ -167,17 +172,17 @@ class CheckReport:
         return [*(f"Not asked: {question}" for question in self.unasked), *self.notes]
 
     def __str__(self) -> str:
-        return "\n".join([f"gradient check, {self.headline}", text_table(HEADER, self.rows()), *self.remarks])
+        return "\n".join([f"gradient check, {self.headline}", *self._tabled(text_table), *self.remarks])
 
     def to_markdown(self) -> str:
         """The report for TensorBoard's text dashboard, or for a bug report."""
         found, remarks = (markdown_list(texts) for texts in (self.findings, self.circumstances))
-        parts = [f"**{markdown_text(self.headline)}**", found, markdown_table(HEADER, self.rows()), remarks]
+        parts = [f"**{markdown_text(self.headline)}**", found, *self._tabled(markdown_table), remarks]
         return "\n\n".join(filter(None, parts)) + "\n"
 
     def _repr_html_(self) -> str:
         remarks = "".join(f"<li>{escape(remark)}</li>" for remark in self.remarks)
-        return f"<p><b>{escape(self.headline)}</b></p>{html_table(HEADER, self.rows())}<ul>{remarks}</ul>"
+        return f"<p><b>{escape(self.headline)}</b></p>{''.join(self._tabled(html_table))}<ul>{remarks}</ul>"
 
     def to_json(self) -> str:
         """The report as one line of standard JSON; numbers that are not finite become strings.

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
+from gc_hooks._typing import Array
 from gc_hooks.clues import Clues
-from gc_hooks.diagnosis import Diagnosis
+from gc_hooks.diagnosis import Diagnosis, of_gradients, sentence
 from gc_hooks.problem import Problem
 from gc_hooks.verdict import Verdict
+
+MOST_SHOWN = 3
 
 
 def missing_gradient(problem: Problem, clues: Clues) -> Iterator[Diagnosis]:
@@ -58,8 +63,17 @@ def not_finite(problem: Problem, clues: Clues) -> Iterator[Diagnosis]:
             "not_finite",
             names,
             f"Backprop's gradient is NaN or infinite for {', '.join(names)}, while the loss and its slope are finite.",
-            advice="This usually means 0/0, log(0), or a power or a square root at 0 in backward.",
+            "; ".join(_not_finite_in(name, problem.grads[name]) for name in names) + ".",
+            "This usually means 0/0, log(0), or a power or a square root at 0 in backward. "
+            "Try to look at what is special at these entries.",
         )
+
+
+def _not_finite_in(name: str, grad: Array) -> str:
+    places = np.argwhere(~np.isfinite(grad))
+    shown = ", ".join(f"{place.tolist()} is {grad[tuple(place)]}" for place in places[:MOST_SHOWN])
+    more = f" and {len(places) - MOST_SHOWN} more" if len(places) > MOST_SHOWN else ""
+    return f"{sentence(of_gradients([name]))}: {len(places)} of {grad.size} entries, {shown}{more}"
 
 
 def _flaw(problem: Problem, code: str, message: str, advice: str) -> Iterator[Diagnosis]:

@@ -75,6 +75,7 @@ class Watch:
     ) -> None:
         self._whole, self._periodic = whole_and_periodic(schedule, after, every)
         self._after = after if schedule is None else None
+        self._asked_for = switches.calls or ()
         self._foreseeable = schedule is None or switches.schedule is not None
         if switches.schedule is not None:
             self._whole, self._periodic, self._after = switches.schedule, never, None
@@ -178,6 +179,12 @@ class Watch:
         if last:
             text = f"gradient check: {len(self.reports)} checks ({last}), {self.share:.1%} of the training time"
             self._recorder.tell("say", text)
+        missed = [str(call) for call in self._asked_for if call >= self.calls > 0]
+        if missed and not (self.should_stop or self._off):
+            warn(
+                f"The training ended after {self.calls} steps, and GC_HOOKS_AT asks for checks at {', '.join(missed)}: "
+                "they were not made. Try smaller numbers, such as GC_HOOKS_AT=0,1,500."
+            )
 
     def _start_over(self) -> None:
         """Another model: its first call is call 0, and its weights are where it begins."""

@@ -167,7 +167,24 @@ def test_a_loss_that_is_not_finite_is_inconclusive(value, method):
     for grads in (2 * W, W * np.nan, lambda w: 2 * w):
         report = check_gradients(lambda w: squares(w) * value, W, grads, method=method)
         assert report.verdict is INCONCLUSIVE
-        assert report.parameters["theta"].note == f"the loss is {value}"
+        assert report.parameters["theta"].note.startswith(f"the loss is {value}, although all parameters are finite")
+
+
+def test_which_parameter_was_not_finite_before_the_loss_is_said():
+    """The weights are the trouble, and not the loss."""
+    params = {"W": np.array([1.0, np.nan]), "b": np.ones(2), "c": np.array([np.inf])}
+    report = check_gradients(lambda p: sum(map(squares, p.values())), params, {n: 2 * a for n, a in params.items()})
+    assert {c.note for c in report.parameters.values()} == {
+        "the loss is nan, and W and c are not finite already: look at the steps before"
+    }
+
+
+def test_a_gradient_that_is_not_finite_is_shown_where():
+    """The first entries, and how many there are."""
+    grads = np.full((2, 3), np.inf)
+    grads[0, 1], grads[1] = 2.0, [2.0, np.nan, -np.inf]
+    (found,) = check_gradients(squares, np.ones((2, 3)), grads).diagnoses
+    assert found.evidence == "dtheta: 4 of 6 entries, [0, 0] is inf, [0, 2] is inf, [1, 1] is nan and 1 more."
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -230,7 +247,8 @@ def test_what_the_budget_did_not_allow_is_said(limit, wrong):
     report = check_gradients(lambda p: squares(p["W"]) + squares(p["b"]), params, grads, probes=entries, **limit)
     assert report.verdict > GOOD
     assert report.parameters["W"].verdict > GOOD
-    assert "budget was spent" in report.parameters["W"].note
+    (spent,) = (f"the budget ({name}={value}) was spent" for name, value in limit.items())
+    assert spent in report.parameters["W"].note
     assert not report.parameters["W"].exact
 
 

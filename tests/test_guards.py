@@ -249,7 +249,8 @@ def test_a_budget_that_ends_before_second_thoughts_leaves_it_open():
     case.problem.meter.max_evaluations = case.problem.meter.evaluations
     (comparison,) = examine(case, case.compare_all()).values()
     assert comparison.verdict is INCONCLUSIVE
-    assert comparison.note == "the budget was spent before it was certain"
+    limit = case.problem.meter.max_evaluations
+    assert comparison.note == f"the budget (max_evaluations={limit}) was spent before it was certain"
     assert comparison.difference == pytest.approx(0.2)
 
 

@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 
-from gc_hooks import CheckReport, GradCheckHook, GradCheckWarning, TensorBoardReporter, Verdict
+from gc_hooks import CheckReport, GradCheckHook, GradCheckWarning, InvalidProblem, TensorBoardReporter, Verdict
 from gc_hooks.recorder import CheckRecorder
 
 
@@ -85,6 +85,21 @@ def test_a_check_that_fails_is_one_warning_and_an_inconclusive_report():
     assert "ZeroDivisionError: by hand" in report.notes[0]
     assert recorder.reports == [report]
     assert listener.heard == [("open", None), ("report", 5)]
+
+
+def of_nothing(seed):
+    return np.linalg.solve(np.zeros((2, 2)), np.ones(2)).sum()
+
+
+@pytest.mark.parametrize(("ask", "where"), [(of_nothing, True), (failing(InvalidProblem("Try this.")), False)])
+def test_what_the_users_code_raised_is_found_in_it(ask, where):
+    """File, line and function, past the library in which it came up; a message of our own needs no address."""
+    line = of_nothing.__code__.co_firstlineno + 1
+    with pytest.warns(GradCheckWarning, match=r"\. The training goes on") as caught:
+        CheckRecorder([], 0).check(0, 1.0, ask)
+    (text,) = (str(each.message) for each in caught)
+    assert (f"It was raised in of_nothing (test_recorder.py:{line})." in text) == where
+    assert "Try" in text
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])

@@ -97,6 +97,13 @@ def test_a_remark_is_told_once():
     assert (text.count("ignored: dZ"), text.count("moved"), text.count("GOOD")) == (1, 1, 3)
 
 
+def test_a_check_that_failed_has_no_table():
+    """There is nothing to put into it, in any form."""
+    failed = CheckReport({}, notes=("The check failed.",))
+    assert printed(failed) == "gradient check, step 0: INCONCLUSIVE\n  The check failed.\n"
+    assert not any("parameter" in text for text in (str(failed), failed.to_markdown(), failed._repr_html_()))
+
+
 def test_a_diagnosis_is_told_at_every_check():
     """A table without its cause is a riddle: the second time in one sentence, with other figures in full."""
     found = Diagnosis("scaled", ("b",), "db is twice the slope.", "The difference is 0.3.", "Try half of it.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 
@@ -66,6 +68,15 @@ def test_at_replaces_the_schedule(monkeypatch, options):
     listener = Listener()
     assert loop(GradCheckHook(**options, reporters=[listener]), 6) == [0, 3, 4]
     assert listener.said[0] == "GC_HOOKS_AT=0,3,4: checks are made at these calls, whatever the code says."
+
+
+@pytest.mark.parametrize(("calls", "missed"), [("5000", "5000"), ("0,5000,9000", "5000, 9000"), ("0,2", "")])
+def test_checks_that_were_never_reached_are_a_warning(monkeypatch, calls, missed):
+    """As they are where after= is too large."""
+    monkeypatch.setenv("GC_HOOKS_AT", calls)
+    seen = f"after 3 steps, and GC_HOOKS_AT asks for checks at {missed}: they were not made. Try"
+    with pytest.warns(GradCheckWarning, match=seen) if missed else contextlib.nullcontext():
+        loop(GradCheckHook(reporters=[Listener()]), 3)
 
 
 @pytest.mark.parametrize("given", ["nothing", "log_dir", "writer"])

@@ -41,7 +41,7 @@ class ConsoleReporter:
     def report(self, report: CheckReport) -> None:
         """Print one check."""
         self._print(f"gradient check, {report.headline}", STYLES[report.verdict])
-        if not report.ok:
+        if report.parameters and not report.ok:
             self._out.print(_table(report))
         for diagnosis, finding in zip(report.diagnoses, report.findings, strict=True):
             again = f"as at step {self._told.get(finding)}: {diagnosis.code}: {diagnosis.message}"

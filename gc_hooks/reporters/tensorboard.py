@@ -210,7 +210,13 @@ def unique_tags(names: Iterable[str]) -> dict[str, str]:
 
 def _claim(log_dir: Path) -> Path:
     """A sub-directory that nobody has written to, made in one step so that two processes cannot both have it."""
-    log_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        log_dir.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise NotADirectoryError(
+            f"log_dir is {str(log_dir)!r}, and there or above it stands a file: no directory can be made. This usually "
+            "means that the name of a log file was given. Try the name of a directory, such as log_dir='runs/mine'."
+        ) from error
     for number in itertools.count(1):
         path = log_dir / (FOLDER if number == 1 else f"{FOLDER}-{number}")
         try:
