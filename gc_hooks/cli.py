@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import math
 import signal
 import socket
 import subprocess
@@ -182,7 +181,7 @@ def _row(report: CheckReport) -> tuple[str, ...]:
     return (
         str(report.step),
         str(report.verdict),
-        f"{report.difference:.1e} ± {report.error:.0e}" if math.isfinite(report.difference) else "",
+        report.stated,
         f"all {len(failing)} parameters" if 1 < len(failing) == len(report.parameters) else listed(failing, MOST_NAMES),
         ", ".join(dict.fromkeys(diagnosis.code for diagnosis in report.diagnoses)),
     )

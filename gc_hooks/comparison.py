@@ -109,6 +109,23 @@ class Comparison:
         """Whether every entry was measured."""
         return self.basis is Basis.EXACT
 
+    @property
+    def is_bound(self) -> bool:
+        """Whether the difference is no more than an upper bound."""
+        return self.basis is Basis.BOUNDED and self.at_least == 0 and self.difference + self.error > 0
+
+    @property
+    def is_one_sided(self) -> bool:
+        """Whether it is wrong by an estimate from directions, whose bar reaches farther up than down."""
+        estimated = self.basis is Basis.ESTIMATED and self.verdict > Verdict.INCONCLUSIVE
+        return estimated and self.at_least != self.difference - self.error
+
+    @property
+    def stated(self) -> str:
+        """The difference for a person, so that the verdict's rule can be read off; empty where there is none."""
+        least = self.at_least if self.is_one_sided else None
+        return state(self.difference, self.error, least, bound=self.is_bound)
+
     def noted(self, note: str, verdict: Verdict | None = None) -> Comparison:
         """The same with one more note, and another verdict if one is given."""
         return replace(
@@ -116,3 +133,18 @@ class Comparison:
             note="; ".join(filter(None, (self.note, note))),
             verdict=self.verdict if verdict is None else verdict,
         )
+
+
+def state(difference: float, error: float, at_least: float | None = None, *, bound: bool = False) -> str:
+    """A difference with its bar, with what it certainly is where the bar is wider on the other side, or as a bound.
+
+    Examples
+    --------
+    >>> state(2e-10, 1e-13), state(0.17, 0.3, 0.03), state(1.3e-12, 2e-24, bound=True)
+    ('2.0e-10 ± 1e-13', '1.7e-01 (at least 3e-02)', 'at most 1.3e-12')
+    """
+    if not math.isfinite(difference):
+        return ""
+    if bound:
+        return f"at most {difference + error:.1e}"
+    return f"{difference:.1e} ± {error:.0e}" if at_least is None else f"{difference:.1e} (at least {at_least:.0e})"

@@ -48,6 +48,17 @@ def listed(names: Iterable[str], most: int = 6) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1] if names else "")))
 
 
+def plural(count: int, word: str) -> str:
+    """A number of things.
+
+    Examples
+    --------
+    >>> plural(1, "check"), plural(2, "check")
+    ('1 check', '2 checks')
+    """
+    return f"{count} {word}{'' if count == 1 else 's'}"
+
+
 def of_gradients(names: Iterable[str]) -> str:
     """What the gradients of parameters are called.
 

@@ -247,7 +247,7 @@ class GradCheckHook(Watch, Callback):
             self._check_step(latest, self._ended_early())
         else:
             warn(
-                f"The training ended after {self.calls} steps, before the check after {self._after}, and could not be "
+                f"{self._ended}, before the check after {self._after}, and could not be "
                 "checked at its end: after an update, gradient buffers no longer belong to the parameters. Try a "
                 "smaller after=, or hand in the gradient as a function."
             )

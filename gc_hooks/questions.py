@@ -16,7 +16,7 @@ import numpy as np
 from gc_hooks._typing import Array, Batch, Loss, Params, RandomState
 from gc_hooks.callbacks import Objective, TrainState
 from gc_hooks.check import check_gradients, check_problem
-from gc_hooks.diagnosis import Diagnosis, listed
+from gc_hooks.diagnosis import Diagnosis, listed, plural
 from gc_hooks.door import pose
 from gc_hooks.estimate import EPS
 from gc_hooks.identities import broken_identities
@@ -89,7 +89,7 @@ def _constants(state: TrainState, batch: Batch) -> dict[str, float]:
 def _told(report: CheckReport, state: TrainState, batch: Batch, random_state: RandomState | None) -> CheckReport:
     """The report with where it was asked, and the layers at fault where a delta goes wrong between them."""
     dropout = "off" if random_state is None else "on, with fixed masks"
-    report = replace(report, asked=(f"Slopes on {len(batch[0])} samples in float64, dropout {dropout}.",))
+    report = replace(report, asked=(f"Slopes on {plural(len(batch[0]), 'sample')} in float64, dropout {dropout}.",))
     report = report.noted(*getattr(state.objective, "notes", ()), *state.remarks)
     unsteady = any(diagnosis.code == "not_repeatable" for diagnosis in report.diagnoses)
     if report.verdict < Verdict.DOUBLE_CHECK or unsteady:  # what changes from call to call breaks every identity

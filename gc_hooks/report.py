@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from gc_hooks.comparison import Basis, Comparison, EntryComparison
-from gc_hooks.diagnosis import Diagnosis
+from gc_hooks.comparison import Basis, Comparison, EntryComparison, state
+from gc_hooks.diagnosis import Diagnosis, plural
 from gc_hooks.errors import GradCheckError
 from gc_hooks.estimate import Status
 from gc_hooks.picture import Picture, StepCurve
@@ -129,14 +129,26 @@ class CheckReport:
         'step 3: INCONCLUSIVE'
         """
         parts = [f"step {self.step}: {self.verdict}"]
-        if math.isfinite(self.difference):
-            parts.append(f"difference {self.difference:.1e} ± {self.error:.0e}")
+        unlike = [c for c in self.parameters.values() if c.verdict is Verdict.WORRY and math.isnan(c.difference)]
+        if unlike:
+            parts.append(f"{plural(len(unlike), 'parameter')} not comparable")
+        elif self.stated:
+            parts.append(f"difference {self.stated}")
         failing = [c.name for c in self.worst_first if c.verdict > Verdict.GOOD]
         if failing:
-            parts.append(f"{len(failing)} of {len(self.parameters)} parameters: {_listed(failing)}")
+            parts.append(f"{len(failing)} of {plural(len(self.parameters), 'parameter')}: {_listed(failing)}")
         elif self.parameters:
-            parts.append(f"{len(self.parameters)} parameters, {self.evaluations} evaluations, {self.seconds:.2g} s")
+            parts.append(f"{plural(len(self.parameters), 'parameter')}, {plural(self.evaluations, 'evaluation')}")
+            parts.append(f"{self.seconds:.2g} s")
         return ", ".join(parts)
+
+    @property
+    def stated(self) -> str:
+        """The difference over all parameters for a person, in the manner of theirs."""
+        compared = list(self.parameters.values())
+        bound = self.verdict <= Verdict.INCONCLUSIVE and any(c.is_bound for c in compared)
+        least = _least(compared) if any(c.is_one_sided for c in compared) else None
+        return state(self.difference, self.error, least, bound=bound)
 
     def rows(self) -> list[tuple[str, ...]]:
         """The table that a person reads, worst first; the columns are `HEADER`."""
@@ -225,12 +237,20 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
+def _least(compared: list[Comparison]) -> float:
+    """What the classic ratio over all parameters certainly is: norms add in squares."""
+    known = [c for c in compared if math.isfinite(c.difference) and math.isfinite(c.backprop_norm + c.measured_norm)]
+    parts = (c.at_least * (c.backprop_norm + c.measured_norm) for c in known)
+    size = math.hypot(*(c.backprop_norm for c in known)) + math.hypot(*(c.measured_norm for c in known))
+    return math.hypot(*parts) / size if size > 0 else 0.0
+
+
 def _row(comparison: Comparison) -> tuple[str, ...]:
     return (
         comparison.name,
         "x".join(map(str, comparison.shape)) or "number",
         str(comparison.verdict),
-        f"{comparison.difference:.1e} ± {comparison.error:.0e}" if math.isfinite(comparison.difference) else "",
+        comparison.stated,
         "; ".join(filter(None, (_wrong_entries(comparison), comparison.note))),
     )
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from gc_hooks._typing import Schedule
 from gc_hooks.check import check_options
+from gc_hooks.diagnosis import plural
 from gc_hooks.errors import GradientMismatch, InvalidProblem
 from gc_hooks.estimate import Method
 from gc_hooks.probes import joint
@@ -171,18 +172,24 @@ class Watch:
         return self._after is not None and 0 < self.calls <= self._after and not self.should_stop
 
     def _ended_early(self) -> str:
-        return f"The training ended after {self.calls} steps, before the check after {self._after}: checked at the end."
+        return f"{self._ended}, before the check after {self._after}: checked at the end."
+
+    @property
+    def _ended(self) -> str:
+        return f"The training ended after {plural(self.calls, 'step')}"
 
     def _sum_up(self) -> None:
         """Tell how many checks there were, and what they have cost."""
         last = ", ".join(f"{report.verdict} at {report.step}" for report in self.reports[-5:])
         if last:
-            text = f"gradient check: {len(self.reports)} checks ({last}), {self.share:.1%} of the training time"
+            text = (
+                f"gradient check: {plural(len(self.reports), 'check')} ({last}), {self.share:.1%} of the training time"
+            )
             self._recorder.tell("say", text)
         missed = [str(call) for call in self._asked_for if call >= self.calls > 0]
         if missed and not (self.should_stop or self._off):
             warn(
-                f"The training ended after {self.calls} steps, and GC_HOOKS_AT asks for checks at {', '.join(missed)}: "
+                f"{self._ended}, and GC_HOOKS_AT asks for checks at {', '.join(missed)}: "
                 "they were not made. Try smaller numbers, such as GC_HOOKS_AT=0,1,500."
             )
 

@@ -276,7 +276,7 @@ def test_a_training_that_ends_before_n_is_checked_at_its_end(path, steps):
     assert steps_of(hook) == [*range(min(steps, 2)), steps if path == "trainer" else steps - 1]
     assert verdicts_of(hook)[-1] is GOOD
     assert (
-        f"The training ended after {steps} steps, before the check after 6: checked at the end."
+        f"The training ended after {steps} step{'s' * (steps > 1)}, before the check after 6: checked at the end."
         in hook.reports[-1].notes
     )
 

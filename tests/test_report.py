@@ -109,7 +109,38 @@ def test_the_worst_parameters_come_first():
 def test_the_headline_of_a_good_check_is_short():
     """Verdict, difference with its bar, and what it cost."""
     report = report_of(comparison(), step=3, difference=2e-10, error=1e-11, evaluations=50, seconds=0.5)
-    assert report.headline == "step 3: GOOD, difference 2.0e-10 ± 1e-11, 1 parameters, 50 evaluations, 0.5 s"
+    assert report.headline == "step 3: GOOD, difference 2.0e-10 ± 1e-11, 1 parameter, 50 evaluations, 0.5 s"
+
+
+def test_a_bound_is_called_one():
+    """A periodic check knows no more than how large a difference may be; what another question found is no bound."""
+    bound = comparison(basis=Basis.BOUNDED, difference=1.3e-12)
+    found = replace(bound, difference=0.5, at_least=0.5 - 1e-12, verdict=WORRY)
+    report = report_of(bound, difference=1.3e-12, error=2e-24, seconds=1.0, evaluations=1)
+    assert report.headline == "step 0: GOOD, difference at most 1.3e-12, 1 parameter, 1 evaluation, 1 s"
+    assert report.rows()[0][3] == "at most 2.3e-12"  # the bar included
+    assert report_of(found).rows()[0][3] == "5.0e-01 ± 1e-12"
+    assert report_of(comparison(basis=Basis.BOUNDED, difference=0.0), difference=0.0, error=0.0).ok
+
+
+def test_an_estimate_that_fails_says_what_is_certain():
+    """Its bar reaches farther up than down: by 1.7e-01 ± 3e-01 alone WORRY could not be told."""
+    sizes = {"backprop_norm": 1.0, "measured_norm": 1.0}
+    wide = replace(comparison("w", WORRY, 0.17, basis=Basis.ESTIMATED, at_least=0.03, **sizes), error=0.3)
+    small = replace(wide, name="small", difference=1e-12, at_least=0.0, verdict=GOOD, error=1e-12)
+    report = report_of(wide, small, difference=0.12, error=0.2)
+    assert report.rows()[0][3] == "1.7e-01 (at least 3e-02)"
+    assert report.rows()[1][3] == "1.0e-12 ± 1e-12"
+    assert report.headline == "step 0: WORRY, difference 1.2e-01 (at least 2e-02), 1 of 2 parameters: w"
+    unclear = replace(wide, verdict=INCONCLUSIVE, at_least=0.0)
+    assert report_of(unclear).rows()[0][3] == "1.7e-01 ± 3e-01"
+
+
+def test_what_could_not_be_compared_has_no_difference():
+    """Missing, misshapen or NaN: that of the others would look like its own."""
+    nan = {"difference": math.nan, "verdict": WORRY}
+    report = report_of(comparison("W", **nan), comparison("b", **nan), comparison("c"), difference=0.0, error=1e-14)
+    assert report.headline == "step 0: WORRY, 2 parameters not comparable, 2 of 3 parameters: W, b"
 
 
 def test_the_headline_of_an_empty_report_is_its_verdict():

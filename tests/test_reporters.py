@@ -66,7 +66,7 @@ def printed(*reports, width=200):
 def test_a_good_check_is_one_line():
     """When all is well there is one line, without a table and without escape codes in a file."""
     text = printed(a_report(step=7, asked=("Slopes.",), penalty_share=0.1), width=20)
-    assert text == "gradient check, step 7: GOOD, difference 1.0e-09 ± 1e-12, 1 parameters, 17 evaluations, 0 s\n"
+    assert text == "gradient check, step 7: GOOD, difference 1.0e-09 ± 1e-12, 1 parameter, 17 evaluations, 0 s\n"
 
 
 def test_a_failing_check_is_a_table_with_the_worst_first():

@@ -15,7 +15,7 @@ import pytest
 import tensorboard_data_server
 
 from gc_hooks import CheckReport, GradCheckHook, TensorBoardReporter, Verdict
-from gc_hooks.comparison import Comparison
+from gc_hooks.comparison import Basis, Comparison
 from gc_hooks.diagnosis import Diagnosis
 from gc_hooks.reporters.events import EventFile
 from gc_hooks.tensorboard_tab.digest import RunDigest, check_digest
@@ -209,6 +209,16 @@ def test_a_digest_keeps_what_the_table_needs():
         [True, False, False],
     ]
     assert table["checks"][0]["cells"][0] == [0, 1e-9, 1e-10, False]
+
+
+@pytest.mark.parametrize(
+    ("basis", "at_least", "bound"), [("bounded", 0.0, True), ("bounded", 0.4, False), ("exact", 0.0, False)]
+)
+def test_what_is_a_bound_is_marked(basis, at_least, bound):
+    """What another question has found (buffers that differ) is none, whatever the slopes rest on."""
+    compared = Comparison("a", (2,), 0.5, 0.1, Verdict.WORRY, at_least=at_least, basis=Basis(basis))
+    cells = RunDigest.of("run", {0: CheckReport({"a": compared}).to_json()}).table()["checks"][0]["cells"]
+    assert cells == [[3, 0.5, 0.1, bound]]
 
 
 def test_a_digest_of_nonsense_is_a_sentence():

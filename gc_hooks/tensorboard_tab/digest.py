@@ -81,6 +81,10 @@ def _numbers(cell: Mapping[str, Any] | None) -> list[Any] | None:
     return None if cell is None else [ordinal(cell["verdict"]), cell["difference"], cell["error"], cell["bound"]]
 
 
+def _is_bound(parameter: Mapping[str, Any]) -> bool:
+    return parameter.get("basis") == Basis.BOUNDED.value and parameter.get("at_least", 0.0) == 0
+
+
 @lru_cache(maxsize=4096)
 def check_digest(text: str) -> dict[str, Any] | str:
     """A report in JSON without what only its own page shows; or why it cannot be read.
@@ -106,7 +110,7 @@ def check_digest(text: str) -> dict[str, Any] | str:
             "error": report["error"],
             "bands": report.get("bands", [1e-7, 1e-5, 1e-3]),
             "cells": {
-                name: {**{key: p[key] for key in CELL}, "bound": p.get("basis") == Basis.BOUNDED.value}
+                name: {**{key: p[key] for key in CELL}, "bound": _is_bound(p)}
                 for name, p in report["parameters"].items()
             },
         }

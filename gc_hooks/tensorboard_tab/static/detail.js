@@ -2,7 +2,7 @@
 
 import { figureOf, scatterChart, stepChart, weightsChart } from "./charts.js";
 import { el } from "./dom.js";
-import { exponential, figure, number, percent, plural, plusMinus, shapeText, verdictOf } from "./format.js";
+import { differenceFigures, exponential, figure, isBound, number, percent, plural, plusMinus, shapeText, verdictOf } from "./format.js";
 import { heatMap, legend } from "./maps.js";
 
 const BASES = {
@@ -49,7 +49,7 @@ function facts(report, parameter) {
   const sensitivity = number(parameter.sensitivity);
   const basis = (BASES[parameter.basis] ?? BASES.nothing)(parameter);
   const rows = [
-    ["difference", `${exponential(parameter.difference)}${plusMinus(parameter.error)}, ${basis}`],
+    ["difference", `${differenceFigures(parameter.difference, parameter.error, isBound(parameter))}, ${basis}`],
     Number.isFinite(sensitivity) && ["sensitivity", `a relative error above ${exponential(sensitivity, 0)} would have been seen`],
     ["gradient", norms(parameter)],
     number(parameter.penalty_share) > 0 && ["penalty", `${percent(parameter.penalty_share)} of the gradient`],

@@ -75,7 +75,17 @@ export function relativeError(backprop, away) {
   return size > 0 ? Math.abs(away) / size : 0;
 }
 
+/** Whether the difference of a parameter is no more than an upper bound. */
+export function isBound(parameter) {
+  return parameter.basis === "bounded" && !number(parameter.at_least ?? 0);
+}
+
 /** The difference in a cell of the table: [verdict, difference, error, whether it is an upper bound]. */
 export function differenceText([, difference, error, bound]) {
-  return bound ? `difference at most ${exponential(difference)}` : `difference ${exponential(difference)}${plusMinus(error)}`;
+  return `difference ${differenceFigures(difference, error, bound)}`;
+}
+
+/** As 2.0e-10 ± 1e-13, or as at most 1.3e-12. */
+export function differenceFigures(difference, error, bound) {
+  return bound ? `at most ${exponential(number(difference) + number(error))}` : `${exponential(difference)}${plusMinus(error)}`;
 }

@@ -4,7 +4,7 @@ import { figureOf, historyChart } from "./charts.js";
 import { loadCheck, loadChecks, loadMarkdown } from "./data.js";
 import { owned, parameterDetail } from "./detail.js";
 import { el, hideTip } from "./dom.js";
-import { exponential, figure, number, percent, plural, plusMinus, verdictOf } from "./format.js";
+import { differenceFigures, figure, isBound, number, percent, plural, verdictOf } from "./format.js";
 import { copyText } from "./host.js";
 import { CheckTable, rowOrder } from "./table.js";
 
@@ -110,8 +110,9 @@ export class RunPanel {
 
 function verdictLine(report) {
   const verdict = verdictOf(report.verdict);
+  const bound = ["good", "unclear"].includes(verdict.tone) && Object.values(report.parameters).some(isBound);
   const spent = `${plural(report.evaluations, "evaluation")}, ${figure(report.seconds, 2)} s`;
-  const facts = [`step ${report.step}`, `difference ${exponential(report.difference)}${plusMinus(report.error)}`, `loss ${figure(report.loss)}`, spent];
+  const facts = [`step ${report.step}`, `difference ${differenceFigures(report.difference, report.error, bound)}`, `loss ${figure(report.loss)}`, spent];
   const chip = el("span", { class: `chip big ${verdict.tone}`, "data-testid": "verdict" }, `${verdict.symbol} ${verdict.words}`);
   const sentences = report.diagnoses.slice(0, MOST_SENTENCES).map((d) => el("p", {}, el("code", {}, d.code), " ", d.message));
   const told = sentences.length ? sentences : el("p", {}, withoutDiagnosis(report));

@@ -52,7 +52,7 @@ export class CheckTable {
       const cell = check.cells[row];
       if (!cell) return el("td", { class: "absent" });
       const verdict = verdictOf(cell[0]);
-      const text = `${verdict.symbol}\u2009${compact ? shortest(cell[1]) : exponential(cell[1])}`;
+      const text = `${verdict.symbol}\u2009${compact ? shortest(cell[1]) : `${cell[3] ? "at most " : ""}${exponential(cell[1])}`}`;
       const label = `${parameter.name}, step ${check.step}: ${verdict.words}, ${differenceText(cell)}`;
       return el("td", { class: verdict.tone, tabindex: -1, "data-row": row, "data-check": at, "aria-label": label }, text);
     });
