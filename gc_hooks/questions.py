@@ -174,8 +174,6 @@ def compare_buffers(
 def without_buffers(report: CheckReport, fresh: Params, note: str, advice: str) -> CheckReport:
     """The same where no buffer holds a gradient, and a fresh backward pass gives one that is not zero."""
     missing = {name: norm(array) for name, array in fresh.items() if np.any(array)}
-    if not missing:
-        return report
     parameters = {
         name: replace(c, difference=math.nan, error=math.nan, worst=(), wrong=0).noted(note, Verdict.WORRY)
         if name in missing

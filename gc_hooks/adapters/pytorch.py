@@ -210,9 +210,10 @@ class TorchGradCheckHook(Watch):
 
     def _without_grads(self, report: CheckReport, stage: Stage) -> CheckReport:
         """No ``.grad`` at all: backward was forgotten, unless its turn has not come (an optimiser with a closure)."""
-        if self._witness.idle:
+        fresh = {} if self._witness.idle else stage.fresh_passes()[0]
+        if not any(map(np.any, fresh.values())):
             return _unasked(report, "There is no .grad: was backward() called, and zero_grad() not yet?")
-        return without_buffers(report, stage.fresh_passes()[0], NO_GRAD, NO_GRAD_ADVICE)
+        return without_buffers(report, fresh, NO_GRAD, NO_GRAD_ADVICE)
 
 
 def _unasked(report: CheckReport, reason: str) -> CheckReport:
