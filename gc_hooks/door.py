@@ -12,6 +12,7 @@ import numpy as np
 
 from gc_hooks._typing import Array, Loss, Params
 from gc_hooks.errors import InvalidProblem
+from gc_hooks.evaluation import called_with
 from gc_hooks.large import own_copy, view_or_copy
 from gc_hooks.matching import Matched, match_gradients
 from gc_hooks.problem import Backprop, Meter, Problem, parameter_scales, rebuild_params, written
@@ -159,6 +160,7 @@ def _terms(loss: Loss, penalty: Loss | None, params: Any, in_place: bool) -> tup
 
 
 def _check_signature(what: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    function, arguments = called_with(function, arguments)
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # functions written in C may have none
@@ -167,10 +169,14 @@ def _check_signature(what: str, function: Callable[..., Any], arguments: tuple[A
         signature.bind(*arguments)
     except TypeError as error:
         wanted = "nothing (in_place=True)" if not arguments else "the parameters, as one argument"
+        advice = (
+            "a lambda that adds what is missing (lambda p: loss(p, inputs, targets)), or in_place=True if it reads "
+            "your own arrays and takes nothing."
+            if arguments
+            else "a lambda that takes nothing and adds what is missing: lambda: loss(inputs, targets)."
+        )
         raise InvalidProblem(
-            f"The {what} takes {signature}, but it is called with {wanted}: {error}. Try a lambda that adds what is "
-            "missing (lambda p: loss(p, inputs, targets)), or in_place=True if it reads your own arrays and takes "
-            "nothing."
+            f"The {what} takes {signature}, but it is called with {wanted}: {error}. Try {advice}"
         ) from None
 
 

@@ -23,10 +23,18 @@ class Evaluation:
         What is called in its place.
     frozen : bool
         That every call begins from the same state is wanted, and not only tidy: dropout with fixed masks.
+    takes : int
+        How many arguments the source is called with.
     """
 
     def __init__(
-        self, source: Loss, state: tuple[Any, ...] = (), call: Loss | None = None, *, frozen: bool = False
+        self,
+        source: Loss,
+        state: tuple[Any, ...] = (),
+        call: Loss | None = None,
+        *,
+        frozen: bool = False,
+        takes: int = 0,
     ) -> None:
         if not callable(source):
             raise InvalidProblem(
@@ -36,6 +44,7 @@ class Evaluation:
         self.source = source
         self.state = state
         self.frozen = frozen
+        self.takes = takes
         self.call: Callable[..., Any] = call or source
 
     def __call__(self, *arguments: Any) -> Any:
@@ -46,6 +55,11 @@ class Evaluation:
 def bare(function: Loss) -> Loss:
     """The function without the putting back, unless that is wanted."""
     return function.call if isinstance(function, Evaluation) and not function.frozen else function
+
+
+def called_with(function: Loss, arguments: tuple[Any, ...]) -> tuple[Loss, tuple[Any, ...]]:
+    """The user's own function, and as many arguments as it will be called with."""
+    return (function.source, (None,) * function.takes) if isinstance(function, Evaluation) else (function, arguments)
 
 
 def state_of(function: Loss) -> tuple[Any, ...]:

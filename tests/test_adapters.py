@@ -10,6 +10,7 @@ import pytest
 
 from gc_hooks import (
     GradCheckHook,
+    GradCheckWarning,
     InvalidProblem,
     NondeterministicLoss,
     Verdict,
@@ -775,7 +776,7 @@ def test_attributes_of_many_objects_and_missing_ones():
         "0.W": Verdict.GOOD,
         "1.b": Verdict.WORRY,
     }
-    with pytest.raises(AttributeError, match="gamma"):
+    with pytest.raises(InvalidProblem, match="gamma"):
         adapters.attributes(layers[0], ["gamma"], loss=lambda: 0.0)
 
 
@@ -1168,3 +1169,73 @@ def test_data_sets_are_not_copied():
     samples, large, history, small = [(np.ones(2), 1)] * 2000, np.zeros(2**18), [0.5] * 2000, np.ones(2)
     found = changeable(lambda: (samples, large, history, small, np.linalg, len))
     assert {id(thing) for thing in found} == {id(history), id(small)}
+
+
+def loss_of(p):
+    return np.sum(p["w"] ** 2)
+
+
+def both(p):
+    return loss_of(p), {"dw": 2 * p["w"]}
+
+
+W_ONLY = {"w": np.array([1.0, 2.0])}
+OWNER = SimpleNamespace(w=W_ONLY["w"], dw=2 * W_ONLY["w"], optimizer=None)
+NOTHING = {"step": lambda: None, "loss": lambda: 0.0, "params": dict}
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: adapters.dicts(W_ONLY, W_ONLY, loss=lambda: 0.0), r"The loss takes \(\).*the parameters, as one"),
+        (lambda: adapters.dicts(W_ONLY, W_ONLY, loss=loss_of, in_place=True), r"The loss takes \(p\).*takes nothing"),
+        (lambda: adapters.dicts(W_ONLY, lambda: W_ONLY, loss=loss_of), r"The gradient function takes \(\)"),
+        (lambda: adapters.pure(lambda: 1.0, loss_of, W_ONLY), r"The loss takes \(\)"),
+        (lambda: adapters.pure(lambda: 1.0, loss_of, lambda: W_ONLY["w"]), r"The loss takes \(\)"),
+        (lambda: adapters.attributes(OWNER, ["w"], loss=loss_of), r"The loss takes \(p\)"),
+        (lambda: adapters.returned(lambda: both(W_ONLY), W_ONLY), r"The loss takes \(\)"),
+        (lambda: adapters.returned(both, W_ONLY, loss=5), "a tuple of 2 items, with no place 5 for the loss.*loss="),
+        (lambda: adapters.returned(both, W_ONLY, grads=5), "with no place 5 for the gradients"),
+        (lambda: adapters.returned(both, W_ONLY, grads=[1, 2]), "with no place 2 for the gradients"),
+        (lambda: adapters.returned(loss_of, W_ONLY), "returned a float64, with no place 0 for the loss"),
+        (lambda: adapters.returned(lambda p: both(p)[::-1], W_ONLY), "stands a dict.*Try loss=1, grads=0"),
+        (lambda: adapters.returned(lambda p: (p["w"], [1, [2]]), W_ONLY), "stands a ndarray.*Try loss=1, grads=0"),
+        (lambda: adapters.layers(None, loss=lambda: 0.0), "no parameters: nothing in None has 'params'.*Try params="),
+        (lambda: adapters.layers([OWNER], loss=lambda: 0.0), "nothing in a list has 'params'"),
+        (lambda: adapters.scalars([], loss=lambda: 0.0), "no parameters: there are no values.*Try values="),
+        (lambda: adapters.parallel([], [], loss=lambda: 0.0), "no parameters: the lists .* are empty.*Try to print"),
+    ],
+)
+def test_what_cannot_work_is_refused_by_the_check_in_three_beats(make, said):
+    """With what was seen and what to try, and in a training it costs the check and not the training."""
+    with pytest.raises(InvalidProblem, match=said):
+        check_gradients(**make())
+    hook = a_hook()
+    with pytest.warns(GradCheckWarning, match="The training goes on"):
+        hook.on_step(0, **make())
+    assert hook.reports[0].verdict is Verdict.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (
+            lambda: adapters.attributes(OWNER, ["w", "c"], loss=lambda: 0.0),
+            "no parameters c in a SimpleNamespace.*names=",
+        ),
+        (lambda: adapters.attributes(OWNER, [], loss=lambda: 0.0), "no parameters named in"),
+        (lambda: adapters.scalars([OWNER], names=["a", "b"], loss=lambda: 0.0), "2 names for 1 values"),
+        (
+            lambda: adapters.recovered(None, **{**NOTHING, "params": W_ONLY}, learning_rate=0.1),
+            r"params is \{.*\}, not a function.*Try params=lambda",
+        ),
+        (lambda: adapters.recovered(None, **{**NOTHING, "step": 5}, learning_rate=0.1), "step=5 is no function"),
+        (lambda: adapters.recorded(OWNER, **{**NOTHING, "step": 5}), "step=5 is no function.*Try step=lambda"),
+        (lambda: adapters.recorded([], **NOTHING), r"no optimizer in \[\].*second argument"),
+        (lambda: adapters.recorded(OWNER, "adam", **NOTHING), "no adam in "),
+    ],
+)
+def test_what_is_not_there_is_refused_where_it_is_named(make, said):
+    """A typing error is an error at once, with the name that was meant."""
+    with pytest.raises(InvalidProblem, match=said):
+        make()

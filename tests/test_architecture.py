@@ -68,6 +68,7 @@ SEES_BESIDE = {
     "identities": "callbacks",
     "penalty": "callbacks",
     "check": "footprint reach",
+    "door": "evaluation",
     "recorder": "footprint reach",
     "causes": "preserve evaluation footprint reach",
     "values": "preserve evaluation",

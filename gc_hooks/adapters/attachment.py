@@ -27,8 +27,21 @@ class Reading(Mapping[str, Any]):
     An attachment may so be made once, before the loop, and says at every check what is true then.
     """
 
-    def __init__(self, read: Read) -> None:
-        self.read = read
+    def __init__(self, read: Read, lacking: str = "") -> None:
+        self._read, self._lacking = read, lacking
+
+    def read(self) -> Mapping[str, Any]:
+        """What is true now.
+
+        Raises
+        ------
+        InvalidProblem
+            There is nothing, and what is lacking can be told.
+        """
+        found = self._read()
+        if not found and self._lacking:
+            raise InvalidProblem(f"There are no parameters: {self._lacking}")
+        return found
 
     def __getitem__(self, name: str) -> Any:
         return self.read()[name]
@@ -55,6 +68,8 @@ def attach(
     state: Any = (),
     loss_factor: float = 1.0,
     frozen: bool = False,
+    lacking: str = "the lists and dictionaries are empty. This usually means a model that was not built yet. Try to "
+    "print what was handed in, right before the check.",
 ) -> Attachment:
     """The keywords for a loss that reads the trainer's own parameters.
 
@@ -69,6 +84,8 @@ def attach(
         place, and gives them to the trainer.
     in_place : bool
         Whether the parameters are arrays that the trainer reads.
+    lacking : str
+        What is said where there are no parameters.
     """
     refuse_frozen_buffers(frozen, backward)
     touched = as_state(state)
@@ -85,7 +102,7 @@ def attach(
 
     return {
         "loss": Evaluation(loss, touched, value, frozen=frozen),
-        "params": Reading(params),
+        "params": Reading(params, lacking),
         "grads": Reading(grads) if backward is None else Evaluation(backward, touched, gradient),
         "in_place": in_place,
     }
@@ -121,6 +138,12 @@ def scaled(value: Any, factor: float = 1.0) -> Any:
 def copied(leaves: Mapping[str, Any]) -> dict[str, Any]:
     """The gradients, safe from what is done to their buffers."""
     return {name: np.array(leaf) if isinstance(leaf, np.ndarray) else leaf for name, leaf in flatten(leaves).items()}
+
+
+def shown(thing: Any) -> str:
+    """A short name for anything in a message."""
+    text = repr(thing)
+    return text if len(text) <= 60 else f"a {type(thing).__name__}"
 
 
 def ask(source: Any) -> Any:

@@ -23,6 +23,7 @@ from gc_hooks.adapters.attachment import (
     scaled,
 )
 from gc_hooks.adapters.memory import ABSENT, Naming, Pair, grads_of, lasting_params, pairs_by_name
+from gc_hooks.adapters.returns import loss_among, part
 from gc_hooks.errors import InvalidProblem
 from gc_hooks.evaluation import Evaluation
 from gc_hooks.tree import flatten
@@ -55,11 +56,12 @@ def pure(f: Loss, g: Callable[[Any], Any], theta: Any, *, loss_factor: float = 1
     'GOOD'
     """
     if not callable(theta):
-        return {"loss": lambda theta: scaled(f(theta), loss_factor), "params": theta, "grads": g}
+        loss = Evaluation(f, (), lambda theta: scaled(f(theta), loss_factor), takes=1)
+        return {"loss": loss, "params": theta, "grads": g}
     return {
-        "loss": Evaluation(f, (), lambda params: scaled(f(params["theta"]), loss_factor)),
+        "loss": Evaluation(f, (), lambda params: scaled(f(params["theta"]), loss_factor), takes=1),
         "params": Reading(lambda: {"theta": theta()}),
-        "grads": Evaluation(g, (), lambda params: {"theta": g(params["theta"])}),
+        "grads": Evaluation(g, (), lambda params: {"theta": g(params["theta"])}, takes=1),
     }
 
 
@@ -162,17 +164,19 @@ def returned(
     'GOOD'
     """
 
+    def value(*arguments: Any) -> Any:
+        return loss_among(function(*arguments), loss)
+
     def gradient(*arguments: Any) -> Any:
         results = function(*arguments)
         if isinstance(grads, int):
-            return results[grads]
-        picked = results[grads] if isinstance(grads, slice) else [results[position] for position in grads]
+            return part(results, grads, "gradients")
+        positions = range(len(results))[grads] if isinstance(grads, slice) else grads
+        picked = [part(results, position, "gradients") for position in positions]
         names = list(flatten(ask(params)))
-        return {pair.name: pair.grad for pair in _by_position(names, names, list(picked)) if pair.grad is not ABSENT}
+        return {pair.name: pair.grad for pair in _by_position(names, names, picked) if pair.grad is not ABSENT}
 
-    return _as_functions(
-        params, gradient, lambda *arguments: function(*arguments)[loss], naming, in_place=in_place, **options
-    )
+    return _as_functions(params, gradient, value, naming, in_place=in_place, source=function, **options)
 
 
 def parallel(params: Any, grads: Any, *, loss: Loss, names: Sequence[str] | None = None, **options: Any) -> Attachment:
@@ -296,6 +300,7 @@ def _as_functions(
     state: Any = (),
     loss_factor: float = 1.0,
     frozen: bool = False,
+    source: Callable[..., Any] | None = None,
 ) -> Attachment:
     """The keywords for a loss, and a gradient, that are functions of the parameters or read the arrays themselves."""
 
@@ -307,16 +312,16 @@ def _as_functions(
         return copied(grads_of(pairs) if in_place else {p.name: p.grad for p in pairs if p.grad is not ABSENT})
 
     refuse_frozen_buffers(frozen, grads)
-    touched = as_state(state)
+    touched, takes = as_state(state), 0 if in_place else 1
     structure = ask(params)
     if in_place:
         structure = Reading(lambda: lasting_params(lambda: pairs_by_name(ask(params), {})))
     elif callable(params) and isinstance(structure, Mapping):
         structure = Reading(params)
     return {
-        "loss": Evaluation(loss, touched, value, frozen=frozen),
+        "loss": Evaluation(source or loss, touched, value, frozen=frozen, takes=takes),
         "params": structure,
-        "grads": Evaluation(grads, touched, lambda *arguments: renamed(grads(*arguments)))
+        "grads": Evaluation(grads, touched, lambda *arguments: renamed(grads(*arguments)), takes=takes)
         if callable(grads)
         else Reading(lambda: renamed(grads)),
         "in_place": in_place,

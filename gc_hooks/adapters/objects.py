@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gc_hooks._typing import Loss
-from gc_hooks.adapters.attachment import Attachment, as_state, ask, attach, swapped
+from gc_hooks.adapters.attachment import Attachment, as_state, ask, attach, shown, swapped
 from gc_hooks.adapters.memory import (
     ABSENT,
     Naming,
@@ -21,6 +21,7 @@ from gc_hooks.adapters.memory import (
     pairs_by_name,
     without_known,
 )
+from gc_hooks.errors import InvalidProblem
 from gc_hooks.preserve import is_open
 
 
@@ -83,8 +84,18 @@ def layers(
     def read() -> list[Pair]:
         return list(_found(model, "", (params, grads), naming, set()))
 
-    touched = (model, *as_state(state))
-    return attach(lambda: lasting_params(read), lambda: grads_of(read()), loss=loss, state=touched, **options)
+    lacking = (
+        f"nothing in {shown(model)} has {params!r}. This usually means that the layers call them otherwise, or were "
+        "not built yet. Try params= and grads= with their names, or the list of the layers itself."
+    )
+    return attach(
+        lambda: lasting_params(read),
+        lambda: grads_of(read()),
+        loss=loss,
+        state=(model, *as_state(state)),
+        lacking=lacking,
+        **options,
+    )
 
 
 def attributes(
@@ -135,8 +146,13 @@ def attributes(
     many = isinstance(model, (list, tuple))
     owners = {f"{position}.": owner for position, owner in enumerate(model)} if many else {"": model}
     places = {path + name: (owner, name) for path, owner in owners.items() for name in names if hasattr(owner, name)}
-    places |= {name: (model, name) for name in names if not any(key.rpartition(".")[2] == name for key in places)}
-
+    missing = [name for name in names if not any(key.rpartition(".")[2] == name for key in places)]
+    if missing or not names:
+        raise InvalidProblem(
+            f"There are no parameters {', '.join(missing) or 'named'} in {shown(model)}: it has no such attributes. "
+            "This usually means a name that is written otherwise, or one that is made only in the first step. Try "
+            "names=[...] with those that print(vars(model)) shows."
+        )
     cells = {key: np.array(0.0) for key, place in places.items() if isinstance(getattr(*place), numbers.Real)}
 
     def read() -> list[Pair]:
@@ -200,6 +216,8 @@ def scalars(
 
     def nodes() -> dict[str, Any]:
         unique = list({id(node): node for node in ask(values)}.values())
+        if names and len(names) != len(unique):
+            raise InvalidProblem(f"There are {len(names)} names for {len(unique)} values. Try to leave names out.")
         return dict(zip(names or map(str, range(len(unique))), unique, strict=True))
 
     def put(params: Mapping[str, Any]) -> Any:
@@ -211,6 +229,8 @@ def scalars(
         loss=loss,
         within=put,
         in_place=False,
+        lacking="there are no values. This usually means a model that was not built yet, or a generator that has come "
+        "to its end. Try values=net.parameters, a function that is asked at every check.",
         state=(*nodes().values(), *as_state(state)),
         **options,
     )

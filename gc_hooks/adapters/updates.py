@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gc_hooks._typing import Array, Loss
-from gc_hooks.adapters.attachment import Attachment, as_state, ask, attach, swapped
+from gc_hooks.adapters.attachment import Attachment, as_state, ask, attach, shown, swapped
 from gc_hooks.adapters.memory import ABSENT, Pair, lasting_params, params_of, place
 from gc_hooks.errors import InvalidProblem
 from gc_hooks.matching import Uncertain
@@ -153,7 +153,13 @@ def recorded(
     >>> check_gradients(**attachment).verdict.name
     'GOOD'
     """
+    _refuse_no_step(step)
     owners = list(owner) if isinstance(owner, (list, tuple)) else [owner]
+    if not all(hasattr(each, attribute) for each in owners) or not owners:
+        raise InvalidProblem(
+            f"There is no {attribute} in {shown(owner)}. This usually means that the optimiser has another name, or "
+            "that the list holds layers without one. Try its name as second argument, and owners that have it."
+        )
     caught: dict[str, Any] = {}
 
     def run() -> None:
@@ -240,6 +246,12 @@ def recovered(
     """
     if not (np.isfinite(learning_rate) and learning_rate > 0):
         raise InvalidProblem(f"learning_rate={learning_rate!r}: the step's own rate is a positive number. Try 0.1.")
+    if not callable(params):
+        raise InvalidProblem(
+            f"params is {shown(params)}, not a function. This usually means the arrays themselves, which a step may "
+            "replace by new ones. Try params=lambda: {...}, with what holds them after the step."
+        )
+    _refuse_no_step(step)
     moved: dict[str, Uncertain] = {}
 
     def run() -> None:
@@ -260,6 +272,14 @@ def recovered(
         state=(model, *as_state(state), *changeable(step, loss)),
         **options,
     )
+
+
+def _refuse_no_step(step: Any) -> None:
+    if not callable(step):
+        raise InvalidProblem(
+            f"step={shown(step)} is no function. This usually means a number of steps, or the result of one. Try "
+            "step=lambda: model.fit_batch(inputs, targets)."
+        )
 
 
 def _gradient(old: Array, new: Array, learning_rate: float) -> Uncertain:
