@@ -1239,3 +1239,23 @@ def test_what_is_not_there_is_refused_where_it_is_named(make, said):
     """A typing error is an error at once, with the name that was meant."""
     with pytest.raises(InvalidProblem, match=said):
         make()
+
+
+def test_an_optimiser_may_be_a_function():
+    """It is called itself, is passed on, and looks like no special object in disguise."""
+    net = Recorded(False, np.float64)
+
+    def descend(array, grad):
+        return array - RATE * grad
+
+    def update():
+        assert not hasattr(net.optimizer, "__array__")
+        for name, grad in zip(INITIAL, gradients(*net.params.values(), False), strict=True):
+            net.params[name] = net.optimizer(net.params[name], grad)
+
+    net.optimizer = descend
+    before = dict(net.params)
+    attachment = adapters.recorded(net, step=update, loss=lambda: forward(**net.params)[0], params=lambda: net.params)
+    assert check_gradients(**attachment).ok
+    assert net.optimizer is descend
+    assert all(net.params[name] is array for name, array in before.items())
