@@ -256,7 +256,7 @@ def test_a_budget_that_suffices_changes_nothing():
     """A limit that is not reached leaves the result as it is."""
     free = check_gradients(squares, W, 2 * W)
     limited = check_gradients(squares, W, 2 * W, max_evaluations=free.evaluations + 1, max_seconds=1e6)
-    assert limited.parameters == free.parameters
+    assert repr(limited.parameters) == repr(free.parameters)
 
 
 def test_evaluations_are_counted():
@@ -284,7 +284,7 @@ def test_the_same_seed_gives_the_same_report(method):
     first, again, other = (
         check_gradients(net.loss, net.params, net.backward, method=method, seed=seed) for seed in (1, 1, 2)
     )
-    assert first.parameters == again.parameters
+    assert repr(first.parameters) == repr(again.parameters)
     assert (first.seed, first.evaluations) == (1, again.evaluations)
     assert verdicts(first) == verdicts(other)
 
