@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from gc_hooks._typing import Generator
-from gc_hooks.estimate import EPS, SAFETY, Estimate, LineLike, Method, Status
+from gc_hooks.estimate import EPS, Estimate, LineLike, Method, Status, noise_bar
 from gc_hooks.evidence import Rounding, typical_slope
 from gc_hooks.large import LARGE, scrambled
 from gc_hooks.matching import norm
@@ -212,7 +212,7 @@ def _closer_and_closer(problem: Problem, term: int, probe: Direction, typical: f
     """
     line = Line(problem, probe, term)
     step, smaller = (h * probe.scale for h in TRIAL_STEPS)
-    noise = _noise_bar(2 * EPS * abs(line.value), step)
+    noise = noise_bar(2 * EPS * abs(line.value), step)
     slope = _plain_slope(line, step)
     yield Estimate(slope, noise + TRUNCATION * typical, step, 2)
     yield Estimate(slope, noise + abs(slope - _plain_slope(line, smaller)), step, 4)
@@ -238,15 +238,11 @@ def _two_steps(line: LineLike, scale: float, steps: tuple[float, float], noise: 
     """Central differences at two steps; the bar is their disagreement and what the noise does to the larger one."""
     slopes = [_plain_slope(line, h * scale) for h in steps]
     step = steps[0] * scale
-    return Estimate(slopes[0], _noise_bar(noise, step) + abs(slopes[0] - slopes[1]), step, 4)
+    return Estimate(slopes[0], noise_bar(noise, step) + abs(slopes[0] - slopes[1]), step, 4)
 
 
 def _plain_slope(line: LineLike, step: float) -> float:
     return (float(line(step)) - float(line(-step))) / (2 * step)
-
-
-def _noise_bar(noise: float, step: float) -> float:
-    return SAFETY * noise / (math.sqrt(2) * step)
 
 
 def _with_rounding(problem: Problem, term: int, tool: Instrument, generator: Generator) -> Instrument:

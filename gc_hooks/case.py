@@ -12,7 +12,7 @@ from gc_hooks.compare import compare, compare_parameter, whole_norm
 from gc_hooks.comparison import Comparison
 from gc_hooks.evidence import Evidence, handed_over_bar
 from gc_hooks.measure import measure
-from gc_hooks.probes import Entry, Probe, random_direction
+from gc_hooks.probes import Entry, Line, Probe, random_direction
 from gc_hooks.problem import BudgetSpent, Problem
 from gc_hooks.values import heeds
 from gc_hooks.verdict import Tolerance
@@ -66,6 +66,14 @@ class Case:
         estimates = [tool.measure(self.problem, probe, term) for term, tool in enumerate(self.instruments)]
         slope = math.fsum(estimate.value for estimate in estimates)
         return slope, math.fsum(estimate.error for estimate in estimates)
+
+    def plain_slope(self, probe: Probe, step: float) -> float:
+        """The central difference over all terms at one step; NaN where arrays of few digits round the step away."""
+        width = probe.realised(self.problem.point, step) - probe.realised(self.problem.point, -step)
+        if not width > 0:  # arrays of the user's own precision have no number so near
+            return math.nan
+        lines = [Line(self.problem, probe, term) for term in range(len(self.instruments))]
+        return float(sum((line(step) - line(-step)) / width for line in lines))
 
     def sketched_residual(self, probe: Probe) -> tuple[float, float]:
         """Backprop's slope minus the measured one, and its error bar, at little cost; not written down."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -12,6 +13,11 @@ import numpy as np
 EPS = float(np.finfo(np.float64).eps)
 SAFETY = 4.0
 """By how much an error bar exceeds the standard deviation that it is made of."""
+
+
+def noise_bar(noise: float, step: float) -> float:
+    """What the noise of two evaluations does to a central difference between them, on the safe side."""
+    return SAFETY * noise / (math.sqrt(2) * step)
 
 
 class LineLike(Protocol):

@@ -12,10 +12,10 @@ from gc_hooks._typing import Generator
 from gc_hooks.calibrate import untrained
 from gc_hooks.case import Case
 from gc_hooks.comparison import Basis, Comparison
-from gc_hooks.estimate import EPS, SAFETY, Status
+from gc_hooks.estimate import EPS, Status, noise_bar
 from gc_hooks.ladder import is_rough
 from gc_hooks.methods import central
-from gc_hooks.probes import Direction, Entry, Line, Probe, direction_within
+from gc_hooks.probes import Direction, Entry, Probe, direction_within
 from gc_hooks.problem import Problem, root_mean_square
 from gc_hooks.verdict import Verdict
 
@@ -197,11 +197,11 @@ def _agrees_at_another_step(case: Case, probe: Probe) -> bool:
     noise = sum(tool.noise or 0.0 for tool in case.instruments) or EPS * abs(case.problem.value)
     every, finer = 1 if any(tool.method is central for tool in case.instruments) else 3, _finer(case, probe)
     for step in (probe.scale * LARGEST_STEP / 8.0**k for k in range(0, 9 + finer, every)):
-        slope = _plain_slope(case, probe, step)
-        bar = SAFETY * noise / (math.sqrt(2) * step)
+        slope = case.plain_slope(probe, step)
+        bar = noise_bar(noise, step)
         if bar > away / 4:
             return finer > OTHER_UNITS
-        if abs(slope - backprop) <= away / 4 and abs(_plain_slope(case, probe, step / 2) - slope) <= away / 4:
+        if abs(slope - backprop) <= away / 4 and abs(case.plain_slope(probe, step / 2) - slope) <= away / 4:
             return True
     return False
 
@@ -216,12 +216,3 @@ def _finer(case: Case, probe: Probe) -> int:
     guesses = (size, abs(case.problem.value) / slope if slope > 0 else 0.0)
     own = min((guess for guess in guesses if guess > 0), default=probe.scale)
     return math.ceil(math.log(probe.scale / own, 8)) if own < probe.scale else 0
-
-
-def _plain_slope(case: Case, probe: Probe, step: float) -> float:
-    """The slope at one step; NaN where arrays of few digits round the step away."""
-    width = probe.realised(case.problem.point, step) - probe.realised(case.problem.point, -step)
-    if not width > 0:  # arrays of the user's own precision have no number so near
-        return math.nan
-    lines = [Line(case.problem, probe, term) for term in range(len(case.instruments))]
-    return float(sum((line(step) - line(-step)) / width for line in lines))

@@ -15,7 +15,7 @@ from gc_hooks.comparison import Basis, Comparison
 from gc_hooks.estimate import EPS
 from gc_hooks.methods import complex_casts_refused
 from gc_hooks.picture import Picture, Rows, StepCurve, histogram, legible, rounded, worst_of_cells
-from gc_hooks.probes import Direction, Entry, Line, direction_within, random_direction
+from gc_hooks.probes import Direction, Entry, direction_within, random_direction
 from gc_hooks.verdict import Verdict
 
 STEPS = tuple(2.0**-k for k in range(2, 48, 4))
@@ -104,14 +104,13 @@ def _sketched(case: Case, entry: Entry) -> tuple[float, float] | None:
 def _step_curve(case: Case, probe: Direction) -> StepCurve | None:
     """Plain central differences at each step against the slope by the check's own method."""
     problem, tools = case.problem, case.instruments
-    lines = [Line(problem, probe, term) for term in range(len(tools))]
     estimates = [tool.measure(problem, probe, term) for term, tool in enumerate(tools)]
     best = sum(estimates[1:], start=estimates[0])
     size = abs(best.value)
     if not (math.isfinite(size) and size > 0):
         return None
-    slopes = [sum(_plain_slope(line, step * probe.scale) for line in lines) for step in STEPS]
-    noises = [tool.noise or EPS * abs(line.value) for tool, line in zip(tools, lines, strict=True)]
+    slopes = [case.plain_slope(probe, step * probe.scale) for step in STEPS]
+    noises = [tool.noise or EPS * abs(value) for tool, value in zip(tools, problem.values, strict=True)]
     noise = math.fsum(filter(math.isfinite, noises)) / (math.sqrt(2) * probe.scale * size)
     by_steps = best.evaluations > len(estimates)  # complex step needs one evaluation a term, and no step to choose
     return StepCurve(
@@ -123,11 +122,6 @@ def _step_curve(case: Case, probe: Direction) -> StepCurve | None:
         noise=rounded(noise, 3),
         chosen=rounded(estimates[0].step / probe.scale, 3) if by_steps else math.nan,
     )
-
-
-def _plain_slope(line: Line, step: float) -> float:
-    width = line.realised(step) - line.realised(-step)
-    return float(line(step) - line(-step)) / width if width > 0 else math.nan
 
 
 _Result = TypeVar("_Result")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from gc_hooks.estimate import SAFETY, Estimate, LineLike, Status
+from gc_hooks.estimate import Estimate, LineLike, Status, noise_bar
 
 FINEST_TOP, COARSEST_TOP = 2.0**-10, 2.0**-4
 RATIO, RUNGS = 8.0, 9
@@ -143,7 +143,7 @@ class Ladder:
         return self._noise_bar(choice.step) * choice.growth
 
     def _noise_bar(self, step: float) -> float:
-        return SAFETY * 1.1 * max(self.noise, self._quantum()) / (math.sqrt(2) * step)
+        return noise_bar(1.1 * max(self.noise, self._quantum()), step)
 
     def _quantum(self) -> float:
         """The smallest change seen in a loss that did not change at all at another step: it moves in jumps.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from numpy.exceptions import ComplexWarning
 
 from gc_hooks.errors import InvalidProblem
-from gc_hooks.estimate import EPS, SAFETY, Curve, Estimate, LineLike, Method, Status
+from gc_hooks.estimate import EPS, SAFETY, Curve, Estimate, LineLike, Method, Status, noise_bar
 from gc_hooks.ladder import Ladder
 
 __all__ = [
@@ -118,7 +118,7 @@ class _FixedStep:
         if not math.isfinite(value):
             return Estimate(value, math.inf, step, 2, Status.NONFINITE)
         asymmetry = abs((above - line.value) - (line.value - below)) / step
-        rounding = SAFETY * _noise_or_rounding(line, noise) / (math.sqrt(2) * step)
+        rounding = noise_bar(_noise_or_rounding(line, noise), step)
         status = Status.NOISY if rounding > abs(value) else Status.OK
         return Estimate(value, rounding + asymmetry / 2, step, 2, status)
 

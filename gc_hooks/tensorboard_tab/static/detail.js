@@ -2,11 +2,11 @@
 
 import { figureOf, scatterChart, stepChart, weightsChart } from "./charts.js";
 import { el } from "./dom.js";
-import { differenceFigures, exponential, figure, isBound, number, percent, plural, plusMinus, shapeText, verdictOf } from "./format.js";
+import { differenceFigures, exponential, figure, isBound, number, percent, plural, plusMinus, shapeText, sizeOf, verdictOf } from "./format.js";
 import { heatMap, legend } from "./maps.js";
 
 const BASES = {
-  exact: (p) => `every one of the ${plural(p.shape.reduce((a, b) => a * b, 1), "entry").replace("entrys", "entries")} measured`,
+  exact: (p) => `every one of the ${plural(sizeOf(p.shape), "entry", "entries")} measured`,
   estimated: (p) => `estimated from ${plural(p.directions, "random direction")}`,
   bounded: () => "an upper bound, from directions through all parameters at once",
   partial: (p) => `${p.measured} entries measured, then the budget was spent`,
@@ -89,7 +89,7 @@ function findings(report, name) {
 function figures(report, firstReport, parameter, picture, tone) {
   const made = [];
   if (picture?.entries.length) {
-    const missing = parameter.shape.reduce((a, b) => a * b, 1) - picture.entries.length;
+    const missing = sizeOf(parameter.shape) - picture.entries.length;
     const note = missing > 0 ? el("p", { class: "quiet" }, `${picture.entries.length} entries measured; grey: not measured.`) : null;
     made.push(figureOf("Error of each measured entry", heatMap(picture.entries, parameter.shape), legend(), note));
   } else {

@@ -44,6 +44,11 @@ export function plusMinus(value) {
   return Number.isFinite(x) ? ` \u00b1 ${exponential(x, 0)}` : "";
 }
 
+/** Number of entries of an array of this shape. */
+export function sizeOf(shape) {
+  return shape.reduce((product, length) => product * length, 1);
+}
+
 export function shapeText(shape) {
   return shape.length ? shape.join("\u00d7") : "number";
 }
@@ -54,8 +59,8 @@ export function percent(value) {
 }
 
 /** "1 check", "2 checks". */
-export function plural(count, word) {
-  return `${count} ${word}${count === 1 ? "" : "s"}`;
+export function plural(count, word, words = `${word}s`) {
+  return `${count} ${count === 1 ? word : words}`;
 }
 
 /** Where an entry is: [3, 7] for position 31 in a shape of 4 x 8. */

@@ -1,7 +1,7 @@
 // The heat map: where in a parameter backprop is off, and by how much.
 
 import { el, hideTip, showTip } from "./dom.js";
-import { exponential, figure, indexText, plusMinus, relativeError } from "./format.js";
+import { exponential, figure, indexText, plusMinus, relativeError, sizeOf } from "./format.js";
 
 const SIDE = 64;
 const MOST_WIDTH = 560;
@@ -32,9 +32,8 @@ export function css([red, green, blue]) {
 
 /** A parameter as a matrix: its first axis, and all others in one; a vector is a row. */
 function matrixShape(shape) {
-  const size = shape.reduce((product, length) => product * length, 1);
   const rows = shape.length > 1 ? shape[0] : 1;
-  return [rows, rows ? size / rows : 0];
+  return [rows, rows ? sizeOf(shape) / rows : 0];
 }
 
 /** The measured entry that is farthest off in each cell of a grid of at most 64 x 64. */
