@@ -101,6 +101,11 @@ def same_bits(first: Array, second: Array) -> bool:
     return np.array_equal(first, second) or np.array_equal(first, second, equal_nan=True)
 
 
+def in_double(arrays: Params) -> dict[str, Array]:
+    """Copies in float64: whatever is done to them, the training's own stay what they are."""
+    return {name: array.astype(np.float64) for name, array in arrays.items()}
+
+
 def norm(array: Array) -> float:
     """Euclidean norm, also of entries whose squares are too large or too small to be written down.
 

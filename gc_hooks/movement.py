@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,6 +12,15 @@ from gc_hooks._typing import Array, Params
 from gc_hooks.door import parameter_arrays
 from gc_hooks.large import sampled
 from gc_hooks.matching import norm
+
+
+class Way(NamedTuple):
+    """How far the weights are from where the first check and from where the last one saw them, ``||w - w0|| / ||w0||``;
+    and of each parameter its norm, and how far it is from where the first one did."""
+
+    since_first: float
+    since_last: float
+    each: dict[str, tuple[float, float]]
 
 
 class Movement:
@@ -36,16 +46,13 @@ class Movement:
         self._tried = now
         return same
 
-    def seen(self) -> tuple[float, float]:
+    def seen(self) -> Way:
         """The check has been made: how far the weights are from where the first one and the last one saw them."""
         now, last = self._tried, self._seen
         self._initial, self._seen = self._initial or now, now
-        return moved(self._initial, now), moved(last, now) if last else math.inf
-
-    def of_each(self) -> dict[str, tuple[float, float]]:
-        """Of each parameter: its norm, and how far it is from where the first check saw it."""
-        now, initial = self._seen, self._initial
-        return {name: (norm(array), moved({name: initial[name]}, {name: array})) for name, array in now.items()}
+        gone, start = _distances(self._initial, now), _norms(self._initial)
+        each = {name: (size, _share(gone[name], start[name])) for name, size in _norms(now).items()}
+        return Way(_share_of_all(gone, start), moved(last, now) if last else math.inf, each)
 
     def since_attempt(self, params: Any) -> float:
         """How far weights are from where a check was last tried: infinitely far where none was, or of others."""
@@ -65,8 +72,22 @@ def moved(before: Params, now: Params) -> float:
     >>> moved({"w": np.array([3.0, 4.0])}, {"w": np.array([3.0, 4.5])})
     0.1
     """
-    distance = math.hypot(*(norm(now[name] - array) for name, array in before.items()))
-    start = math.hypot(*map(norm, before.values()))
+    return _share_of_all(_distances(before, now), _norms(before))
+
+
+def _distances(before: Params, now: Params) -> dict[str, float]:
+    return {name: norm(now[name] - array) for name, array in before.items()}
+
+
+def _norms(params: Params) -> dict[str, float]:
+    return {name: norm(array) for name, array in params.items()}
+
+
+def _share_of_all(gone: Mapping[str, float], start: Mapping[str, float]) -> float:
+    return _share(math.hypot(*gone.values()), math.hypot(*start.values()))
+
+
+def _share(distance: float, start: float) -> float:
     return distance / start if start > 0 else (0.0 if distance == 0 else math.inf)
 
 

@@ -15,6 +15,7 @@ from gc_hooks.check import check_gradients
 from gc_hooks.comparison import Comparison
 from gc_hooks.diagnosis import Diagnosis
 from gc_hooks.estimate import EPS
+from gc_hooks.matching import in_double
 from gc_hooks.report import CheckReport
 from gc_hooks.verdict import Tolerance, Verdict
 
@@ -31,7 +32,7 @@ def with_penalty(
     A parameter whose penalty part is wrong gets that part's difference where it is the larger one. Costs two backward
     passes and as many evaluations of the penalty as the options make it.
     """
-    params = {name: array.astype(np.float64) for name, array in state.params.items()}
+    params = in_double(state.params)
     whole = state.objective.gradient(params, batch, random_state)
     data = state.objective.data_gradient(params, batch, random_state)
     added = {name: gradient - data[name] for name, gradient in whole.items() if name in data}

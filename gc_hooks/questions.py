@@ -21,7 +21,7 @@ from gc_hooks.door import pose
 from gc_hooks.estimate import EPS
 from gc_hooks.identities import broken_identities
 from gc_hooks.layerwise import check_pieces, layers_at_fault
-from gc_hooks.matching import norm, relative_difference
+from gc_hooks.matching import in_double, norm, relative_difference
 from gc_hooks.penalty import with_penalty, worse
 from gc_hooks.problem import Meter
 from gc_hooks.report import CheckReport
@@ -94,7 +94,7 @@ def _told(report: CheckReport, state: TrainState, batch: Batch, random_state: Ra
     unsteady = any(diagnosis.code == "not_repeatable" for diagnosis in report.diagnoses)
     if report.verdict < Verdict.DOUBLE_CHECK or unsteady:  # what changes from call to call breaks every identity
         return report
-    params = _doubled(state.params)
+    params = in_double(state.params)
     report = _with_diagnoses(report, broken_identities(state.objective, params, _in_double(batch)))
     unclear = any(diagnosis.code in BETWEEN for diagnosis in report.diagnoses)
     if not unclear or not hasattr(state.objective, "pieces"):
@@ -110,12 +110,8 @@ def _with_diagnoses(report: CheckReport, more: Iterable[Diagnosis]) -> CheckRepo
 def _detached(state: TrainState, batch: Batch, random_state: RandomState | None) -> Objective:
     """The objective whose slope the gradient is: truncated back-propagation takes some states for constants."""
     detach = getattr(state.objective, "detached", None)
-    detached: Objective = detach(_doubled(state.params), batch, random_state) if detach else state.objective
+    detached: Objective = detach(in_double(state.params), batch, random_state) if detach else state.objective
     return detached
-
-
-def _doubled(params: Params) -> dict[str, Array]:
-    return {name: array.astype(np.float64) for name, array in params.items()}
 
 
 def _in_double(batch: Batch) -> Batch:

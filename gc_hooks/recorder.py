@@ -113,21 +113,13 @@ class CheckRecorder:
 
     def _with_movement(self, report: CheckReport, same: bool) -> CheckReport:
         """How far the weights are from where the first check saw them, and whether this one has seen anything new."""
-        since_first, since_last = self.movement.seen()
-        report = replace(report, parameters=self._each_with_movement(report.parameters), moved=since_first)
+        way = self.movement.seen()
+        report = replace(report, parameters=_each_with(report.parameters, way.each), moved=way.since_first)
         if not same:
             report = report.noted("These are not the parameters of the last check: their movement counts from here.")
-        if not since_last <= NOTHING_NEW:  # NaN is news
+        if not way.since_last <= NOTHING_NEW:  # NaN is news
             return report
         return report.noted("The weights are where the last check saw them: this one has nothing new to see.")
-
-    def _each_with_movement(self, comparisons: Mapping[str, Comparison]) -> dict[str, Comparison]:
-        """Every parameter with its size and how far it has moved."""
-        sizes = self.movement.of_each()
-        return {
-            name: replace(c, weight_norm=sizes[name][0], moved=sizes[name][1]) if name in sizes else c
-            for name, c in comparisons.items()
-        }
 
     def _tell_where(self) -> None:
         """After the first check: where the checks can be looked at."""
@@ -149,6 +141,14 @@ class CheckRecorder:
                 "training go on."
             )
             return None
+
+
+def _each_with(comparisons: Mapping[str, Comparison], each: Mapping[str, tuple[float, float]]) -> dict[str, Comparison]:
+    """Every parameter with its size and how far it has moved."""
+    return {
+        name: replace(c, weight_norm=each[name][0], moved=each[name][1]) if name in each else c
+        for name, c in comparisons.items()
+    }
 
 
 def _told(error: Exception) -> str:

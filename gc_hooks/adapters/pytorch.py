@@ -13,6 +13,7 @@ from gc_hooks.adapters.pytorch_stage import Stage, as_array, as_gradient, eps_of
 from gc_hooks.adapters.pytorch_witness import Witness
 from gc_hooks.check import check_gradients
 from gc_hooks.errors import InvalidProblem, MissingDependency
+from gc_hooks.matching import in_double
 from gc_hooks.methods import central
 from gc_hooks.questions import compare_buffers, differ, without_buffers
 from gc_hooks.report import CheckReport
@@ -172,7 +173,7 @@ class TorchGradCheckHook(Watch):
 
     def _ask_slopes(self, stage: Stage, step: int, seed: int) -> CheckReport:
         """The module's own backward against slopes, in float64 where it can be run in it."""
-        point = {name: array.astype(np.float64) for name, array in self._weights().items()}
+        point = in_double(self._weights())
         dropout = "off" if self._dropout_off else "on, with fixed masks"
         trouble = stage.trouble_in_double(point)
         options = {**self._options, "seed": seed, "step": step, "constants": _constants(self._witness)}
