@@ -116,7 +116,8 @@ def rounding_of(problem: Problem, tools: list[Instrument], generator: Generator)
     """The rounding of slopes by complex step, measured where backprop is a function: how far its gradient moves with
     every parameter moved by a few of its own roundings. Terms that cancel show there, parameter by parameter.
 
-    Costs two evaluations of the gradient. A gradient that jumps stands at a kink, which is another matter.
+    Costs two evaluations of the gradient. One that jumps while others do not stands at a kink, which is another matter;
+    where all jump, that is the rounding.
     """
     assumed = assumed_rounding(tools)
     if not assumed.relative or problem.gradient is None:
