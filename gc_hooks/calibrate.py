@@ -20,8 +20,8 @@ from gc_hooks.values import refuse_unsteady
 TRUSTED, TRUNCATION = 1e-6, 1e-8
 ELSEWHERE = 4
 TRIAL_STEPS, SKETCH_STEPS = (2.0**-22, 2.0**-24), (2.0**-14, 2.0**-17)
-ROUNDINGS, ASSUMED_ROUNDING, LEAST_ROUNDING = 8.0, 64 * EPS, 3 * EPS
-MOVED, JUMP, VANISHING = 2.0, 1e-7, 1e-9
+ROUNDINGS, ASSUMED_ROUNDING, LEAST_ROUNDING = 32.0, 64 * EPS, 6 * EPS
+JITTERS, SLOPES, MOVED, JUMP, VANISHING = 3, 2, 3.8, 1e-7, 1e-9
 """Found by tests/benchmarks/calibration.py: they cover 99.9 % of the slopes."""
 APART = "where central differences gave"
 VAGUE = "central differences were too vague to confirm it"
@@ -41,7 +41,7 @@ class Instrument:
         Relative rounding of a slope by complex step, as assumed or measured; 0 for other methods.
     notes : tuple of str
         Why it is not the method that was asked for.
-    trial : tuple of Probe and Estimate, or None
+    trial : tuple of Direction and Estimate, or None
         A direction that was measured on the way, so that it need not be measured again.
     """
 
@@ -50,7 +50,7 @@ class Instrument:
     noise: float | None = None
     rounding: float = 0.0
     notes: tuple[str, ...] = ()
-    trial: tuple[Probe, Estimate] | None = None
+    trial: tuple[Direction, Estimate] | None = None
 
     def measure(self, problem: Problem, probe: Probe, term: int) -> Estimate:
         """One slope of one term."""
@@ -73,8 +73,8 @@ def calibrate(
     """An instrument for each term: the method that was asked for, or the best one that can be trusted here.
 
     Complex step earns its place at every check: along a random direction through all parameters it has to agree with
-    central differences. That costs one complex evaluation, two real ones at a small step, and for its rounding two of
-    the gradient, or one complex evaluation more; where these are too vague, two at another step, 8 to 16 for the noise
+    central differences. That costs one complex evaluation, two real ones at a small step, and for its rounding three of
+    the gradient, or two complex evaluations more; where these are too vague, two at another step, 8 to 16 for the noise
     of the loss and up to 18 for a ladder of steps. Central differences cost that noise measurement. With ``along``,
     noise and rounding are assumed for now.
 
@@ -93,7 +93,7 @@ def calibrate(
 def sharpen(problem: Problem, tools: list[Instrument], generator: Generator, along: Direction) -> list[Instrument]:
     """The same instruments with their noise or rounding measured instead of assumed.
 
-    Costs 8 to 16 evaluations for central differences. For complex step it costs a complex one where backprop is no
+    Costs 8 to 16 evaluations for central differences. For complex step it costs two complex ones where backprop is no
     function; where it is one, `rounding_of` will ask it.
     """
     return [_sharpened(problem, term, tool, generator, along) for term, tool in enumerate(tools)]
@@ -114,19 +114,19 @@ def assumed_rounding(tools: list[Instrument]) -> Rounding:
 
 def rounding_of(problem: Problem, tools: list[Instrument], generator: Generator) -> Rounding:
     """The rounding of slopes by complex step, measured where backprop is a function: how far its gradient moves with
-    every parameter moved by a few of its own roundings. Terms that cancel show there, parameter by parameter.
+    every parameter moved by its own rounding. Terms that cancel show there, parameter by parameter.
 
-    Costs two evaluations of the gradient. One that jumps while others do not stands at a kink, which is another matter;
-    where all jump, that is the rounding.
+    Costs three evaluations of the gradient. One that jumps while others do not stands at a kink, which is another
+    matter; where all jump, that is the rounding.
     """
     assumed = assumed_rounding(tools)
     if not assumed.relative or problem.gradient is None:
         return assumed
     whole = math.hypot(*problem.grad_norms.values())
     moved = dict.fromkeys(problem.grads, 0.0)
-    for _ in range(2):
+    for _ in range(JITTERS):
         for name, away in _under_jitter(problem, generator).items():
-            moved[name] = math.hypot(moved[name], away / math.sqrt(2))
+            moved[name] = math.hypot(moved[name], away / math.sqrt(JITTERS))
     nothing = {name: max(VANISHING * whole, 1e3 * EPS * abs(problem.value) / problem.scales[name]) for name in moved}
     smooth = {n for n, m in moved.items() if m <= max(JUMP * problem.grad_norms[n], nothing[n])}
     # One that jumps alone stands at a kink. Where all do that have a gradient, they are what rounding leaves of a
@@ -136,7 +136,7 @@ def rounding_of(problem: Problem, tools: list[Instrument], generator: Generator)
 
 
 def _under_jitter(problem: Problem, generator: Generator) -> dict[str, float]:
-    """How far each gradient moves when every parameter is moved by a few of its own roundings."""
+    """How far each gradient moves when every parameter is moved by its own rounding."""
     assert problem.gradient is not None
     jittered = problem.gradient(problem.jittered(generator).point)
     return {name: norm(jittered[name] - grad) for name, grad in problem.grads.items() if name in jittered}
@@ -250,11 +250,12 @@ def _with_rounding(problem: Problem, term: int, tool: Instrument, generator: Gen
     """With the relative rounding of a slope: how far it moves when every parameter is moved by its own rounding."""
     assert tool.trial is not None
     probe, estimate = tool.trial
-    jittered = _complex_slope(problem.jittered(generator), term, probe)
-    if isinstance(jittered, str) or estimate.value == 0:
+    jittered = [_complex_slope(problem.jittered(generator), term, probe) for _ in range(SLOPES)]
+    moved = [slope.value - estimate.value for slope in jittered if not isinstance(slope, str)]
+    size = max(abs(estimate.value), typical_slope(probe, problem.grad_norms))
+    if len(moved) < SLOPES or size == 0:
         return tool
-    moved = abs(jittered.value - estimate.value) / abs(estimate.value)
-    return replace(tool, rounding=ROUNDINGS * (EPS + moved))
+    return replace(tool, rounding=max(ASSUMED_ROUNDING, ROUNDINGS * math.hypot(*moved) / math.sqrt(SLOPES) / size))
 
 
 def untrained(problem: Problem, generator: Generator) -> Problem:

@@ -12,7 +12,7 @@ from gc_hooks.estimate import Estimate, LineLike, Status, noise_bar
 FINEST_TOP, COARSEST_TOP = 2.0**-10, 2.0**-4
 RATIO, RUNGS = 8.0, 9
 COARSEST_JUMP = 2.0**-20
-ROUGH, ROUGH_SAFETY = 1e-11, 1.3
+ROUGH, ROUGH_SAFETY = 1e-11, 1.4
 
 
 def first_step(noise: float, value: float) -> float:

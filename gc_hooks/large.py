@@ -75,11 +75,12 @@ def inner(v: Array | Normals, array: Array) -> float:
     return math.fsum(float(np.vdot(numbers, flat[place])) for place, numbers in v.blocks())
 
 
-def jittered(array: Array, size: float, generator: Generator) -> Array:
-    """Every entry moved by a share of itself, normal with this standard deviation."""
+def jittered(array: Array, size: float, generator: Generator, unit: float = 0.0) -> Array:
+    """Every entry moved by a share of itself, normal with this standard deviation; one of an array that is not large
+    also by such a share of a unit."""
     v = normals(generator, array.shape, size)
     if not isinstance(v, Normals):
-        return np.asarray(array + array * v)
+        return np.asarray(array + np.hypot(array, unit) * v)
     moved: Array = np.array(array, order="C")
     for place, numbers in v.blocks():
         moved.reshape(-1)[place] *= 1 + numbers

@@ -18,7 +18,6 @@ from gc_hooks.large import jittered
 from gc_hooks.matching import Flaw, norm
 from gc_hooks.tree import rebuild
 
-JITTER = 4.0
 Backprop = Callable[[Params], "dict[str, Array]"]
 
 
@@ -182,9 +181,14 @@ class Problem:
         return replace(moved, values=values, grads=grads)
 
     def jittered(self, generator: Generator) -> Problem:
-        """The same problem with every entry moved by a few of its own roundings; nothing is evaluated."""
-        size = JITTER * float(np.finfo(np.float64).eps)
-        point = {name: jittered(array, size, generator) for name, array in self.point.items()}
+        """The same problem with every entry moved by its own rounding; nothing is evaluated.
+
+        A vector (a bias, often still zero) also by that of the sums to which it is added.
+        """
+        size, point = float(np.finfo(np.float64).eps), {}
+        for name, array in self.point.items():
+            unit = self.scales[name] if array.ndim <= 1 else 0.0
+            point[name] = jittered(array, size, generator, unit)
         return replace(self, point=point, moved=True)
 
 

@@ -12,6 +12,8 @@ from gc_hooks.calibrate import calibrate, rounding_of, untrained
 from gc_hooks.door import pose
 from gc_hooks.estimate import Estimate
 from gc_hooks.evidence import Evidence
+from gc_hooks.gather import gather
+from gc_hooks.interval import entry_bars
 from gc_hooks.measure import measure
 
 W = np.array([0.7, -1.3, 0.4, 2.1])
@@ -232,3 +234,38 @@ def test_what_rounding_leaves_of_a_network_fitted_to_the_last_digit_is_no_slope(
     assert rounding.floors.get("w", 0.0) > 1e-2 * problem.grad_norms["w"]
     report = check_gradients(loss, fitted, gradient)
     assert report.verdict in (Verdict.INCONCLUSIVE, Verdict.GOOD)
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).eps > 1e-18, reason="long double is no longer than double here")
+@pytest.mark.parametrize(("as_function", "widest"), [(True, 40), (False, 400)])
+def test_bars_of_complex_step_hold_and_are_not_much_wider_than_the_errors(as_function, widest):
+    """Against slopes in extended precision, in a network whose biases are still zero."""
+    rng = np.random.default_rng(3)
+    x, y = rng.standard_normal((16, 5)), rng.standard_normal((16, 2))
+    point = {"V": rng.standard_normal((5, 7)), "b": np.zeros(7), "W": rng.standard_normal((7, 2))}
+
+    def loss(p):
+        return np.mean((np.tanh(x @ p["V"] + p["b"]) @ p["W"] - y) ** 2)
+
+    def gradient(p):
+        h = np.tanh(x @ p["V"] + p["b"])
+        d = 2 * (h @ p["W"] - y) / y.size
+        below = d @ p["W"].T * (1 - h**2)
+        return {"V": x.T @ below, "b": below.sum(axis=0), "W": h.T @ d}
+
+    exact = {name: [exact_slope(loss, point, name, k) for k in range(a.size)] for name, a in point.items()}
+    problem = pose(loss, point, gradient if as_function else gradient(point))
+    _, evidence = gather(problem, entries(problem, rng), complex_step, rng)
+    ratios = []
+    for name, truth in exact.items():
+        measured = evidence.parameters[name].entries(problem.grads[name])
+        floor = evidence.rounding.floors.get(name, 0.0) / np.sqrt(len(truth))
+        ratios.extend(entry_bars(measured, evidence.rounding, floor) / np.maximum(abs(measured.slopes - truth), 1e-30))
+    assert min(ratios) > 1
+    assert np.median(ratios) < widest
+
+
+def exact_slope(loss, point, name, index):
+    point = {other: array.astype(np.clongdouble) for other, array in point.items()}
+    point[name].flat[index] += np.clongdouble(1j) * np.longdouble(2.0) ** -200
+    return float(np.imag(loss(point)) / np.longdouble(2.0) ** -200)

@@ -58,6 +58,12 @@ def test_a_jitter_moves_every_entry_by_a_share_of_itself(rng):
     assert jittered(array[:1], 1e-3, rng).flags.writeable
 
 
+def test_a_jitter_moves_a_bias_that_is_zero_by_a_share_of_a_unit(rng):
+    moved = jittered(np.zeros(3), 1e-3, rng, 10.0)
+    assert np.all(moved != 0)
+    assert np.max(np.abs(moved)) < 0.1
+
+
 def test_scrambled_entries_have_the_same_sizes_block_by_block(rng):
     """Of a large array; a small one is scrambled as a whole."""
     array = np.arange(1.0, 33).reshape(4, 8)

@@ -31,7 +31,7 @@ METHODS = {"complex step": complex_step, "central differences": central, "float3
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--slopes", type=int, default=12_000)
+    parser.add_argument("--slopes", type=int, default=40_000)
     parser.add_argument("--seed", type=int, default=200_000)
     options = parser.parse_args()
     print(
