@@ -213,10 +213,10 @@ def _closer_and_closer(problem: Problem, term: int, probe: Direction, typical: f
     """
     line = Line(problem, probe, term)
     step, smaller = (h * probe.scale for h in TRIAL_STEPS)
-    noise = noise_bar(2 * EPS * abs(line.value), step)
-    slope = _plain_slope(line, step)
-    yield Estimate(slope, noise + TRUNCATION * typical, step, 2)
-    yield Estimate(slope, noise + abs(slope - _plain_slope(line, smaller)), step, 4)
+    first = one_step(line, step, typical, 2 * EPS)
+    yield first
+    away = abs(first.value - _plain_slope(line, smaller))
+    yield replace(first, error=_noise_at(line, step, 2 * EPS) + away, evaluations=4)
     yield central(line, scale=probe.scale, noise=_noise(problem, term, probe))
 
 
@@ -240,6 +240,17 @@ def _two_steps(line: LineLike, scale: float, steps: tuple[float, float], noise: 
     slopes = [_plain_slope(line, h * scale) for h in steps]
     step = steps[0] * scale
     return Estimate(slopes[0], noise_bar(noise, step) + abs(slopes[0] - slopes[1]), step, 4)
+
+
+def one_step(line: LineLike, step: float, typical: float, noise: float) -> Estimate:
+    """A central difference at one small step, with a bar for noise (a share of the loss's value) and for a truncation
+    that is small against the slopes that are typical here. For what is looked at again where it disagrees.
+    """
+    return Estimate(_plain_slope(line, step), _noise_at(line, step, noise) + TRUNCATION * typical, step, 2)
+
+
+def _noise_at(line: LineLike, step: float, noise: float) -> float:
+    return noise_bar(noise * abs(line.value), step)
 
 
 def _plain_slope(line: LineLike, step: float) -> float:

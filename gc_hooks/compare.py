@@ -102,7 +102,7 @@ def _interval(problem: Problem, base: Comparison, measured: Measured, evidence: 
         return of_directions(measured.directions, size, 1.0, evidence.rounding, rounding)
     weight = evidence.joint[0].probe.weights[base.name]
     within = of_directions(evidence.joint, size, weight, evidence.rounding, rounding)
-    return replace(within, estimate=within.at_most, at_least=0.0, measured_norm=within.backprop_norm, share=0.0)
+    return within._replace(estimate=within.at_most, at_least=0.0, measured_norm=within.backprop_norm, share=0.0)
 
 
 def _judged(base: Comparison, interval: Interval, tolerance: Tolerance) -> Comparison:

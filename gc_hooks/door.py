@@ -13,11 +13,11 @@ import numpy as np
 from gc_hooks._typing import Array, Loss, Params
 from gc_hooks.errors import InvalidProblem
 from gc_hooks.evaluation import called_with
-from gc_hooks.large import own_copy, view_or_copy
+from gc_hooks.large import copies_in_double, own_copy
 from gc_hooks.matching import Matched, match_gradients
-from gc_hooks.problem import Backprop, Meter, Problem, parameter_scales, rebuild_params, written
+from gc_hooks.problem import Backprop, Meter, Problem, as_number, parameter_scales, rebuild_params, written
 from gc_hooks.tree import flatten
-from gc_hooks.values import TERMS, steady_value, term_value
+from gc_hooks.values import TERMS, as_value, steady_value
 
 ARITHMETIC = ("__mul__", "__matmul__", "__pow__", "__add__", "__array_ufunc__", "__array_function__")
 """What makes a type of arrays compute in its own way."""
@@ -31,7 +31,6 @@ def pose(
     in_place: bool = False,
     penalty: Loss | None = None,
     meter: Meter | None = None,
-    asked_before: bool = False,
 ) -> Problem:
     """Validate what is to be checked.
 
@@ -41,8 +40,6 @@ def pose(
         As for `gc_hooks.check_gradients`.
     meter : Meter, optional
         Where the evaluations are counted.
-    asked_before : bool
-        The loss and the gradient function have been seen to repeat themselves; one call of each is enough.
 
     Returns
     -------
@@ -61,7 +58,7 @@ def pose(
     Costs two evaluations of the loss and, where it is a function, two of the gradient.
     """
     arrays = parameter_arrays(params, in_place)
-    point = {name: np.array(array) if in_place else view_or_copy(array) for name, array in arrays.items()}
+    point = {name: np.array(array) for name, array in arrays.items()} if in_place else copies_in_double(arrays)
     problem = Problem(
         terms=_terms(loss, penalty, params, in_place),
         structure=params,
@@ -74,10 +71,42 @@ def pose(
         home=point if in_place else None,
         scales=parameter_scales(point),
     )
-    ask = term_value if asked_before else steady_value
-    values = tuple(ask(problem, term) for term in range(len(problem.terms)))
-    dtypes = {name: array.dtype for name, array in arrays.items()}
-    return _with_gradient(problem, values, grads, dtypes, calls=1 if asked_before else 2)
+    values = tuple(steady_value(problem, term) for term in range(len(problem.terms)))
+    return _with_gradient(problem, values, grads, {name: array.dtype for name, array in arrays.items()})
+
+
+def pose_again(
+    loss: Loss,
+    point: dict[str, Array],
+    gradient: Callable[[Params], Params],
+    value_and_gradient: Callable[[Params], tuple[Any, Params]],
+    meter: Meter,
+) -> Problem:
+    """What has come through the door before, at another point: functions of named arrays, seen to repeat themselves.
+
+    The point is the check's own, in float64. Costs one call of ``value_and_gradient``, in which the loss and the
+    gradient share a forward pass.
+    """
+    problem = Problem(
+        terms=(loss,),
+        structure=point,
+        point=point,
+        grads={},
+        values=(),
+        precision=_precision(point),
+        meter=meter,
+        scales=parameter_scales(point),
+    )
+    meter.evaluations += 1
+    values: list[float] = []
+
+    def both(params: Params) -> Params:
+        value, grads = value_and_gradient(params)
+        values.append(as_value(as_number(value), TERMS[0]))
+        return grads
+
+    matched = _as_function(problem, both)(point, copy=True)
+    return _told_apart(problem, tuple(values), matched, _only_grads(_as_function(problem, gradient)), problem.precision)
 
 
 def parameter_arrays(params: Any, in_place: bool = False) -> dict[str, Array]:
@@ -111,13 +140,13 @@ def _parameter(name: str, leaf: Any, in_place: bool) -> Array:
             "are made; a mask belongs into the loss."
         )
     array = np.asarray(float(leaf) if _is_python_number(leaf) else leaf)
-    if np.issubdtype(array.dtype, np.integer) or array.dtype == bool:
+    if array.dtype.kind in "iub":
         raise InvalidProblem(
             f"Parameter {name} holds integers ({array.dtype}, shape {array.shape}). A step of 1e-5 would be rounded "
             f"away, and every slope would come out as zero. Try {name} = {name}.astype(float), at the place where the "
             "parameters are made."
         )
-    if not np.issubdtype(array.dtype, np.floating):
+    if array.dtype.kind != "f":
         raise InvalidProblem(
             f"Parameter {name} is {_describe(leaf)}. Parameters are real numbers, arrays of them, or dicts, lists and "
             "tuples of these. Try to leave out what is not trained, or to hand in the arrays themselves."
@@ -128,6 +157,8 @@ def _parameter(name: str, leaf: Any, in_place: bool) -> Array:
 def _computes_differently(leaf: Any, in_place: bool) -> bool:
     """Whether an array's type has arithmetic of its own (a matrix, a masked array), which a plain copy has not. In
     place the loss reads the user's own arrays, and only what a mask hides is out of reach."""
+    if type(leaf) is np.ndarray:
+        return False
     if in_place or not isinstance(leaf, np.ndarray):
         return isinstance(leaf, np.ma.MaskedArray)
     return any(getattr(type(leaf), name) is not getattr(np.ndarray, name) for name in ARITHMETIC)
@@ -180,31 +211,39 @@ def _check_signature(what: str, function: Callable[..., Any], arguments: tuple[A
         ) from None
 
 
-def _with_gradient(
-    problem: Problem, values: tuple[float, ...], grads: Any, dtypes: dict[str, Any], calls: int
-) -> Problem:
+def _with_gradient(problem: Problem, values: tuple[float, ...], grads: Any, dtypes: dict[str, Any]) -> Problem:
     """Run or copy backprop's gradient, and pair it with the parameters."""
-    if callable(grads):
-        call = _as_function(problem, grads)
-        matched = call(problem.point, True)
-        for _ in range(1, calls):
-            matched = matched.compared_with(call(problem.point))
-        gradient: Backprop | None = lambda point: call(point).grads  # noqa: E731 - a name for a one-line closure
-        precision = problem.precision
-    else:
-        matched, gradient = match_gradients(grads, problem.point), None
+    if not callable(grads):
         precision = max(float(np.finfo(dtype).eps) for dtype in dtypes.values())
+        return _told_apart(problem, values, match_gradients(grads, problem.point), None, precision)
+    _check_signature("gradient function", grads, () if problem.live is not None else (problem.structure,))
+    call = _as_function(problem, grads)
+    matched = call(problem.point, copy=True)
+    return _told_apart(
+        problem, values, matched.compared_with(call(problem.point)), _only_grads(call), problem.precision
+    )
+
+
+def _told_apart(
+    problem: Problem, values: tuple[float, ...], matched: Matched, gradient: Backprop | None, precision: float
+) -> Problem:
+    """The problem with its gradient: what can be judged, and what is wrong with the rest."""
+    precision = max(precision, matched.precision)
     return replace(
         problem,
         values=values,
         grads=matched.grads,
         grad_errors=matched.errors,
         flaws=matched.flaws,
-        notes=(*matched.notes, *_precision_note(max(precision, matched.precision), gradient)),
-        precision=max(precision, matched.precision),
+        notes=(*matched.notes, *_precision_note(precision, gradient)),
+        precision=precision,
         quantum=matched.quantum,
         gradient=gradient,
     )
+
+
+def _only_grads(call: Callable[..., Matched]) -> Backprop:
+    return lambda point: call(point).grads
 
 
 def _precision_note(precision: float, gradient: Backprop | None) -> tuple[str, ...]:
@@ -219,7 +258,6 @@ def _precision_note(precision: float, gradient: Backprop | None) -> tuple[str, .
 
 def _as_function(problem: Problem, grads: Callable[..., Any]) -> Callable[..., Matched]:
     """Backprop as a function of the point, whose results are matched at once, and copied where they are to be kept."""
-    _check_signature("gradient function", grads, () if problem.live is not None else (problem.structure,))
 
     def call(point: Params, copy: bool = False) -> Matched:
         problem.meter.gradients += 1

@@ -145,7 +145,7 @@ class GradCheckHook(Watch, Callback):
         self._masks = np.random.default_rng([seed, 1]).bit_generator.state if dropout == "frozen" else None
         self._batch_size = batch_size
         self._batch: Batch | None = None
-        self._buffers: tuple[int, dict[str, Array]] = -1, {}
+        self._buffers: tuple[int, dict[str, Array] | None] = -1, None
         self._trained: Params | None = None
         self._latest: tuple[Any, ...] | None = None
 
@@ -158,7 +158,7 @@ class GradCheckHook(Watch, Callback):
         """Keep nothing of another model: neither its check batch and its buffers, nor how far its weights had gone."""
         if self._trained is not None and self._trained is not state.params:
             self._start_over()
-            self._batch, self._buffers = None, (-1, {})
+            self._batch, self._buffers = None, (-1, None)
         self._trained, self._latest = state.params, None
 
     def on_gradients(self, state: TrainState) -> None:
@@ -166,7 +166,7 @@ class GradCheckHook(Watch, Callback):
         self._trained = state.params
         if self._is_due(state.step):
             self._keep_batch(state)
-            self._check(state.step, state.params, lambda seed: self._ask(state, seed), state.stop)
+            self._check(state.step, state.params, lambda seed: self._ask(state, seed), state.stop, self._at_a_glance)
 
     def on_train_end(self, state: TrainState) -> None:
         """Check at the end when the training was too short for the check after N, and sum up."""
@@ -185,7 +185,8 @@ class GradCheckHook(Watch, Callback):
         call, buffers = self._buffers
         previous = buffers if call == self.calls - 1 else None
         report = with_buffers(self._ask_slopes(state, seed), state, previous, self._at_a_glance)
-        self._buffers = self.calls, {name: array.copy() for name, array in state.grads.items()}
+        kept = {name: array.copy() for name, array in state.grads.items()} if self._may_be_due() else None
+        self._buffers = self.calls, kept
         return report
 
     def _ask_at_end(self, state: TrainState, seed: int) -> CheckReport:

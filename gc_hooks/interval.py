@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,8 +14,7 @@ from gc_hooks.evidence import MeasuredEntries, Reading, Rounding
 from gc_hooks.matching import norm
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """Where ``||g - n||`` lies: estimated, at most and at least; beside the sizes of both sides.
 
     ``bar`` is how far the measurement alone can be off, and ``escape`` the smallest norm of an error that would not
@@ -57,16 +56,17 @@ def of_directions(
     """Directions: residuals are normal with the norm (times the way that a shared direction goes along the parameter)
     as standard deviation, so that it is known up to the quantiles of chi."""
     pairs = _sharpest([(reading.bar(rounding) + backprops * scale, abs(reading.residual)) for reading in readings])
-    count, widest = len(pairs), max(bar for bar, _ in pairs)
+    bars, residuals = zip(*pairs, strict=True)
+    count, widest = len(pairs), max(bars)
     return Interval(
-        estimate=_mean_size(residual for _, residual in pairs) / scale,
-        at_most=_mean_size(residual + bar for bar, residual in pairs) * upper_factor(count) / scale,
-        at_least=_mean_size(max(residual - bar, 0.0) for bar, residual in pairs) * lower_factor(count) / scale,
+        estimate=_mean_size(residuals) / scale,
+        at_most=_mean_size([residual + bar for bar, residual in pairs]) * upper_factor(count) / scale,
+        at_least=_mean_size([max(residual - bar, 0.0) for bar, residual in pairs]) * lower_factor(count) / scale,
         backprop_norm=grad_norm,
-        measured_norm=_mean_size(reading.slope for reading in readings) / scale,
+        measured_norm=_mean_size([reading.slope for reading in readings]) / scale,
         bar=widest / scale,
         escape=2 * widest * escape_factor(count) / scale,
-        share=_mean_size(reading.share for reading in readings) / scale,
+        share=_mean_size([reading.share for reading in readings]) / scale,
     )
 
 
@@ -78,13 +78,12 @@ def _sharpest(pairs: list[tuple[float, float]]) -> list[tuple[float, float]]:
     if len(pairs) == 1:
         return pairs
     pairs = sorted(pairs, key=lambda pair: pair[0])
-    bounds = [_mean_size(bar for bar, _ in pairs[:k]) * upper_factor(k) for k in range(1, len(pairs) + 1)]
+    bounds = [_mean_size([bar for bar, _ in pairs[:k]]) * upper_factor(k) for k in range(1, len(pairs) + 1)]
     return pairs[: bounds.index(min(bounds)) + 1]
 
 
-def _mean_size(numbers: Iterable[float]) -> float:
+def _mean_size(few: Sequence[float]) -> float:
     """Root mean square of a few numbers."""
-    few = list(numbers)
     return math.hypot(*few) / math.sqrt(len(few))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -172,9 +173,11 @@ def match_gradients(grads: Any, point: Params, copy: bool = True) -> Matched:
 
 def gradient_key(name: str, leaves: Mapping[str, Any], point: Mapping[str, Any]) -> str | None:
     """The key under which a parameter's gradient stands, by its own name or by the textbooks' renaming."""
+    if name in leaves:
+        return name
     stem, _, last = name.rpartition(".")
-    renamed = [".".join(filter(None, (stem, form.format(last)))) for form in RENAMED]
-    return next((key for key in (name, *renamed) if key in leaves and (key == name or key not in point)), None)
+    renamed = (".".join(filter(None, (stem, form.format(last)))) for form in RENAMED)
+    return next((key for key in renamed if key in leaves and key not in point), None)
 
 
 def _missing(name: str, extra: list[str]) -> Flaw:
@@ -192,7 +195,7 @@ def _as_gradient(name: str, leaf: Any, shape: tuple[int, ...], copy: bool) -> tu
         leaf = leaf.value
     if leaf is None:
         return Flaw("missing_gradient", f"the gradient of {name} is None"), Grain()
-    if isinstance(leaf, np.ma.MaskedArray):
+    if type(leaf) is not np.ndarray and isinstance(leaf, np.ma.MaskedArray):
         return Flaw("not_numeric", f"the gradient of {name} is a masked array: what is hidden has no value"), Grain()
     array = np.asarray(leaf)
     if array.dtype.kind not in "fiub":
@@ -205,6 +208,7 @@ def _as_gradient(name: str, leaf: Any, shape: tuple[int, ...], copy: bool) -> tu
     return array.astype(np.float64, copy=copy), _grain(array.dtype)
 
 
+@lru_cache(maxsize=64)
 def _grain(dtype: np.dtype[Any]) -> Grain:
     if dtype.kind != "f":
         return Grain()

@@ -23,13 +23,20 @@ class Way(NamedTuple):
     each: dict[str, tuple[float, float]]
 
 
+class _Place(NamedTuple):
+    """Where the weights were, in float64, and their norms."""
+
+    weights: dict[str, Array]
+    norms: dict[str, float]
+
+
 class Movement:
-    """Remembers where the weights were, in float64: at the first check, at the last, and at the last attempt at one."""
+    """Remembers where the weights were: at the first check, at the last, and at the last attempt at one."""
 
     def __init__(self) -> None:
-        self._initial: dict[str, Array] = {}
-        self._seen: dict[str, Array] = {}
-        self._tried: dict[str, Array] = {}
+        self._initial: _Place | None = None
+        self._seen: _Place | None = None
+        self._tried: dict[str, Array] | None = None
 
     def attempt(self, params: Any) -> bool:
         """A check is about to be made here; False when these are other parameters than those of the last one.
@@ -40,7 +47,7 @@ class Movement:
             There are no parameters, or they cannot be checked.
         """
         now = {name: sampled(array).astype(np.float64) for name, array in parameter_arrays(params).items()}
-        same = not self._tried or _shapes(self._tried) == _shapes(now)
+        same = self._tried is None or _shapes(self._tried) == _shapes(now)
         if not same:
             self.forget()
         self._tried = now
@@ -48,20 +55,24 @@ class Movement:
 
     def seen(self) -> Way:
         """The check has been made: how far the weights are from where the first one and the last one saw them."""
-        now, last = self._tried, self._seen
-        self._initial, self._seen = self._initial or now, now
-        gone, start = _distances(self._initial, now), _norms(self._initial)
-        each = {name: (size, _share(gone[name], start[name])) for name, size in _norms(now).items()}
-        return Way(_share_of_all(gone, start), moved(last, now) if last else math.inf, each)
+        assert self._tried is not None
+        now = _Place(self._tried, _norms(self._tried))
+        last, self._seen = self._seen, now
+        first = self._initial = self._initial or now
+        gone = _distances(first.weights, now.weights)
+        each = {name: (size, _share(gone[name], first.norms[name])) for name, size in now.norms.items()}
+        since_last = math.inf if last is None else _apart(last, now.weights)
+        return Way(_share_of_all(gone, first.norms), since_last, each)
 
     def since_attempt(self, params: Any) -> float:
         """How far weights are from where a check was last tried: infinitely far where none was, or of others."""
         now = {name: sampled(array) for name, array in parameter_arrays(params).items()}
-        return moved(self._tried, now) if self._tried and _shapes(self._tried) == _shapes(now) else math.inf
+        same = self._tried is not None and _shapes(self._tried) == _shapes(now)
+        return moved(self._tried, now) if self._tried is not None and same else math.inf
 
     def forget(self) -> None:
         """Begin anew, with other parameters."""
-        self._initial, self._seen, self._tried = {}, {}, {}
+        self._initial = self._seen = self._tried = None
 
 
 def moved(before: Params, now: Params) -> float:
@@ -72,7 +83,11 @@ def moved(before: Params, now: Params) -> float:
     >>> moved({"w": np.array([3.0, 4.0])}, {"w": np.array([3.0, 4.5])})
     0.1
     """
-    return _share_of_all(_distances(before, now), _norms(before))
+    return _apart(_Place(dict(before), _norms(before)), now)
+
+
+def _apart(before: _Place, now: Params) -> float:
+    return _share_of_all(_distances(before.weights, now), before.norms)
 
 
 def _distances(before: Params, now: Params) -> dict[str, float]:

@@ -95,6 +95,7 @@ def _shifted(array: Array, t: complex, v: Array | Normals) -> Array:
 
 
 Probe = Entry | Direction
+Draw = Callable[[Generator, tuple[int, ...], float], "Array | Normals"]
 Depth = Callable[[Problem, Generator], "Iterable[Probe]"]
 
 
@@ -132,10 +133,10 @@ def automatic(problem: Problem, generator: Generator) -> Iterator[Probe]:
 
     The loss itself costs in proportion to their number: a direction for each would cost with its square.
     """
-    if len(_judged(problem)) > MANY:
+    if len(judged(problem)) > MANY:
         return joint(problem, generator)
-    small = [name for name in _judged(problem) if problem.point[name].size <= SMALL]
-    large = [name for name in _judged(problem) if problem.point[name].size > SMALL]
+    small = [name for name in judged(problem) if problem.point[name].size <= SMALL]
+    large = [name for name in judged(problem) if problem.point[name].size > SMALL]
     return chain(_all_entries(problem, generator, small), _directions(problem, generator, large))
 
 
@@ -146,7 +147,7 @@ def entries(problem: Problem, generator: Generator) -> Iterator[Probe]:
     something of each. Costs as many slopes as there are parameters: one evaluation each with complex step, about six
     with central differences.
     """
-    return _all_entries(problem, generator, _judged(problem))
+    return _all_entries(problem, generator, judged(problem))
 
 
 def per_parameter(problem: Problem, generator: Generator) -> Iterator[Probe]:
@@ -155,7 +156,7 @@ def per_parameter(problem: Problem, generator: Generator) -> Iterator[Probe]:
     Costs one slope for each parameter whatever its size; more directions where a residual leaves its error bar or the
     bound is too wide.
     """
-    return _directions(problem, generator, _judged(problem))
+    return _directions(problem, generator, judged(problem))
 
 
 def joint(problem: Problem, generator: Generator) -> Iterator[Probe]:
@@ -164,11 +165,11 @@ def joint(problem: Problem, generator: Generator) -> Iterator[Probe]:
     Costs one slope whatever the network. Where it leaves its error bar, or bounds a parameter too weakly, the check
     opens up into `per_parameter`.
     """
-    names = _judged(problem)
+    names = judged(problem)
     return iter([random_direction(problem, generator, names)] if names else [])
 
 
-def _judged(problem: Problem) -> list[str]:
+def judged(problem: Problem) -> list[str]:
     """The parameters that there is something to measure for."""
     return [name for name in problem.grads if problem.point[name].size]
 
@@ -192,14 +193,16 @@ def direction_within(problem: Problem, generator: Generator, name: str) -> Direc
     return Direction({name: normals(generator, problem.point[name].shape)}, problem.scales[name], name)
 
 
-def random_direction(problem: Problem, generator: Generator, names: list[str] | None = None) -> Direction:
+def random_direction(
+    problem: Problem, generator: Generator, names: list[str] | None = None, draw: Draw = normals
+) -> Direction:
     """A direction with normal entries through several parameters, each with its `joint_weights`.
 
     Signs instead of normal entries would lose two equal or exchanged errors one time in two.
     """
     weights = joint_weights(problem)
     chosen = list(problem.point) if names is None else names
-    vector = {n: normals(generator, problem.point[n].shape, weights[n]) for n in chosen}
+    vector = {n: draw(generator, problem.point[n].shape, weights[n]) for n in chosen}
     return Direction(vector, weights=weights)
 
 

@@ -17,9 +17,11 @@ from gc_hooks._typing import Array, Batch, Loss, Params, RandomState
 from gc_hooks.callbacks import Objective, TrainState
 from gc_hooks.check import check_gradients, check_problem
 from gc_hooks.diagnosis import Diagnosis, listed, plural
-from gc_hooks.door import pose
+from gc_hooks.door import pose_again
 from gc_hooks.estimate import EPS
+from gc_hooks.glance import glance
 from gc_hooks.identities import broken_identities
+from gc_hooks.large import copies_in_double
 from gc_hooks.layerwise import check_pieces, layers_at_fault
 from gc_hooks.matching import in_double, norm, relative_difference
 from gc_hooks.penalty import with_penalty, worse
@@ -43,7 +45,7 @@ def check_slopes(
     Data part and penalty are measured apart. With no random state dropout's rate is zero; else its masks are fixed.
     """
     doubled = _in_double(batch)
-    objective = _detached(state, doubled, random_state)
+    objective = _detached(state, in_double(state.params), doubled, random_state)
     has_penalty = objective.penalty(state.params) != 0
     report = check_gradients(
         lambda params: objective.data_loss(params, doubled, random_state),
@@ -63,18 +65,32 @@ def glance_at_slopes(
 ) -> CheckReport:
     """The same at the lowest cost, for a periodic check after a good one: data part and penalty together, and loss and
     gradient are not asked once more whether they repeat themselves."""
-    doubled = _in_double(batch)
-    objective = _detached(state, doubled, random_state)
-    problem = pose(
+    doubled, point = _in_double(batch), copies_in_double(state.params)
+    objective = _detached(state, point, doubled, random_state)
+    problem = pose_again(
         lambda params: objective.data_loss(params, doubled, random_state) + objective.penalty(params),
-        state.params,
+        point,
         lambda params: objective.gradient(params, doubled, random_state),
-        meter=Meter(options["max_evaluations"], options["max_seconds"]),
-        asked_before=True,
+        lambda params: _value_and_gradient(objective, params, doubled, random_state),
+        Meter(options["max_evaluations"], options["max_seconds"]),
     )
     chosen = {key: options[key] for key in ("method", "probes", "tolerance", "seed", "step", "pictures")}
-    report = check_problem(problem, constants=_constants(state, batch), **chosen)
+    report = None if options["method"] else glance(problem, options["tolerance"], seed=options["seed"], step=state.step)
+    if report is None:
+        report = check_problem(problem, constants=_constants(state, batch), **chosen)
     return _told(report, state, batch, random_state)
+
+
+def _value_and_gradient(
+    objective: Objective, params: Params, batch: Batch, random_state: RandomState | None
+) -> tuple[Any, Params]:
+    """The whole loss and its gradient, in one pass where the objective knows how."""
+    both = getattr(objective, "value_and_gradient", None)
+    if both is not None:
+        pair: tuple[Any, Params] = both(params, batch, random_state)
+        return pair
+    value = objective.data_loss(params, batch, random_state) + objective.penalty(params)
+    return value, objective.gradient(params, batch, random_state)
 
 
 def _constants(state: TrainState, batch: Batch) -> dict[str, float]:
@@ -107,10 +123,10 @@ def _with_diagnoses(report: CheckReport, more: Iterable[Diagnosis]) -> CheckRepo
     return replace(report, diagnoses=(*report.diagnoses, *more))
 
 
-def _detached(state: TrainState, batch: Batch, random_state: RandomState | None) -> Objective:
+def _detached(state: TrainState, params: Params, batch: Batch, random_state: RandomState | None) -> Objective:
     """The objective whose slope the gradient is: truncated back-propagation takes some states for constants."""
     detach = getattr(state.objective, "detached", None)
-    detached: Objective = detach(in_double(state.params), batch, random_state) if detach else state.objective
+    detached: Objective = detach(params, batch, random_state) if detach else state.objective
     return detached
 
 

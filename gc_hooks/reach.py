@@ -34,6 +34,18 @@ class Held(NamedTuple):
     key: Any = None
 
 
+class Reached(NamedTuple):
+    """The random generators that some functions can reach, and what is to be said of the search."""
+
+    generators: tuple[Held, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def in_place(self) -> bool:
+        """Whether all of them are known to stand where they were found."""
+        return all(held.home is not None and held.home.get(held.key) is held.thing for held in self.generators)
+
+
 @contextmanager
 def generators_kept(*functions: Any) -> Iterator[tuple[str, ...]]:
     """Put back the states of all random generators that some functions can reach; the global ones are another matter.
@@ -48,9 +60,16 @@ def generators_kept(*functions: Any) -> Iterator[tuple[str, ...]]:
     tuple of str
         What could not be put back, in words.
     """
-    kept, notes = _states(functions)
-    try:
+    with states_kept(generators_reached(*functions)) as notes:
         yield notes
+
+
+@contextmanager
+def states_kept(reached: Reached) -> Iterator[tuple[str, ...]]:
+    """The same for generators that have been found already."""
+    kept, lost = _states(reached)
+    try:
+        yield (*lost, *reached.notes)
     finally:
         for held, state in kept:
             set_random_state(held.thing, state)
@@ -58,27 +77,33 @@ def generators_kept(*functions: Any) -> Iterator[tuple[str, ...]]:
                 held.home[held.key] = held.thing
 
 
-def _states(functions: tuple[Any, ...]) -> tuple[list[tuple[Held, Any]], tuple[str, ...]]:
-    kept, lost, looked = [], [], 0
-    for held in _reached(functions):
-        looked += 1
-        if draws(type(held.thing)):
-            try:
-                kept.append((held, random_state(held.thing)))
-            except Exception:  # a class of the user's own that does not say
-                lost.append(f"{held.name} ({type(held.thing).__name__})")
-    notes = []
-    if lost:
-        notes.append(
-            f"The random generator {', '.join(lost)} does not give its state, so that it could not be put back. This "
-            "usually means a class that has none to give. Try a np.random.default_rng(seed)."
-        )
-    if looked >= MOST:
-        notes.append(
-            f"More than {MOST:,} objects can be reached from the loss and the gradient: random generators beyond them "
-            "were not put back. Try functions that refer to less, or before_loss=."
-        )
-    return kept, tuple(notes)
+def generators_reached(*functions: Any) -> Reached:
+    """All of them, by a walk over objects."""
+    looked = list(_reached(functions))
+    generators = tuple(held for held in looked if draws(type(held.thing)))
+    if len(looked) < MOST:
+        return Reached(generators)
+    note = (
+        f"More than {MOST:,} objects can be reached from the loss and the gradient: random generators beyond them "
+        "were not put back. Try functions that refer to less, or before_loss=."
+    )
+    return Reached(generators, (note,))
+
+
+def _states(reached: Reached) -> tuple[list[tuple[Held, Any]], tuple[str, ...]]:
+    kept, lost = [], []
+    for held in reached.generators:
+        try:
+            kept.append((held, random_state(held.thing)))
+        except Exception:  # a class of the user's own that does not say
+            lost.append(f"{held.name} ({type(held.thing).__name__})")
+    if not lost:
+        return kept, ()
+    note = (
+        f"The random generator {', '.join(lost)} does not give its state, so that it could not be put back. This "
+        "usually means a class that has none to give. Try a np.random.default_rng(seed)."
+    )
+    return kept, (note,)
 
 
 def _reached(functions: tuple[Any, ...]) -> Iterator[Held]:

@@ -18,7 +18,7 @@ from gc_hooks.comparison import Comparison
 from gc_hooks.errors import GradCheckError, GradCheckWarning
 from gc_hooks.footprint import global_random_state_kept
 from gc_hooks.movement import Movement
-from gc_hooks.reach import generators_kept
+from gc_hooks.reach import Reached, generators_reached, states_kept
 from gc_hooks.report import CheckReport
 
 NOTHING_NEW = 1e-6
@@ -61,11 +61,18 @@ class CheckRecorder:
         self.wants_pictures = any(getattr(reporter, "draws", False) for reporter in reporters)
         self.movement = Movement()
         self._pictured: Counter[bool] = Counter()
+        self._reached: Reached | None = None
         self._reporters = list(reporters)
         self._generator = np.random.default_rng(seed)
 
-    def check(self, step: int, params: Any, ask: Ask) -> CheckReport:
-        """Make one check; what goes wrong is one warning and an INCONCLUSIVE report."""
+    def check(self, step: int, params: Any, ask: Ask, same: bool = False) -> CheckReport:
+        """Make one check; what goes wrong is one warning and an INCONCLUSIVE report.
+
+        ``same`` says that the check asks the functions of the last one, so that the random generators which these
+        reach are known.
+        """
+        if not (same and self._reached is not None and self._reached.in_place):
+            self._reached = None
         return self._timed(lambda: self._attempt(step, params, ask))
 
     def failed(self, step: int, what: str, error: Exception) -> CheckReport:
@@ -98,7 +105,8 @@ class CheckRecorder:
         seed = int(self._generator.integers(2**32))
         try:
             with np.errstate(all="ignore"):  # what the user wants of NumPy is meant for the training
-                with generators_kept(ask) as lost:
+                self._reached = self._reached or generators_reached(ask)
+                with states_kept(self._reached) as lost:
                     same = self.movement.attempt(params)
                     report = ask(seed)
                 report = report.noted(*(note for note in lost if note not in report.notes))

@@ -23,7 +23,7 @@ from gc_hooks.verdict import Tolerance, Verdict
 SCHEMA = 1
 """A reader passes over fields that it does not know, and refuses a higher number."""
 
-BANDS = dataclasses.astuple(Tolerance())
+BANDS = Tolerance().bands
 HEADER = ("parameter", "shape", "verdict", "difference", "what was seen")
 
 
@@ -117,7 +117,7 @@ class CheckReport:
 
     def noted(self, *notes: str) -> CheckReport:
         """The same with more notes."""
-        return replace(self, notes=(*self.notes, *notes))
+        return replace(self, notes=(*self.notes, *notes)) if notes else self
 
     @property
     def headline(self) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import astuple
 
 import numpy as np
 
@@ -44,7 +43,7 @@ def write_report(
         gradients=meter.gradients,
         seconds=meter.seconds,
         penalty_share=penalty_share(comparisons) if len(case.problem.terms) > 1 else math.nan,
-        bands=astuple(case.tolerance),
+        bands=case.tolerance.bands,
         pictures=illustrations.parameters if illustrations else {},
         curve=illustrations.curve if illustrations else None,
         notes=(*case.problem.notes, *_notes(case)),

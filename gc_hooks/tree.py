@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from gc_hooks.errors import InvalidProblem
@@ -59,7 +60,15 @@ def rebuild(tree: Any, leaves: Mapping[str, Any]) -> Any:
 
 def is_container(tree: Any) -> bool:
     """Whether a tree has branches of its own."""
-    return isinstance(tree, (Mapping, list, tuple))
+    return _has_branches(type(tree))
+
+
+def _is_containers(kind: Any) -> bool:
+    return issubclass(kind, (Mapping, list, tuple))
+
+
+_has_branches: Callable[[Any], bool] = lru_cache(maxsize=1024)(_is_containers)
+"""Asked of every array at every evaluation, so that each class is looked at once."""
 
 
 def _walk(tree: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:

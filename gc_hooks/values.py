@@ -31,7 +31,7 @@ def term_value(problem: Problem, term: int, changes: Params | None = None) -> fl
     InvalidProblem
         It gave something else than a number.
     """
-    return _as_value(problem.evaluate(term, changes or {}), TERMS[term])
+    return as_value(problem.evaluate(term, changes or {}), TERMS[term])
 
 
 def steady_value(problem: Problem, term: int, changes: Params | None = None) -> float:
@@ -122,8 +122,14 @@ def _changed(before: Params, after: Params) -> list[str]:
     return [name for name, array in before.items() if not same_bits(array, after[name])]
 
 
-def _as_value(value: Any, what: str) -> float:
-    """The term's value as a float, or a message that says what came instead."""
+def as_value(value: Any, what: str) -> float:
+    """A term's value as a float.
+
+    Raises
+    ------
+    InvalidProblem
+        It is no number; the message says what came instead.
+    """
     if isinstance(value, (tuple, list)):
         raise InvalidProblem(
             f"The {what} returned a {type(value).__name__} of {len(value)} items, not a number. This usually means "

@@ -50,6 +50,11 @@ class Tolerance:
                 "between 0 (equal) and 1 (nothing in common)."
             )
 
+    @property
+    def bands(self) -> tuple[float, float, float]:
+        """All three, the way a report states them."""
+        return self.good, self.certain, self.worry
+
     def judge(self, difference: float, error: float, at_least: float | None = None) -> Verdict:
         """The verdict on a difference with its error bar; what cannot be told is INCONCLUSIVE, NaN too.
 

@@ -151,9 +151,11 @@ class Watch:
         """Whether a periodic check follows a good one, and may leave out what was just asked."""
         return self._options["probes"] is joint and bool(self.reports) and self.reports[-1].ok
 
-    def _check(self, step: int, params: Any, ask: Ask, stop: Callable[[str], None] | None = None) -> None:
+    def _check(
+        self, step: int, params: Any, ask: Ask, stop: Callable[[str], None] | None = None, same: bool = False
+    ) -> None:
         """Make a check, and do what the user asked for when a gradient looks wrong."""
-        report = self._recorder.check(step, params, ask)
+        report = self._recorder.check(step, params, ask, same)
         if report.verdict < Verdict.DOUBLE_CHECK:
             return
         if callable(self._on_fail):

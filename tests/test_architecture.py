@@ -37,7 +37,7 @@ SPINE = (
     "diagnose identities",
     "examine report",
     "summary",
-    "check",
+    "check glance",
     "penalty testing recorder layerwise",
     "questions watch",
     "hook",

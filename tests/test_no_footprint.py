@@ -289,3 +289,40 @@ def test_a_loss_may_draw_from_the_global_generators(reseeds):
     else:
         with pytest.warns(GradCheckWarning, match="NondeterministicLoss"):
             assert loop(hook) == loop(None)
+
+
+class Noted(nn.Dense):
+    """A layer of the user's own that draws at every pass, and lets the loss be what it is."""
+
+    def __init__(self, inputs, outputs, *, listed):
+        super().__init__(inputs, outputs)
+        self.rng = np.random.default_rng(0)
+        self.more = [np.random.default_rng(1)] if listed else []
+
+    def forward(self, params, inputs, context):
+        for rng in (self.rng, *self.more):
+            rng.random()
+        return super().forward(params, inputs, context)
+
+
+class Reseed(Callback):
+    """Another generator in the same place, at every epoch."""
+
+    def on_epoch_begin(self, state):
+        layer = self.layer
+        layer.rng, layer.more = np.random.default_rng(state.epoch), [np.random.default_rng(9) for _ in layer.more]
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_generator_that_is_replaced_between_checks_is_put_back_too(listed):
+    """Also by the cheap periodic checks, which look for generators anew where one does not stand where it stood."""
+    drawn = []
+    for hooks in ([], [GradCheckHook(after=None, every=2, reporters=[])]):
+        layer, reseed = Noted(4, 3, listed=listed), Reseed()
+        reseed.layer = layer
+        run = nn.Trainer(nn.Sequential([layer]), nn.SoftmaxCrossEntropy(), nn.SGD(0.1), callbacks=[reseed, *hooks])
+        run.fit(INPUTS, LABELS, epochs=4, batch_size=8)
+        drawn.append([rng.random() for rng in (layer.rng, *layer.more)])
+    assert [report.verdict for report in hooks[0].reports[2:]] == [Verdict.GOOD] * (len(hooks[0].reports) - 2)
+    assert hooks[0].reports[-1].evaluations == 3
+    assert drawn[0] == drawn[1]

@@ -99,6 +99,15 @@ class Objective:
         outputs, caches = self._model.forward(inputs, training_context(random_state), params)
         return self._model.backward(caches, self._loss.gradient(outputs, targets), params)
 
+    def value_and_gradient(
+        self, params: Params, batch: Batch, random_state: RandomState | None = None
+    ) -> tuple[Any, dict[str, Array]]:
+        """Data loss plus penalty, and the gradient of both; costs what `gradient` costs, one forward pass serves."""
+        inputs, targets = batch
+        outputs, caches = self._model.forward(inputs, training_context(random_state), params)
+        grads = self._model.backward(caches, self._loss.gradient(outputs, targets), params)
+        return self._loss.value(outputs, targets) + self.penalty(params), self.penalised(params, grads)
+
     def penalised(self, params: Params, grads: Params) -> dict[str, Array]:
         """New gradients: those given, plus the penalty's."""
         extra = {} if self._penalty is None else self._penalty.gradient(params)
