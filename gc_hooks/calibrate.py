@@ -171,7 +171,7 @@ def _noise(problem: Problem, term: int, along: Direction) -> float:
 
 def _try_complex_step(problem: Problem, term: int, generator: Generator, trial: Direction) -> Instrument | str:
     """The instrument, or why complex step cannot be trusted with this term."""
-    estimate = _complex_slope(problem, term, trial)
+    estimate = complex_slope(problem, term, trial)
     verdict = estimate if isinstance(estimate, str) else _confirm(problem, term, trial, estimate)
     for _ in range(ELSEWHERE):
         if verdict != VAGUE:
@@ -182,7 +182,7 @@ def _try_complex_step(problem: Problem, term: int, generator: Generator, trial: 
     return Instrument(_complex_step_or_central, "complex_step", None, ASSUMED_ROUNDING, trial=(trial, estimate))
 
 
-def _complex_slope(problem: Problem, term: int, probe: Probe) -> Estimate | str:
+def complex_slope(problem: Problem, term: int, probe: Probe) -> Estimate | str:
     """The slope by complex step, or why there is none."""
     try:
         with complex_casts_refused():
@@ -213,17 +213,17 @@ def _closer_and_closer(problem: Problem, term: int, probe: Direction, typical: f
     """
     line = Line(problem, probe, term)
     step, smaller = (h * probe.scale for h in TRIAL_STEPS)
-    first = one_step(line, step, typical, 2 * EPS)
-    yield first
-    away = abs(first.value - _plain_slope(line, smaller))
-    yield replace(first, error=_noise_at(line, step, 2 * EPS) + away, evaluations=4)
+    noise = noise_bar(2 * EPS * abs(line.value), step)
+    slope = plain_slope(line, step)
+    yield Estimate(slope, noise + TRUNCATION * typical, step, 2)
+    yield Estimate(slope, noise + abs(slope - plain_slope(line, smaller)), step, 4)
     yield central(line, scale=probe.scale, noise=_noise(problem, term, probe))
 
 
 def _confirm_elsewhere(problem: Problem, term: int, generator: Generator) -> str:
     elsewhere = untrained(problem, generator)
     probe = random_direction(elsewhere, generator)
-    estimate = _complex_slope(elsewhere, term, probe)
+    estimate = complex_slope(elsewhere, term, probe)
     return estimate if isinstance(estimate, str) else _confirm(elsewhere, term, probe, estimate)
 
 
@@ -237,23 +237,13 @@ def _agree(estimate: Estimate, real: Estimate, typical: float) -> str:
 
 def _two_steps(line: LineLike, scale: float, steps: tuple[float, float], noise: float) -> Estimate:
     """Central differences at two steps; the bar is their disagreement and what the noise does to the larger one."""
-    slopes = [_plain_slope(line, h * scale) for h in steps]
+    slopes = [plain_slope(line, h * scale) for h in steps]
     step = steps[0] * scale
     return Estimate(slopes[0], noise_bar(noise, step) + abs(slopes[0] - slopes[1]), step, 4)
 
 
-def one_step(line: LineLike, step: float, typical: float, noise: float) -> Estimate:
-    """A central difference at one small step, with a bar for noise (a share of the loss's value) and for a truncation
-    that is small against the slopes that are typical here. For what is looked at again where it disagrees.
-    """
-    return Estimate(_plain_slope(line, step), _noise_at(line, step, noise) + TRUNCATION * typical, step, 2)
-
-
-def _noise_at(line: LineLike, step: float, noise: float) -> float:
-    return noise_bar(noise * abs(line.value), step)
-
-
-def _plain_slope(line: LineLike, step: float) -> float:
+def plain_slope(line: LineLike, step: float) -> float:
+    """The central difference at one step."""
     return (float(line(step)) - float(line(-step))) / (2 * step)
 
 
@@ -261,7 +251,7 @@ def _with_rounding(problem: Problem, term: int, tool: Instrument, generator: Gen
     """With the relative rounding of a slope: how far it moves when every parameter is moved by its own rounding."""
     assert tool.trial is not None
     probe, estimate = tool.trial
-    jittered = [_complex_slope(problem.jittered(generator), term, probe) for _ in range(SLOPES)]
+    jittered = [complex_slope(problem.jittered(generator), term, probe) for _ in range(SLOPES)]
     moved = [slope.value - estimate.value for slope in jittered if not isinstance(slope, str)]
     size = max(abs(estimate.value), typical_slope(probe, problem.grad_norms))
     if len(moved) < SLOPES or size == 0:

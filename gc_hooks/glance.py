@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
-from gc_hooks.calibrate import Instrument, one_step
+from gc_hooks.calibrate import ASSUMED_ROUNDING, Instrument, assumed_rounding, complex_slope, plain_slope
 from gc_hooks.case import Case
-from gc_hooks.comparison import Comparison
-from gc_hooks.estimate import EPS
+from gc_hooks.estimate import EPS, Estimate, noise_bar
 from gc_hooks.evidence import Evidence, typical_slope
 from gc_hooks.large import uniforms
-from gc_hooks.methods import central
-from gc_hooks.probes import Line, judged, random_direction
+from gc_hooks.methods import complex_step
+from gc_hooks.probes import Direction, Line, judged, random_direction
 from gc_hooks.problem import BudgetSpent, Problem
 from gc_hooks.report import CheckReport
 from gc_hooks.summary import write_report
 from gc_hooks.verdict import Tolerance, Verdict
 
-STEP = 2.0**-18
-"""Smaller ones drown in noise, larger ones meet kinks."""
-DIRECTIONS = 2
-"""Two bound eight times as tightly as one, which is enough as a rule."""
+STEP, NEAR = 2.0**-20, 1e-5
+"""A central difference at this step has to confirm complex step within such a share of the slopes that are typical."""
 
 
 def glance(problem: Problem, tolerance: Tolerance, *, seed: int, step: int) -> CheckReport | None:
-    """One direction through all parameters, or two, along which the slope is measured at a single step.
+    """One direction through all parameters: complex step along it, and a real step to either side that
+    confirms it.
 
     Parameters
     ----------
@@ -38,36 +37,40 @@ def glance(problem: Problem, tolerance: Tolerance, *, seed: int, step: int) -> C
     Returns
     -------
     CheckReport or None
-        None where a parameter is not plainly good: that is for the whole pipeline to tell.
+        None where a parameter is not plainly good, or complex step not plainly right: that is for the whole pipeline
+        to tell.
 
     Notes
     -----
-    Costs two evaluations of the loss a direction. The bar is an assumption and not a measurement, and may be too small:
-    then the residual leaves it, and the pipeline decides. A residual inside of it is an agreement all the same.
+    Costs a complex evaluation of the loss and two real ones. The bar is the one that is assumed for complex step until
+    its rounding is measured.
     """
     names = judged(problem)
     if problem.flaws or not names or not math.isfinite(problem.value):
         return None
     generator = np.random.default_rng(seed)
-    case = Case(problem, [Instrument(central, "central")], Evidence.empty(problem), tolerance, generator)
+    direction = random_direction(problem, generator, names, uniforms)
     try:
-        comparisons = _all_good(case, names)
+        slope = _confirmed_slope(problem, direction)
     except BudgetSpent:
         return None
-    return write_report(case, comparisons, (), step=step, seed=seed) if comparisons else None
+    if slope is None:
+        return None
+    tools = [Instrument(complex_step, "complex_step", rounding=ASSUMED_ROUNDING)]
+    case = Case(problem, tools, Evidence.empty(problem, assumed_rounding(tools)), tolerance, generator)
+    case.evidence.add(problem, direction, [slope])
+    comparisons = case.compare_all()
+    if any(c.suspect or c.verdict is not Verdict.GOOD for c in comparisons.values()):
+        return None
+    return write_report(case, comparisons, (), step=step, seed=seed)
 
 
-def _all_good(case: Case, names: list[str]) -> dict[str, Comparison]:
-    """The parameters, where all are plainly good; else nothing."""
-    problem = case.problem
-    for _ in range(DIRECTIONS):
-        direction = random_direction(problem, case.generator, names, uniforms)
-        typical = typical_slope(direction, problem.grad_norms)
-        slope = one_step(Line(problem, direction), STEP * direction.scale, typical, EPS)
-        case.evidence.add(problem, direction, [slope])
-        comparisons = case.compare_all()
-        if any(comparison.suspect for comparison in comparisons.values()):
-            break
-        if all(comparison.verdict is Verdict.GOOD for comparison in comparisons.values()):
-            return comparisons
-    return {}
+def _confirmed_slope(problem: Problem, direction: Direction) -> Estimate | None:
+    """The slope by complex step, unless a central difference is somewhere else, or too vague to tell."""
+    slope = complex_slope(problem, 0, direction)
+    if isinstance(slope, str):
+        return None
+    line, step = Line(problem, direction), STEP * direction.scale
+    near = NEAR * max(abs(slope.value), typical_slope(direction, problem.grad_norms))
+    confirmed = abs(plain_slope(line, step) - slope.value) <= near and noise_bar(EPS * abs(line.value), step) <= near
+    return replace(slope, error=ASSUMED_ROUNDING * abs(slope.value)) if confirmed else None
