@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,9 +27,9 @@ EARLY_STAGES = 1.15
 
 def compare(problem: Problem, evidence: Evidence, tolerance: Tolerance) -> dict[str, Comparison]:
     """Compare every parameter, in the order in which the user gave them."""
-    whole = whole_norm(problem, evidence)
+    whole, shared = whole_norm(problem, evidence), _shared(evidence)
     return {
-        name: _flagged(problem, compare_parameter(problem, name, evidence, tolerance, whole))
+        name: _flagged(problem, _compared(problem, name, evidence, tolerance, whole, shared))
         if name in evidence.parameters
         else _not_comparable(problem, name)
         for name in problem.point
@@ -49,38 +49,66 @@ def compare_parameter(
     rounding : float
         What the rounding of backprop's own arithmetic can do to this gradient, as a norm.
     """
+    return _compared(problem, name, evidence, tolerance, whole, _shared(evidence), rounding)
+
+
+class _Shared(NamedTuple):
+    """What directions through all parameters say of each: bounds, for one along which they go a unit, and whether one
+    of them left its error bar."""
+
+    interval: Interval | None
+    suspect: bool
+
+
+def _shared(evidence: Evidence) -> _Shared:
+    rounding = evidence.rounding
+    suspect = any(abs(reading.residual) > reading.bar(rounding) for reading in evidence.joint)
+    return _Shared(of_directions(evidence.joint, 1.0, 1.0, rounding, 0.0) if evidence.joint else None, suspect)
+
+
+def _compared(
+    problem: Problem,
+    name: str,
+    evidence: Evidence,
+    tolerance: Tolerance,
+    whole: float,
+    shared: _Shared,
+    rounding: float = 0.0,
+) -> Comparison:
     measured = evidence.parameters[name]
-    base = _base(problem, name, evidence, tolerance)
+    known = _known(problem, name, evidence, tolerance, shared)
     if not measured.size:
-        return replace(base, difference=0.0, error=0.0, verdict=Verdict.GOOD, note="no entries", basis=Basis.EXACT)
-    if (not_finite := _not_finite(problem, base, measured)) is not None:
+        known["basis"] = Basis.EXACT
+        return Comparison(**known, difference=0.0, error=0.0, verdict=Verdict.GOOD, note="no entries")
+    if (not_finite := _not_finite(problem, known, measured)) is not None:
         return not_finite
-    if base.basis is Basis.NOTHING:
-        return base.noted(f"not measured: {problem.meter.budget} was spent before")
-    interval = _interval(problem, base, measured, evidence, rounding)
-    if (vanishing := _no_gradient(problem, base, interval, whole, evidence)) is not None:
+    if known["basis"] is Basis.NOTHING:
+        return _untold(known, f"not measured: {problem.meter.budget} was spent before")
+    interval = _interval(problem, known, evidence, shared, rounding)
+    if (vanishing := _no_gradient(problem, known, interval, whole, evidence)) is not None:
         return vanishing
-    return _limited(_judged(base, interval, tolerance), problem)
+    return _limited(_judged(known, interval, tolerance), problem)
 
 
-def _base(problem: Problem, name: str, evidence: Evidence, tolerance: Tolerance) -> Comparison:
+def _known(problem: Problem, name: str, evidence: Evidence, tolerance: Tolerance, shared: _Shared) -> dict[str, Any]:
     """All that is known before anything is judged."""
     measured = evidence.parameters[name]
     entries = measured.entries(problem.grads[name])
-    return Comparison(
-        name=name,
-        shape=problem.point[name].shape,
-        difference=math.nan,
-        error=math.nan,
-        verdict=Verdict.INCONCLUSIVE,
-        basis=_basis(measured, evidence),
-        measured=len(entries.indices),
-        directions=len(measured.directions),
-        suspect=any(abs(reading.residual) > reading.bar(evidence.rounding) for reading in evidence.joint),
-        status=_worst_status(measured, evidence),
-        worst=_worst_entries(problem.point[name].shape, entries),
-        wrong=_wrong_entries(entries, tolerance),
-    )
+    return {
+        "name": name,
+        "shape": problem.point[name].shape,
+        "basis": _basis(measured, evidence),
+        "measured": len(entries.indices),
+        "directions": len(measured.directions),
+        "suspect": shared.suspect,
+        "status": _worst_status(measured, evidence),
+        "worst": _worst_entries(problem.point[name].shape, entries),
+        "wrong": _wrong_entries(entries, tolerance),
+    }
+
+
+def _untold(known: dict[str, Any], note: str, verdict: Verdict = Verdict.INCONCLUSIVE) -> Comparison:
+    return Comparison(**known, difference=math.nan, error=math.nan, verdict=verdict, note=note)
 
 
 def _basis(measured: Measured, evidence: Evidence) -> Basis:
@@ -93,23 +121,29 @@ def _basis(measured: Measured, evidence: Evidence) -> Basis:
     return Basis.BOUNDED if evidence.joint else Basis.NOTHING
 
 
-def _interval(problem: Problem, base: Comparison, measured: Measured, evidence: Evidence, rounding: float) -> Interval:
-    grad, size = problem.grads[base.name], problem.grad_norms[base.name]
-    if base.basis in (Basis.EXACT, Basis.PARTIAL):
-        floor = evidence.rounding.floors.get(base.name, 0.0) / math.sqrt(base.size)
+def _interval(
+    problem: Problem, known: dict[str, Any], evidence: Evidence, shared: _Shared, rounding: float
+) -> Interval:
+    name, basis = known["name"], known["basis"]
+    measured, grad, size = evidence.parameters[name], problem.grads[name], problem.grad_norms[name]
+    if basis in (Basis.EXACT, Basis.PARTIAL):
+        floor = evidence.rounding.floors.get(name, 0.0) / math.sqrt(measured.size)
         return of_entries(measured.entries(grad), evidence.rounding, floor, rounding)
-    if base.basis is Basis.ESTIMATED:
+    if basis is Basis.ESTIMATED:
         return of_directions(measured.directions, size, 1.0, evidence.rounding, rounding)
-    weight = evidence.joint[0].probe.weights[base.name]
-    within = of_directions(evidence.joint, size, weight, evidence.rounding, rounding)
-    return within._replace(estimate=within.at_most, at_least=0.0, measured_norm=within.backprop_norm, share=0.0)
+    weight, bounds = evidence.joint[0].probe.weights[name], shared.interval
+    if rounding or bounds is None:
+        bounds = of_directions(evidence.joint, size, weight, evidence.rounding, rounding)
+        weight = 1.0
+    at_most = bounds.at_most / weight
+    return Interval(at_most, at_most, 0.0, size, size, bounds.bar / weight, bounds.escape / weight, 0.0)
 
 
-def _judged(base: Comparison, interval: Interval, tolerance: Tolerance) -> Comparison:
+def _judged(known: dict[str, Any], interval: Interval, tolerance: Tolerance) -> Comparison:
     """The classic ratio with its bounds, and the verdict."""
-    difference, at_most, at_least = _ratios(interval, base.basis)
-    return replace(
-        base,
+    difference, at_most, at_least = _ratios(interval, known["basis"])
+    return Comparison(
+        **known,
         difference=difference,
         error=at_most - difference,
         at_least=at_least,
@@ -117,7 +151,7 @@ def _judged(base: Comparison, interval: Interval, tolerance: Tolerance) -> Compa
         backprop_norm=interval.backprop_norm,
         measured_norm=interval.measured_norm,
         penalty_share=min(interval.share / interval.measured_norm, 1e6) if interval.measured_norm > 0 else 0.0,
-        sensitivity=_sensitivity(base.basis, interval, tolerance),
+        sensitivity=_sensitivity(known["basis"], interval, tolerance),
     )
 
 
@@ -158,27 +192,26 @@ def _sensitivity(basis: Basis, interval: Interval, tolerance: Tolerance) -> floa
 
 
 def _no_gradient(
-    problem: Problem, base: Comparison, interval: Interval, whole: float, evidence: Evidence
+    problem: Problem, known: dict[str, Any], interval: Interval, whole: float, evidence: Evidence
 ) -> Comparison | None:
     """Both sides vanish against the whole gradient: a bias in front of batch norm, a unit that is never active."""
-    grad_norm = problem.grad_norms[base.name]
-    largest = interval.at_most if base.basis is not Basis.EXACT else interval.measured_norm + interval.bar
-    inside = interval.measured_norm <= max(interval.bar, 100 * EPS * whole) or base.basis is Basis.BOUNDED
-    rounding = max(100 * problem.precision * whole, evidence.rounding.floors.get(base.name, 0.0))
-    handed_over = norm(problem.grad_errors[base.name]) if base.name in problem.grad_errors else 0.0
+    name, basis = known["name"], known["basis"]
+    grad_norm = problem.grad_norms[name]
+    largest = interval.at_most if basis is not Basis.EXACT else interval.measured_norm + interval.bar
+    inside = interval.measured_norm <= max(interval.bar, 100 * EPS * whole) or basis is Basis.BOUNDED
+    rounding = max(100 * problem.precision * whole, evidence.rounding.floors.get(name, 0.0))
+    handed_over = norm(problem.grad_errors[name]) if name in problem.grad_errors else 0.0
     if grad_norm > max(rounding, handed_over) or not inside:
         return None
-    settled = replace(
-        base, difference=0.0, error=0.0, verdict=Verdict.GOOD, note="no gradient", backprop_norm=grad_norm
-    )
-    settled = replace(settled, measured_norm=interval.measured_norm, wrong=0)
+    sides = {"backprop_norm": grad_norm, "measured_norm": interval.measured_norm}
+    known = {**known, **sides, "difference": 0.0, "wrong": 0}
     moves = 0 < interval.bar < math.inf  # in jumps that hide a slope; a loss that never moves has an infinite bar
-    nothing = whole == 0 and not moves and not _any_slope(evidence.parameters[base.name], evidence)
+    nothing = whole == 0 and not moves and not _any_slope(evidence.parameters[name], evidence)
     hidden = handed_over > rounding and (grad_norm > 0 or interval.measured_norm > 0)
     if (nothing or largest <= 1e-6 * whole) and not hidden:
-        return _limited(settled, problem)
-    vague = replace(settled, error=1.0, verdict=Verdict.INCONCLUSIVE, note="")
-    return vague.noted("no gradient, but the bar is too wide to be sure")
+        return _limited(Comparison(**known, error=0.0, verdict=Verdict.GOOD, note="no gradient"), problem)
+    vague = "no gradient, but the bar is too wide to be sure"
+    return Comparison(**known, error=1.0, verdict=Verdict.INCONCLUSIVE, note=vague)
 
 
 def _any_slope(measured: Measured, evidence: Evidence) -> bool:
@@ -194,15 +227,15 @@ def _limited(comparison: Comparison, problem: Problem) -> Comparison:
     return comparison.noted(note, max(comparison.verdict, Verdict.INCONCLUSIVE))
 
 
-def _not_finite(problem: Problem, base: Comparison, measured: Measured) -> Comparison | None:
+def _not_finite(problem: Problem, known: dict[str, Any], measured: Measured) -> Comparison | None:
     """NaN and infinity never pass; they are WORRY where backprop alone makes them."""
     if not math.isfinite(problem.value):
-        return base.noted(f"the loss is {problem.value}{_since(problem)}")
+        return _untold(known, f"the loss is {problem.value}{_since(problem)}")
     slopes = chain(measured.slopes, (reading.slope for reading in measured.directions))
     if not all(map(math.isfinite, slopes)):
-        return base.noted("the loss is not finite next to this point")
-    if not math.isfinite(problem.grad_norms[base.name]):
-        return base.noted("backprop's gradient is not finite, the loss and its slope are", Verdict.WORRY)
+        return _untold(known, "the loss is not finite next to this point")
+    if not math.isfinite(problem.grad_norms[known["name"]]):
+        return _untold(known, "backprop's gradient is not finite, the loss and its slope are", Verdict.WORRY)
     return None
 
 

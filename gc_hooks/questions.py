@@ -23,7 +23,7 @@ from gc_hooks.glance import glance
 from gc_hooks.identities import broken_identities
 from gc_hooks.large import copies_in_double
 from gc_hooks.layerwise import check_pieces, layers_at_fault
-from gc_hooks.matching import in_double, norm, relative_difference
+from gc_hooks.matching import in_double, norm, relative_difference, same_bits
 from gc_hooks.penalty import with_penalty, worse
 from gc_hooks.problem import Meter
 from gc_hooks.report import CheckReport
@@ -242,11 +242,11 @@ def _apart(first: Params, second: Params) -> dict[str, float]:
     """The parameters whose gradients differ by more than rounding, with the classic ratio; a gradient that is missing
     on one side is another question's finding. Rounding is no smaller than the whole gradient's: where the true gradient
     is zero (a bias in front of batch norm), a pass that adds up in another order leaves another remainder."""
-    apart = {}
-    whole = math.hypot(*map(norm, first.values()))
-    remainder = REMAINDER * whole if math.isfinite(whole) else 0.0
-    for name, array in first.items():
-        other, eps = second.get(name, array), float(np.finfo(array.dtype).eps)
+    unlike = {name: array for name, array in first.items() if not same_bits(array, second.get(name, array))}
+    whole = math.hypot(*map(norm, first.values())) if unlike else 0.0
+    remainder, apart = REMAINDER * whole if math.isfinite(whole) else 0.0, {}
+    for name, array in unlike.items():
+        other, eps = second[name], float(np.finfo(array.dtype).eps)
         difference = relative_difference(array, other)
         if not (difference <= ROUNDINGS * eps or norm(array - other) <= eps * remainder):
             apart[name] = difference
