@@ -9,23 +9,23 @@ from typing import Any
 import numpy as np
 
 from gc_hooks._typing import Loss
-from gc_hooks.case import Case
 from gc_hooks.diagnose import diagnose
-from gc_hooks.door import pose
 from gc_hooks.errors import InvalidProblem
-from gc_hooks.estimate import Method
-from gc_hooks.examine import examine
-from gc_hooks.footprint import global_random_state_kept
-from gc_hooks.gather import gather
-from gc_hooks.illustrate import illustrate
+from gc_hooks.intake.door import pose
+from gc_hooks.judging.case import Case
+from gc_hooks.judging.examine import examine
+from gc_hooks.judging.illustrate import illustrate
+from gc_hooks.judging.summary import write_report
+from gc_hooks.judging.verdict import Tolerance
+from gc_hooks.measuring.estimate import Method
+from gc_hooks.measuring.gather import gather
+from gc_hooks.measuring.waiting import Progress
 from gc_hooks.methods import central, complex_step, fixed_step
 from gc_hooks.probes import Depth, automatic, entries
 from gc_hooks.problem import Meter, Problem, put_back
-from gc_hooks.reach import generators_kept
 from gc_hooks.report import CheckReport
-from gc_hooks.summary import write_report
-from gc_hooks.verdict import Tolerance
-from gc_hooks.waiting import Progress
+from gc_hooks.traces.footprint import global_random_state_kept
+from gc_hooks.traces.reach import generators_kept
 
 
 def check_gradients(

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 
 from gc_hooks.diagnosis import listed
 from gc_hooks.errors import GradCheckError
+from gc_hooks.judging.verdict import Verdict
 from gc_hooks.report import CheckReport
 from gc_hooks.reporters.log import Log, read_log
 from gc_hooks.tensorboard_tab.metadata import stock_address, tab_address
-from gc_hooks.verdict import Verdict
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gc_hooks.chance import lower_factor, upper_factor
-from gc_hooks.comparison import Basis, Comparison, EntryComparison
 from gc_hooks.diagnosis import listed
-from gc_hooks.estimate import EPS, Status
-from gc_hooks.evidence import Evidence, Measured, MeasuredEntries
-from gc_hooks.interval import Interval, finite_norm, of_directions, of_entries, root_mean_square
-from gc_hooks.matching import norm
+from gc_hooks.intake.matching import norm
+from gc_hooks.judging.chance import lower_factor, upper_factor
+from gc_hooks.judging.comparison import Basis, Comparison, EntryComparison
+from gc_hooks.judging.interval import Interval, finite_norm, of_directions, of_entries, root_mean_square
+from gc_hooks.judging.verdict import Tolerance, Verdict
+from gc_hooks.measuring.estimate import EPS, Status
+from gc_hooks.measuring.evidence import Evidence, Measured, MeasuredEntries
 from gc_hooks.problem import Problem
-from gc_hooks.verdict import Tolerance, Verdict
 
 WORST = 5
 MOST_DIRECTIONS = 16

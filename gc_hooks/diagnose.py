@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
-from gc_hooks.case import Case
-from gc_hooks.clues import Clues
 from gc_hooks.compare import whole_norm
-from gc_hooks.comparison import Comparison
 from gc_hooks.diagnosis import Diagnosis
-from gc_hooks.evidence import Evidence
+from gc_hooks.judging.case import Case
+from gc_hooks.judging.comparison import Comparison
+from gc_hooks.judging.verdict import Tolerance, Verdict
+from gc_hooks.measuring.evidence import Evidence
 from gc_hooks.problem import Problem
-from gc_hooks.rules_flaw import missing_gradient, not_finite, not_numeric, not_repeatable, wrong_shape
-from gc_hooks.rules_mixup import in_wrong_place, transposed
-from gc_hooks.rules_pattern import (
+from gc_hooks.rules.clues import Clues
+from gc_hooks.rules.flaw import missing_gradient, not_finite, not_numeric, not_repeatable, wrong_shape
+from gc_hooks.rules.mixup import in_wrong_place, transposed
+from gc_hooks.rules.pattern import (
     few_entries,
     gradient_lost,
     many_lines,
@@ -23,9 +24,8 @@ from gc_hooks.rules_pattern import (
     unexplained,
     wrong_below,
 )
-from gc_hooks.rules_penalty import penalty_wrong
-from gc_hooks.rules_scale import scaled
-from gc_hooks.verdict import Tolerance, Verdict
+from gc_hooks.rules.penalty import penalty_wrong
+from gc_hooks.rules.scale import scaled
 
 Rule = Callable[[Problem, Clues], "Iterator[Diagnosis]"]
 """A generator, because one rule may see its bug twice: dW2 twice and db1 four times what they should be."""

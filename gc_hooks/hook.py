@@ -12,12 +12,12 @@ import numpy as np
 from gc_hooks._typing import Array, Batch, Loss, Params, Schedule
 from gc_hooks.callbacks import Callback, TrainState
 from gc_hooks.errors import InvalidProblem
-from gc_hooks.estimate import Method
-from gc_hooks.questions import check_own_loop, check_slopes, glance_at_slopes, with_buffers
-from gc_hooks.recorder import warn
+from gc_hooks.judging.verdict import Tolerance
+from gc_hooks.measuring.estimate import Method
 from gc_hooks.report import CheckReport
-from gc_hooks.verdict import Tolerance
-from gc_hooks.watch import Watch, check_choice
+from gc_hooks.watching.questions import check_own_loop, check_slopes, glance_at_slopes, with_buffers
+from gc_hooks.watching.recorder import warn
+from gc_hooks.watching.watch import Watch, check_choice
 
 
 class _Step(NamedTuple):

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from numpy.exceptions import ComplexWarning
 
 from gc_hooks.errors import InvalidProblem
-from gc_hooks.estimate import EPS, SAFETY, Curve, Estimate, LineLike, Method, Status, noise_bar
-from gc_hooks.ladder import Ladder
+from gc_hooks.measuring.estimate import EPS, SAFETY, Curve, Estimate, LineLike, Method, Status, noise_bar
+from gc_hooks.measuring.ladder import Ladder
 
 __all__ = [
     "Curve",
@@ -135,7 +135,7 @@ def central(line: LineLike, *, scale: float = 1.0, noise: float | None = None) -
         Any loss, smooth at its start or not.
     scale : float
         The unit of length of the parameters on the line; the first step is 2^-10 of it (more where the loss is noisy,
-        see `gc_hooks.ladder.first_step`), each further one an eighth.
+        see `gc_hooks.measuring.ladder.first_step`), each further one an eighth.
     noise : float, optional
         Standard deviation of the loss's noise (see `measure_noise`); by default the rounding of its value.
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gc_hooks._typing import Array, Generator, Params
-from gc_hooks.large import Normals, inner, normals, shifted_within
+from gc_hooks.intake.large import Normals, inner, normals, shifted_within
 from gc_hooks.problem import Problem
 
 

@@ -14,9 +14,9 @@ import numpy as np
 
 from gc_hooks._typing import Array, Generator, Loss, Params
 from gc_hooks.errors import GradCheckError
-from gc_hooks.large import jittered
-from gc_hooks.matching import Flaw, norm
-from gc_hooks.tree import rebuild
+from gc_hooks.intake.large import jittered
+from gc_hooks.intake.matching import Flaw, norm
+from gc_hooks.intake.tree import rebuild
 
 Backprop = Callable[[Params], "dict[str, Array]"]
 
@@ -77,7 +77,7 @@ class Meter:
 
 @dataclass(frozen=True)
 class Problem:
-    """A loss, a point and backprop's gradient there; validated once, by `gc_hooks.door.pose`.
+    """A loss, a point and backprop's gradient there; validated once, by `gc_hooks.intake.door.pose`.
 
     Attributes
     ----------

@@ -12,13 +12,13 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from gc_hooks.comparison import Basis, Comparison, EntryComparison, state
 from gc_hooks.diagnosis import Diagnosis, plural
 from gc_hooks.errors import GradCheckError
-from gc_hooks.estimate import Status
+from gc_hooks.judging.comparison import Basis, Comparison, EntryComparison, state
+from gc_hooks.judging.verdict import Tolerance, Verdict
+from gc_hooks.measuring.estimate import Status
 from gc_hooks.picture import Picture, StepCurve
 from gc_hooks.tables import Rows, html_table, markdown_list, markdown_table, markdown_text, text_table
-from gc_hooks.verdict import Tolerance, Verdict
 
 SCHEMA = 1
 """A reader passes over fields that it does not know, and refuses a higher number."""

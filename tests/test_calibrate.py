@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from gc_hooks import Verdict, central, check_gradients, complex_step, entries, fixed_step
-from gc_hooks.calibrate import calibrate, rounding_of, untrained
-from gc_hooks.door import pose
-from gc_hooks.estimate import Estimate
-from gc_hooks.evidence import Evidence
-from gc_hooks.gather import gather
-from gc_hooks.interval import entry_bars
-from gc_hooks.measure import measure
+from gc_hooks.intake.door import pose
+from gc_hooks.judging.interval import entry_bars
+from gc_hooks.measuring.calibrate import calibrate, rounding_of, untrained
+from gc_hooks.measuring.estimate import Estimate
+from gc_hooks.measuring.evidence import Evidence
+from gc_hooks.measuring.gather import gather
+from gc_hooks.measuring.measure import measure
 
 W = np.array([0.7, -1.3, 0.4, 2.1])
 B = np.array([[0.3, -0.8], [1.2, 0.5]])

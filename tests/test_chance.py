@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gc_hooks.chance import HIGHEST, LOWEST, escape_factor, lower_factor, upper_factor
+from gc_hooks.judging.chance import HIGHEST, LOWEST, escape_factor, lower_factor, upper_factor
 
 DRAWS = 200_000
 

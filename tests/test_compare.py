@@ -13,10 +13,10 @@ from hypothesis.extra.numpy import arrays
 
 from gc_hooks import InvalidProblem, Status, Tolerance, Verdict, check_gradients
 from gc_hooks.compare import compare, whole_norm
-from gc_hooks.comparison import Basis
-from gc_hooks.door import pose
-from gc_hooks.evidence import Evidence
-from gc_hooks.summary import overall, penalty_share
+from gc_hooks.intake.door import pose
+from gc_hooks.judging.comparison import Basis
+from gc_hooks.judging.summary import overall, penalty_share
+from gc_hooks.measuring.evidence import Evidence
 
 GOOD, INCONCLUSIVE, DOUBLE_CHECK, WORRY = Verdict
 NUMBERS = st.floats(-1e3, 1e3)

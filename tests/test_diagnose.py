@@ -7,7 +7,7 @@ import pytest
 
 from gc_hooks import Diagnosis, check_gradients
 from gc_hooks.diagnose import RULES, diagnose
-from gc_hooks.door import pose
+from gc_hooks.intake.door import pose
 
 POINT = {"W": np.array([[1.0, 2.0, 3.0]]), "b": np.array([0.5])}
 CLEAN = {"W": 2 * POINT["W"], "b": 2 * POINT["b"]}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gc_hooks import GradCheckError, InvalidProblem, NondeterministicLoss
-from gc_hooks.door import parameter_arrays, pose
+from gc_hooks.intake.door import parameter_arrays, pose
 
 W = np.array([1.0, 2.0])
 

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 import zoo
-from gc_hooks import Tolerance, Verdict, large
-from gc_hooks.comparison import Basis
-from gc_hooks.door import pose_again
-from gc_hooks.glance import glance
-from gc_hooks.large import Normals, uniforms
+from gc_hooks import Tolerance, Verdict
+from gc_hooks.intake import large
+from gc_hooks.intake.door import pose_again
+from gc_hooks.intake.large import Normals, uniforms
+from gc_hooks.judging.comparison import Basis
+from gc_hooks.judging.glance import glance
 from gc_hooks.problem import Meter
 
 WRONG = {

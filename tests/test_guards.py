@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from gc_hooks import Status, Tolerance, Verdict, central, check_gradients, complex_step, fixed_step
-from gc_hooks.calibrate import Instrument
-from gc_hooks.case import Case
-from gc_hooks.door import pose
-from gc_hooks.estimate import Estimate
-from gc_hooks.evidence import Evidence
-from gc_hooks.examine import examine
-from gc_hooks.guards import reconsider
-from gc_hooks.measure import measure
+from gc_hooks.intake.door import pose
+from gc_hooks.judging.case import Case
+from gc_hooks.judging.examine import examine
+from gc_hooks.judging.guards import reconsider
+from gc_hooks.measuring.calibrate import Instrument
+from gc_hooks.measuring.estimate import Estimate
+from gc_hooks.measuring.evidence import Evidence
+from gc_hooks.measuring.measure import measure
 from gc_hooks.probes import entries
 from zoo import ACTIVATIONS, network, trained
 

@@ -102,7 +102,7 @@ def test_limits_hold_for_pictures_too():
 def test_pictures_take_no_longer_than_the_check(monkeypatch):
     """Where the loss is slow, failing parameters are drawn with what was measured anyhow."""
     network = Network(factor=2.0)
-    monkeypatch.setattr("gc_hooks.illustrate.LEAST_SECONDS", 0.0)
+    monkeypatch.setattr("gc_hooks.judging.illustrate.LEAST_SECONDS", 0.0)
     monkeypatch.setattr("gc_hooks.problem.Meter.seconds", 1e9)  # stands still: the deadline is never reached
     assert len(network.check(pictures=True).pictures["W1"].entries) > 250
     ticks = iter(2.0**k for k in range(1000))

@@ -7,8 +7,11 @@ import pickle
 import numpy as np
 import pytest
 
-from gc_hooks import GradCheckHook, Verdict, calibrate, check_gradients, drift, drill, joint, large, per_parameter
-from gc_hooks.large import Normals, inner, jittered, normals, sampled, scrambled, shifted_within, view_or_copy
+from gc_hooks import GradCheckHook, Verdict, check_gradients, drift, joint, per_parameter
+from gc_hooks.intake import large
+from gc_hooks.intake.large import Normals, inner, jittered, normals, sampled, scrambled, shifted_within, view_or_copy
+from gc_hooks.judging import drill
+from gc_hooks.measuring import calibrate
 from zoo import network
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gc_hooks import InvalidProblem
-from gc_hooks.matching import Matched, match_gradients, norm, relative_difference
+from gc_hooks.intake.matching import Matched, match_gradients, norm, relative_difference
 
 EPS = np.finfo(float).eps
 POINT = {"W1": np.ones((2, 3)), "b1": np.ones(2)}

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from gc_hooks import Status, check_gradients
-from gc_hooks.calibrate import calibrate
-from gc_hooks.door import pose
-from gc_hooks.estimate import Estimate
-from gc_hooks.evidence import Evidence
-from gc_hooks.measure import measure
+from gc_hooks.intake.door import pose
+from gc_hooks.measuring.calibrate import calibrate
+from gc_hooks.measuring.estimate import Estimate
+from gc_hooks.measuring.evidence import Evidence
+from gc_hooks.measuring.measure import measure
 from gc_hooks.probes import Entry, direction_within, entries, random_direction
 
 POINT = {"w": np.array([0.7, -1.3, 0.4, 2.1]), "B": np.array([[0.3, -0.8], [1.2, 0.5]])}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gc_hooks import NondeterministicLoss, check_gradients
-from gc_hooks.preserve import Snapshot, preserve
+from gc_hooks.traces.preserve import Snapshot, preserve
 
 
 class Model:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gc_hooks.door import pose
+from gc_hooks.intake.door import pose
 from gc_hooks.probes import Direction, Entry, Line, entries, joint_weights, random_direction
 
 POINT = {"W": np.arange(6.0).reshape(2, 3) + 1, "b": np.array([0.5, -1.0])}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gc_hooks import Verdict, central, check_gradients
-from gc_hooks.door import pose
+from gc_hooks.intake.door import pose
 from gc_hooks.problem import Meter, as_number, parameter_scales, rebuild_params, root_mean_square, written
 
 W = np.array([1.0, 2.0, 3.0])

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gc_hooks import GradCheckHook, adapters, check_gradients
-from gc_hooks.reach import MOST, generators_kept, referred
+from gc_hooks.traces.reach import MOST, generators_kept, referred
 
 HERE = np.random.default_rng(1)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gc_hooks import ConsoleReporter, GradCheckHook, GradCheckWarning, InvalidProblem
-from gc_hooks.switches import Switches, read_switches
+from gc_hooks.watching.switches import Switches, read_switches
 
 
 class Listener:

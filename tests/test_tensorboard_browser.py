@@ -10,8 +10,8 @@ import pytest
 import tensorboard_data_server
 
 from gc_hooks import CheckReport, TensorBoardReporter, Verdict
-from gc_hooks.comparison import Basis, Comparison
 from gc_hooks.diagnosis import Diagnosis
+from gc_hooks.judging.comparison import Basis, Comparison
 from gc_hooks.picture import Picture, StepCurve
 from servers import WITHOUT_THE_TAB, fetch, patiently, tensorboard
 

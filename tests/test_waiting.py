@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import rich.console
 
-from gc_hooks import check_gradients, entries, waiting
+from gc_hooks import check_gradients, entries
+from gc_hooks.measuring import waiting
 
 W = np.linspace(-1, 1, 40)
 

@@ -25,8 +25,8 @@ from gc_hooks.adapters.attachment import (
 from gc_hooks.adapters.memory import ABSENT, Naming, Pair, grads_of, lasting_params, pairs_by_name
 from gc_hooks.adapters.returns import loss_among, part
 from gc_hooks.errors import InvalidProblem
-from gc_hooks.evaluation import Evaluation
-from gc_hooks.tree import flatten
+from gc_hooks.intake.tree import flatten
+from gc_hooks.traces.evaluation import Evaluation
 
 
 def pure(f: Loss, g: Callable[[Any], Any], theta: Any, *, loss_factor: float = 1.0) -> Attachment:

@@ -12,8 +12,8 @@ from gc_hooks._typing import Array
 from gc_hooks.adapters.attachment import noted
 from gc_hooks.diagnosis import listed
 from gc_hooks.errors import InvalidProblem
-from gc_hooks.matching import gradient_key
-from gc_hooks.tree import flatten
+from gc_hooks.intake.matching import gradient_key
+from gc_hooks.intake.tree import flatten
 
 Naming = Callable[[str], Any] | Mapping[str, Any]
 ABSENT: Any = object()

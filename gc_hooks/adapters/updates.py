@@ -12,9 +12,9 @@ from gc_hooks._typing import Array, Loss
 from gc_hooks.adapters.attachment import Attachment, as_state, ask, attach, shown, swapped
 from gc_hooks.adapters.memory import ABSENT, Pair, lasting_params, params_of, place
 from gc_hooks.errors import InvalidProblem
-from gc_hooks.matching import Uncertain
-from gc_hooks.reach import changeable
-from gc_hooks.tree import flatten
+from gc_hooks.intake.matching import Uncertain
+from gc_hooks.intake.tree import flatten
+from gc_hooks.traces.reach import changeable
 
 
 class RecordingOptimizer:

@@ -1,0 +1,1 @@
+"""What the user hands in, looked at once at the door."""

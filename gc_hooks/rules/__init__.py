@@ -1,0 +1,1 @@
+"""What a bug looks like, and its name."""

@@ -1,0 +1,1 @@
+"""Leaving none: whatever a check touches is what it was."""
