@@ -21,7 +21,7 @@ TRUSTED, TRUNCATION = 1e-6, 1e-8
 ELSEWHERE = 4
 TRIAL_STEPS, SKETCH_STEPS = (2.0**-22, 2.0**-24), (2.0**-14, 2.0**-17)
 ROUNDINGS, ASSUMED_ROUNDING, LEAST_ROUNDING = 32.0, 64 * EPS, 6 * EPS
-JITTERS, SLOPES, MOVED, JUMP, VANISHING = 3, 2, 3.8, 1e-7, 1e-9
+JITTERS, SLOPES, MOVED, JUMP, VANISHING = 4, 2, 4.0, 1e-7, 1e-9
 """Found by tests/benchmarks/calibration.py: they cover 99.9 % of the slopes."""
 APART = "where central differences gave"
 VAGUE = "central differences were too vague to confirm it"
@@ -73,7 +73,7 @@ def calibrate(
     """An instrument for each term: the method that was asked for, or the best one that can be trusted here.
 
     Complex step earns its place at every check: along a random direction through all parameters it has to agree with
-    central differences. That costs one complex evaluation, two real ones at a small step, and for its rounding three of
+    central differences. That costs one complex evaluation, two real ones at a small step, and for its rounding four of
     the gradient, or two complex evaluations more; where these are too vague, two at another step, 8 to 16 for the noise
     of the loss and up to 18 for a ladder of steps. Central differences cost that noise measurement. With ``along``,
     noise and rounding are assumed for now.
@@ -116,7 +116,7 @@ def rounding_of(problem: Problem, tools: list[Instrument], generator: Generator)
     """The rounding of slopes by complex step, measured where backprop is a function: how far its gradient moves with
     every parameter moved by its own rounding. Terms that cancel show there, parameter by parameter.
 
-    Costs three evaluations of the gradient. One that jumps while others do not stands at a kink, which is another
+    Costs four evaluations of the gradient. One that jumps while others do not stands at a kink, which is another
     matter; where all jump, that is the rounding.
     """
     assumed = assumed_rounding(tools)
