@@ -24,8 +24,7 @@ STEP, NEAR = 2.0**-20, 1e-5
 
 
 def glance(problem: Problem, tolerance: Tolerance, *, seed: int, step: int) -> CheckReport | None:
-    """One direction through all parameters: complex step along it, and a real step to either side that
-    confirms it.
+    """One direction through all parameters: complex step along it, and a real step to either side that confirms it.
 
     Parameters
     ----------
