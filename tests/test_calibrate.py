@@ -142,6 +142,13 @@ def test_untrained_keeps_the_scales_and_nothing_else():
     assert np.abs(moved).tolist() != problem.point["w"].tolist()
 
 
+@pytest.mark.parametrize(("off_zero", "size"), [(False, 0.0), (True, 1.0)])
+def test_untrained_leaves_zeros_where_they_are_unless_told(off_zero, size):
+    problem = pose(lambda p: np.sum(p["b"] ** 2), {"b": np.zeros(3)}, {"b": np.zeros(3)})
+    moved = untrained(problem, np.random.default_rng(0), off_zero=off_zero).point["b"]
+    assert np.abs(moved).tolist() == [size * problem.scales["b"]] * 3
+
+
 @pytest.mark.parametrize(
     "method", [central, fixed_step(1e-5), lambda line, *, scale, noise: Estimate(1.0, 0.0, 0.1, 0)]
 )

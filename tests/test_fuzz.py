@@ -30,6 +30,7 @@ UNITS = Leaf((), scale=1e-5), Leaf((), scale=1e6)
 @example(Drawn((Leaf((), scale=1e-3, zeros=True), Leaf((), scale=1e6)), curves=("sin",)))
 @example(Drawn((Leaf((), scale=1e7), Leaf((), "float32", 0.1)), curves=("linear", "sin"), in_place=True))
 @example(Drawn(Leaf((), "float16", 100.0), curves=("linear",), size=1e-5, buffers=True))
+@example(Drawn([Leaf((), "float32", zeros=True)], size=0.01, buffers=True, rounded=True, seed=10000))
 def test_a_correct_gradient_is_never_accused(problem):
     """GOOD or INCONCLUSIVE, whatever the loss, its noise and kinks, the scales, dtypes and layouts; and no trace."""
     assert accused(checked(problem)) == {}

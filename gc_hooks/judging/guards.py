@@ -86,7 +86,7 @@ def _uncancelled_norm(case: Case, name: str) -> float:
 
 
 def _untrained(case: Case) -> Case:
-    return case.elsewhere(untrained(case.problem, case.generator))
+    return case.elsewhere(untrained(case.problem, case.generator, off_zero=True))
 
 
 def _norm_at(case: Case, name: str, directions: int) -> float:

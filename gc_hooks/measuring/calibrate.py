@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from gc_hooks._typing import Generator
 from gc_hooks.intake.large import LARGE, scrambled
 from gc_hooks.intake.matching import norm
@@ -259,9 +261,15 @@ def _with_rounding(problem: Problem, term: int, tool: Instrument, generator: Gen
     return replace(tool, rounding=max(ASSUMED_ROUNDING, ROUNDINGS * math.hypot(*moved) / math.sqrt(SLOPES) / size))
 
 
-def untrained(problem: Problem, generator: Generator) -> Problem:
-    """The problem at a point of the same scales that no training has led to: entries shuffled, signs drawn anew."""
-    return problem.at({name: scrambled(array, generator) for name, array in problem.point.items()}, {})
+def untrained(problem: Problem, generator: Generator, *, off_zero: bool = False) -> Problem:
+    """The problem at a point of the same scales that no training has led to: entries shuffled, signs drawn anew.
+
+    An array of zeros stays where it is, unless it is to become one of its unit with random signs.
+    """
+    point = dict(problem.point)
+    for name, array in problem.point.items() if off_zero else ():
+        point[name] = array if np.any(array) else np.full(array.shape, problem.scales[name], array.dtype)
+    return problem.at({name: scrambled(array, generator) for name, array in point.items()}, {})
 
 
 def _complex_step_or_central(line: LineLike, *, scale: float, noise: float | None) -> Estimate:
