@@ -157,7 +157,7 @@ def _parameter(name: str, leaf: Any, in_place: bool) -> Array:
 def _computes_differently(leaf: Any, in_place: bool) -> bool:
     """Whether an array's type has arithmetic of its own (a matrix, a masked array), which a plain copy has not. In
     place the loss reads the user's own arrays, and only what a mask hides is out of reach."""
-    if type(leaf) is np.ndarray:
+    if type(leaf) is np.ndarray:  # most are; numpy.ma takes its time to load
         return False
     if in_place or not isinstance(leaf, np.ndarray):
         return isinstance(leaf, np.ma.MaskedArray)

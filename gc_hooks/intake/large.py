@@ -125,7 +125,7 @@ def view_or_copy(array: Array) -> Array:
 
 
 def copies_in_double(arrays: Params) -> dict[str, Array]:
-    """All of them so."""
+    """Such a copy or view of each array: the point of a check."""
     return {name: view_or_copy(array) for name, array in arrays.items()}
 
 

@@ -95,18 +95,21 @@ class Objective:
 
     def data_gradient(self, params: Params, batch: Batch, random_state: RandomState | None = None) -> dict[str, Array]:
         """The gradient of the data loss alone; costs a forward and a backward pass."""
-        inputs, targets = batch
-        outputs, caches = self._model.forward(inputs, training_context(random_state), params)
-        return self._model.backward(caches, self._loss.gradient(outputs, targets), params)
+        _, grads = self._passes(params, batch, random_state)
+        return grads
 
     def value_and_gradient(
         self, params: Params, batch: Batch, random_state: RandomState | None = None
     ) -> tuple[Any, dict[str, Array]]:
         """Data loss plus penalty, and the gradient of both; costs what `gradient` costs, one forward pass serves."""
+        outputs, grads = self._passes(params, batch, random_state)
+        return self._loss.value(outputs, batch[1]) + self.penalty(params), self.penalised(params, grads)
+
+    def _passes(self, params: Params, batch: Batch, random_state: RandomState | None) -> tuple[Array, dict[str, Array]]:
+        """Forward and backward in training mode: the outputs, and the gradient of the data loss."""
         inputs, targets = batch
         outputs, caches = self._model.forward(inputs, training_context(random_state), params)
-        grads = self._model.backward(caches, self._loss.gradient(outputs, targets), params)
-        return self._loss.value(outputs, targets) + self.penalty(params), self.penalised(params, grads)
+        return outputs, self._model.backward(caches, self._loss.gradient(outputs, targets), params)
 
     def penalised(self, params: Params, grads: Params) -> dict[str, Array]:
         """New gradients: those given, plus the penalty's."""
