@@ -1,9 +1,7 @@
 """A smoke detector for hand-written backpropagation: is the gradient that the training uses the slope of its loss?"""
 
 from gc_hooks import adapters, nn
-from gc_hooks.callbacks import Callback, TrainState
 from gc_hooks.check import check_gradients
-from gc_hooks.diagnosis import Diagnosis
 from gc_hooks.errors import (
     GradCheckError,
     GradCheckWarning,
@@ -12,17 +10,19 @@ from gc_hooks.errors import (
     MissingDependency,
     NondeterministicLoss,
 )
-from gc_hooks.hook import GradCheckHook
-from gc_hooks.judging.comparison import Basis, Comparison
-from gc_hooks.judging.verdict import Tolerance, Verdict
-from gc_hooks.measuring.estimate import Estimate, Status
-from gc_hooks.methods import central, complex_step, fixed_step
-from gc_hooks.probes import entries, joint, per_parameter
+from gc_hooks.hooks.hook import GradCheckHook
+from gc_hooks.layerwise import check_layers
 from gc_hooks.report import CheckReport
+from gc_hooks.report.comparison import Basis, Comparison
+from gc_hooks.report.diagnosis import Diagnosis
+from gc_hooks.report.verdict import Status, Tolerance, Verdict
 from gc_hooks.reporters import ConsoleReporter, JsonlReporter, Log, TensorBoardReporter, read_jsonl, read_log
-from gc_hooks.rules.layerwise import check_layers
 from gc_hooks.schedule import any_of, at, drift, every, first, logspaced
+from gc_hooks.slopes.estimate import Estimate
+from gc_hooks.slopes.methods import central, complex_step, fixed_step
+from gc_hooks.slopes.probes import entries, joint, per_parameter
 from gc_hooks.testing import assert_gradients
+from gc_hooks.training import Callback, TrainState
 
 __version__ = "0.1.0"
 
@@ -68,3 +68,8 @@ __all__ = [
     "read_jsonl",
     "read_log",
 ]
+
+
+def __dir__() -> list[str]:
+    """List the public names only, so that completion shows what users need."""
+    return [*__all__, "__all__", "__doc__", "__file__", "__name__", "__path__", "__version__"]

@@ -9,23 +9,23 @@ from typing import Any
 import numpy as np
 
 from gc_hooks._typing import Loss
-from gc_hooks.diagnose import diagnose
 from gc_hooks.errors import InvalidProblem
-from gc_hooks.intake.door import pose
-from gc_hooks.judging.case import Case
-from gc_hooks.judging.examine import examine
-from gc_hooks.judging.illustrate import illustrate
-from gc_hooks.judging.summary import write_report
-from gc_hooks.judging.verdict import Tolerance
-from gc_hooks.measuring.estimate import Method
-from gc_hooks.measuring.gather import gather
-from gc_hooks.measuring.waiting import Progress
-from gc_hooks.methods import central, complex_step, fixed_step
-from gc_hooks.probes import Depth, automatic, entries
+from gc_hooks.isolation.object_graph import generators_kept
+from gc_hooks.isolation.rng import global_random_state_kept
 from gc_hooks.problem import Meter, Problem, put_back
+from gc_hooks.problem.validate import pose
 from gc_hooks.report import CheckReport
-from gc_hooks.traces.footprint import global_random_state_kept
-from gc_hooks.traces.reach import generators_kept
+from gc_hooks.report.verdict import Tolerance
+from gc_hooks.rules import diagnose
+from gc_hooks.slopes.estimate import Method
+from gc_hooks.slopes.methods import central, complex_step, fixed_step
+from gc_hooks.slopes.parallel import gather
+from gc_hooks.slopes.probes import Depth, automatic, entries
+from gc_hooks.slopes.progress import Progress
+from gc_hooks.verdicts.escalate import examine
+from gc_hooks.verdicts.plot_data import illustrate
+from gc_hooks.verdicts.session import Case
+from gc_hooks.verdicts.summary import write_report
 
 
 def check_gradients(

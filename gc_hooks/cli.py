@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gc_hooks.diagnosis import listed
 from gc_hooks.errors import GradCheckError
-from gc_hooks.judging.verdict import Verdict
 from gc_hooks.report import CheckReport
+from gc_hooks.report.diagnosis import listed
+from gc_hooks.report.verdict import Verdict
 from gc_hooks.reporters.log import Log, read_log
 from gc_hooks.tensorboard_tab.metadata import stock_address, tab_address
 

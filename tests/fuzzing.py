@@ -11,7 +11,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from gc_hooks import Verdict, central, check_gradients, entries, joint, per_parameter
-from gc_hooks.intake.tree import flatten, rebuild
+from gc_hooks.arrays.tree import flatten, rebuild
 
 ROWS = 6
 """Numbers that the parameters are mixed into before the loss bends them."""

@@ -20,7 +20,7 @@ from gc_hooks import (
     joint,
     per_parameter,
 )
-from gc_hooks.traces.reach import changeable
+from gc_hooks.isolation.object_graph import changeable
 
 RNG = np.random.default_rng(3)
 X, Y = RNG.normal(size=(12, 3)), RNG.normal(size=(12, 2))

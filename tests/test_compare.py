@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from gc_hooks import InvalidProblem, Status, Tolerance, Verdict, check_gradients
-from gc_hooks.compare import compare, whole_norm
-from gc_hooks.intake.door import pose
-from gc_hooks.judging.comparison import Basis
-from gc_hooks.judging.summary import overall, penalty_share
-from gc_hooks.measuring.evidence import Evidence
+from gc_hooks.problem.validate import pose
+from gc_hooks.report.comparison import Basis
+from gc_hooks.slopes.measurements import Evidence
+from gc_hooks.verdicts.compare import compare, whole_norm
+from gc_hooks.verdicts.summary import overall, penalty_share
 
 GOOD, INCONCLUSIVE, DOUBLE_CHECK, WORRY = Verdict
 NUMBERS = st.floats(-1e3, 1e3)

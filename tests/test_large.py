@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from gc_hooks import GradCheckHook, Verdict, check_gradients, drift, joint, per_parameter
-from gc_hooks.intake import large
-from gc_hooks.intake.large import Normals, inner, jittered, normals, sampled, scrambled, shifted_within, view_or_copy
-from gc_hooks.judging import drill
-from gc_hooks.measuring import calibrate
+from gc_hooks.arrays import large
+from gc_hooks.arrays.large import Normals, inner, jittered, normals, sampled, scrambled, shifted_within, view_or_copy
+from gc_hooks.slopes import calibrate
+from gc_hooks.verdicts import drill
 from zoo import network
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from gc_hooks import Status, check_gradients
-from gc_hooks.intake.door import pose
-from gc_hooks.measuring.calibrate import calibrate
-from gc_hooks.measuring.estimate import Estimate
-from gc_hooks.measuring.evidence import Evidence
-from gc_hooks.measuring.measure import measure
-from gc_hooks.probes import Entry, direction_within, entries, random_direction
+from gc_hooks.problem.validate import pose
+from gc_hooks.slopes.estimate import Estimate
+from gc_hooks.slopes.instrument import calibrate
+from gc_hooks.slopes.measurements import Evidence
+from gc_hooks.slopes.parallel import measure
+from gc_hooks.slopes.probes import Entry, direction_within, entries, random_direction
 
 POINT = {"w": np.array([0.7, -1.3, 0.4, 2.1]), "B": np.array([[0.3, -0.8], [1.2, 0.5]])}
 

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gc_hooks import InvalidProblem, central, complex_step, fixed_step
-from gc_hooks.measuring.estimate import Curve, Estimate, Status
-from gc_hooks.measuring.noise import measure_noise
+from gc_hooks.report.verdict import Status
+from gc_hooks.slopes.estimate import Curve, Estimate
+from gc_hooks.slopes.noise import measure_noise
 
 SMOOTH = {
     "sin": (np.sin, np.cos),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gc_hooks import InvalidProblem, Verdict, check_layers, nn
-from gc_hooks.nn.normal import normal_cdf, normal_pdf
+from gc_hooks.nn.functions import normal_cdf, normal_pdf
 
 INPUTS = np.random.default_rng(9).normal(0.0, 2.0, size=(6, 5))
 EXTREME = [[-1e4, -1000, -88, -0.0, 0.0, 88, 1000, 1e4]]

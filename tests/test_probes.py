@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gc_hooks.intake.door import pose
-from gc_hooks.probes import Direction, Entry, Line, entries, joint_weights, random_direction
+from gc_hooks.problem.validate import pose
+from gc_hooks.slopes.probes import Direction, Entry, Line, entries, joint_weights, random_direction
 
 POINT = {"W": np.arange(6.0).reshape(2, 3) + 1, "b": np.array([0.5, -1.0])}
 GRADS = {"W": np.arange(6.0).reshape(2, 3) * 10, "b": np.array([7.0, 8.0])}

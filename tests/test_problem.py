@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from gc_hooks import Verdict, central, check_gradients
-from gc_hooks.intake.door import pose
-from gc_hooks.problem import Meter, as_number, parameter_scales, rebuild_params, root_mean_square, written
+from gc_hooks.arrays.norms import root_mean_square
+from gc_hooks.problem import Meter, as_number, parameter_scales, rebuild_params, written
+from gc_hooks.problem.validate import pose
 
 W = np.array([1.0, 2.0, 3.0])
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gc_hooks import Callback, Tolerance, Verdict, entries, nn
-from gc_hooks.watching.questions import check_slopes, differ, with_buffers
+from gc_hooks.hooks.questions import check_slopes, differ, with_buffers
 
 RNG = np.random.default_rng(4)
 INPUTS, LABELS = RNG.normal(size=(12, 4)), RNG.integers(3, size=12)

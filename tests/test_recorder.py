@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gc_hooks import CheckReport, GradCheckHook, GradCheckWarning, InvalidProblem, TensorBoardReporter, Verdict
-from gc_hooks.watching.recorder import CheckRecorder
+from gc_hooks.hooks.recorder import CheckRecorder
 
 
 class Listener:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from gc_hooks import Basis, CheckReport, Comparison, Diagnosis, GradCheckError, Status, Verdict, check_gradients
-from gc_hooks.judging.comparison import EntryComparison
-from gc_hooks.tables import html_table, markdown_table, markdown_text, text_table
+from gc_hooks.report.comparison import EntryComparison
+from gc_hooks.report.text import html_table, markdown_table, markdown_text, text_table
 
 GOOD, INCONCLUSIVE, DOUBLE_CHECK, WORRY = Verdict
 HOSTILE = [

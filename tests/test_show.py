@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from gc_hooks import CheckReport, GradCheckHook, JsonlReporter, TensorBoardReporter, Verdict, cli, read_log
-from gc_hooks.diagnosis import Diagnosis
 from gc_hooks.errors import GradCheckError
-from gc_hooks.judging.comparison import Comparison
+from gc_hooks.report.comparison import Comparison
+from gc_hooks.report.diagnosis import Diagnosis
 from gc_hooks.reporters.events import EventFile
 from gc_hooks.tensorboard_tab.metadata import CHECKS
 

@@ -10,9 +10,9 @@ import pytest
 import tensorboard_data_server
 
 from gc_hooks import CheckReport, TensorBoardReporter, Verdict
-from gc_hooks.diagnosis import Diagnosis
-from gc_hooks.judging.comparison import Basis, Comparison
-from gc_hooks.picture import Picture, StepCurve
+from gc_hooks.report.comparison import Basis, Comparison
+from gc_hooks.report.diagnosis import Diagnosis
+from gc_hooks.report.plots import Picture, StepCurve
 from servers import WITHOUT_THE_TAB, fetch, patiently, tensorboard
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install gc_hooks[browser]")

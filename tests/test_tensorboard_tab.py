@@ -15,8 +15,8 @@ import pytest
 import tensorboard_data_server
 
 from gc_hooks import CheckReport, GradCheckHook, TensorBoardReporter, Verdict
-from gc_hooks.diagnosis import Diagnosis
-from gc_hooks.judging.comparison import Basis, Comparison
+from gc_hooks.report.comparison import Basis, Comparison
+from gc_hooks.report.diagnosis import Diagnosis
 from gc_hooks.reporters.events import EventFile
 from gc_hooks.tensorboard_tab.digest import RunDigest, check_digest
 from gc_hooks.tensorboard_tab.metadata import CHECKS

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gc_hooks import InvalidProblem
-from gc_hooks.intake.tree import ROOT, flatten, is_container, rebuild
+from gc_hooks.arrays.tree import ROOT, flatten, is_container, rebuild
 
 Layer = namedtuple("Layer", ["W", "b"])
 KEYS = st.text("abW1", min_size=1, max_size=3)

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from gc_hooks._typing import Loss
+from gc_hooks.arrays.gradients import Uncertain
+from gc_hooks.arrays.tree import flatten
 from gc_hooks.errors import InvalidProblem
-from gc_hooks.intake.matching import Uncertain
-from gc_hooks.intake.tree import flatten
-from gc_hooks.traces.evaluation import Evaluation
+from gc_hooks.isolation.evaluation import Evaluation
 
 Attachment = dict[str, Any]
 """The keywords of `gc_hooks.check_gradients` and of the hook's ``on_step``."""

@@ -10,10 +10,10 @@ import numpy as np
 
 from gc_hooks._typing import Array
 from gc_hooks.adapters.attachment import noted
-from gc_hooks.diagnosis import listed
+from gc_hooks.arrays.gradients import gradient_key
+from gc_hooks.arrays.tree import flatten
 from gc_hooks.errors import InvalidProblem
-from gc_hooks.intake.matching import gradient_key
-from gc_hooks.intake.tree import flatten
+from gc_hooks.report.diagnosis import listed
 
 Naming = Callable[[str], Any] | Mapping[str, Any]
 ABSENT: Any = object()

@@ -22,7 +22,7 @@ from gc_hooks.adapters.memory import (
     without_known,
 )
 from gc_hooks.errors import InvalidProblem
-from gc_hooks.traces.preserve import is_open
+from gc_hooks.isolation.snapshot import is_open
 
 
 def layers(

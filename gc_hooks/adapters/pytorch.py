@@ -11,13 +11,13 @@ import numpy as np
 from gc_hooks._typing import Array, Loss
 from gc_hooks.adapters.pytorch_stage import Stage, as_array, as_gradient, eps_of, trained_parameters
 from gc_hooks.adapters.pytorch_witness import Witness
+from gc_hooks.arrays.norms import in_double
 from gc_hooks.check import check_gradients
 from gc_hooks.errors import InvalidProblem, MissingDependency
-from gc_hooks.intake.matching import in_double
-from gc_hooks.methods import central
+from gc_hooks.hooks.base import Watch, check_choice
+from gc_hooks.hooks.questions import compare_buffers, differ, without_buffers
 from gc_hooks.report import CheckReport
-from gc_hooks.watching.questions import compare_buffers, differ, without_buffers
-from gc_hooks.watching.watch import Watch, check_choice
+from gc_hooks.slopes.methods import central
 
 TOO_COARSE = 1e-3
 """Machine epsilons above this (half precision) leave nothing to compare."""

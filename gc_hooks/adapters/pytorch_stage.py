@@ -14,7 +14,7 @@ import numpy as np
 from gc_hooks._typing import Array, Params
 from gc_hooks.adapters.pytorch_witness import Witness
 from gc_hooks.errors import InvalidProblem
-from gc_hooks.traces.footprint import global_random_state_kept
+from gc_hooks.isolation.rng import global_random_state_kept
 
 ROUND = 8
 """So many numbers are not all in float32 by chance."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from gc_hooks.traces.footprint import global_random_state, set_global_random_state
+from gc_hooks.isolation.rng import global_random_state, set_global_random_state
 
 
 class Witness:

@@ -12,28 +12,19 @@ Start reading with `Trainer`, then `Sequential` and the layers.
 """
 
 from gc_hooks.nn.activations import ELU, GELU, Softmax, Softplus, TanhGELU
-from gc_hooks.nn.adaptive import AdamW, RMSProp
-from gc_hooks.nn.batches import Batches
+from gc_hooks.nn.chain import Residual
 from gc_hooks.nn.checkpoint import load_model, load_training, save_model, save_training
-from gc_hooks.nn.clipping import clip_by_norm, clip_by_value
-from gc_hooks.nn.early_stopping import EarlyStopping
-from gc_hooks.nn.gated import GRU, LSTM
-from gc_hooks.nn.history import History
 from gc_hooks.nn.images import AveragePool2D, Conv2D, Flatten, MaxPool2D
 from gc_hooks.nn.layers import Context, Dense, Dropout, Layer, LeakyReLU, ReLU, Sigmoid, Tanh, glorot, he
-from gc_hooks.nn.losses import BinaryCrossEntropy, MeanSquaredError, SoftmaxCrossEntropy
+from gc_hooks.nn.losses import BinaryCrossEntropy, Huber, Masked, MeanSquaredError, SoftmaxCrossEntropy, mask_labels
 from gc_hooks.nn.model import Sequential
 from gc_hooks.nn.norms import BatchNorm, LayerNorm
 from gc_hooks.nn.objective import Objective
-from gc_hooks.nn.optimizers import SGD, Adam, Momentum, Nesterov
+from gc_hooks.nn.optimizers import SGD, Adam, AdamW, Momentum, Nesterov, RMSProp, clip_by_norm, clip_by_value
 from gc_hooks.nn.penalties import L2
-from gc_hooks.nn.rates import LearningRate, cosine_decay, exponential_decay, step_decay, warm_up
-from gc_hooks.nn.recurrent import RNN, orthogonal
-from gc_hooks.nn.regression import Huber, Masked
-from gc_hooks.nn.residual import Residual
-from gc_hooks.nn.sequences import EachStep, Embedding
-from gc_hooks.nn.targets import mask_labels
-from gc_hooks.nn.trainer import Trainer
+from gc_hooks.nn.rates import EarlyStopping, LearningRate, cosine_decay, exponential_decay, step_decay, warm_up
+from gc_hooks.nn.recurrent import GRU, LSTM, RNN, EachStep, Embedding, orthogonal
+from gc_hooks.nn.trainer import Batches, History, Trainer
 
 __all__ = [
     "ELU",

@@ -9,9 +9,8 @@ import numpy as np
 
 from gc_hooks._typing import Array, Params
 from gc_hooks.errors import InvalidProblem
-from gc_hooks.nn.functions import sigmoid, softplus
+from gc_hooks.nn.functions import normal_cdf, normal_pdf, sigmoid, softplus
 from gc_hooks.nn.layers import Context, Layer
-from gc_hooks.nn.normal import normal_cdf, normal_pdf
 
 CUBIC, ROOT = 0.044715, math.sqrt(2 / math.pi)
 
@@ -20,7 +19,7 @@ class GELU(Layer):
     """``x Phi(x)``, with Phi the distribution function of a standard normal variable.
 
     Hendrycks and Gimpel, "Gaussian error linear units" (2016). Safe under complex step: see
-    `gc_hooks.nn.normal.normal_cdf`.
+    `gc_hooks.nn.functions.normal_cdf`.
 
     Examples
     --------

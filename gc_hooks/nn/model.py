@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,115 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from gc_hooks._typing import Array, Params
 from gc_hooks.errors import InvalidProblem
+from gc_hooks.layer_view import INPUT, Piece, location
 from gc_hooks.nn.chain import Chain
-from gc_hooks.nn.frozen import chosen, frozen_notes, in_order
 from gc_hooks.nn.layers import Context, Layer, Place
-from gc_hooks.nn.ties import checked_ties, spread, summed
-from gc_hooks.pieces import INPUT, Piece, location
+
+
+def chosen(names: Iterable[str], among: Iterable[str], what: str) -> Iterator[str]:
+    """The parameters that are meant: by name, or by the layer that they belong to.
+
+    Raises
+    ------
+    InvalidProblem
+        A name fits none of them.
+
+    Examples
+    --------
+    >>> list(chosen(["dense1", "dense2.b"], ["dense1.W", "dense1.b", "dense2.W", "dense2.b"], "trained"))
+    ['dense1.W', 'dense1.b', 'dense2.b']
+    """
+    known = list(among)
+    for name in names:
+        found = [full for full in known if full == name or full.startswith(f"{name}.")]
+        if not found:
+            raise InvalidProblem(
+                f"There is no {what} parameter or layer {name!r}. Names are a layer's kind and its number, and behind "
+                f"a dot what it calls the array. Try {', '.join(known) or 'none: there are none'}."
+            )
+        yield from found
+
+
+def frozen_notes(names: Iterable[str]) -> tuple[str, ...]:
+    """What a report says of them."""
+    told = ", ".join(names)
+    return (f"Frozen, and so neither trained nor checked: {told}.",) if told else ()
+
+
+def in_order(arrays: Params, order: Iterable[str]) -> dict[str, Array]:
+    """The same arrays, in the order of the names."""
+    return {name: arrays[name] for name in order if name in arrays}
+
+
+@dataclass(frozen=True)
+class Tie:
+    """A layer's array that is another one, or its transpose."""
+
+    alias: str
+    name: str
+    transposed: bool
+
+    def seen(self, array: Array) -> Array:
+        """The array as the layer sees it; the same turns that layer's gradient back."""
+        return array.T if self.transposed else array
+
+
+def spread(ties: Iterable[Tie], arrays: Params) -> dict[str, Array]:
+    """All names that the layers ask for: the arrays and, beside them, their aliases.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> {name: a.shape for name, a in spread([Tie("out.W", "in.W", True)], {"in.W": np.ones((2, 3))}).items()}
+    {'in.W': (2, 3), 'out.W': (3, 2)}
+    """
+    return {**arrays, **{tie.alias: tie.seen(arrays[tie.name]) for tie in ties}}
+
+
+def summed(ties: Iterable[Tie], grads: dict[str, Array]) -> dict[str, Array]:
+    """The gradient of each array: by the chain rule, the sum over all places where it is used."""
+    for tie in ties:
+        if tie.alias in grads:
+            share = tie.seen(grads.pop(tie.alias))
+            grads[tie.name] = grads[tie.name] + share if tie.name in grads else share
+    return grads
+
+
+def checked_ties(tied: Mapping[str, str], params: Params) -> tuple[Tie, ...]:
+    """Read ``{"dense2.W": "dense1.W.T"}``.
+
+    Raises
+    ------
+    InvalidProblem
+        There is no such parameter, it is tied itself, or the shapes differ.
+    """
+    ties = tuple(_tie(alias, target, params) for alias, target in tied.items())
+    for tie in ties:
+        if tie.name in tied:
+            raise InvalidProblem(
+                f"tied has {tie.alias!r} stand for {tie.name!r}, which stands for another itself. "
+                f"A chain of ties has one array at its end. Try to tie both to {tied[tie.name]!r}."
+            )
+    return ties
+
+
+def _tie(alias: str, target: str, params: Params) -> Tie:
+    transposed = target not in params and target.endswith(".T")
+    name = target.removesuffix(".T") if transposed else target
+    strangers = [n for n in (alias, name) if n not in params]
+    if strangers:
+        raise InvalidProblem(
+            f"tied names {strangers[0]!r}, and there is no such parameter. Names are a layer's kind and number and "
+            f"its own name for the array. Try one of {', '.join(params)}; a name with .T stands for the transpose."
+        )
+    tie = Tie(alias, name, transposed)
+    if tie.seen(params[name]).shape != params[alias].shape:
+        raise InvalidProblem(
+            f"tied has {alias!r} of shape {params[alias].shape} stand for {target!r} of shape "
+            f"{tie.seen(params[name]).shape}. One array has one shape. Try {name + ('' if transposed else '.T')!r}, or "
+            "layers whose widths agree."
+        )
+    return tie
 
 
 class Sequential:

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 
 from gc_hooks._typing import Array, Batch, Params, RandomState
+from gc_hooks.layer_view import INPUT, Piece, location
 from gc_hooks.nn.layers import Context
 from gc_hooks.nn.losses import LossFunction
 from gc_hooks.nn.model import Sequential
 from gc_hooks.nn.penalties import Penalty
-from gc_hooks.pieces import INPUT, Piece, location
 
 
 class Objective:
     """The loss of a model plus a penalty on its parameters.
 
-    Implements `gc_hooks.callbacks.Objective`. No method touches the model's parameters, gradients or any generator;
+    Implements `gc_hooks.training.Objective`. No method touches the model's parameters, gradients or any generator;
     all compute in the precision of the parameters that they are given.
 
     Parameters

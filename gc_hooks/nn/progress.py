@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from gc_hooks.callbacks import Callback, TrainState
+from gc_hooks.training import Callback, TrainState
 
 
 @contextmanager

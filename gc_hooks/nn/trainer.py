@@ -2,25 +2,230 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gc_hooks._typing import Array, Batch
-from gc_hooks.callbacks import Callback, CallbackList, TrainState
-from gc_hooks.nn.batches import Batches, check_counts, checked_data
-from gc_hooks.nn.clipping import Clip
-from gc_hooks.nn.epoch import Epoch
-from gc_hooks.nn.history import History
+from gc_hooks._typing import Array, Batch, Generator, RandomState
+from gc_hooks.errors import InvalidProblem
 from gc_hooks.nn.layers import Context
 from gc_hooks.nn.losses import LossFunction
 from gc_hooks.nn.model import Sequential
 from gc_hooks.nn.objective import Objective
-from gc_hooks.nn.optimizers import Optimizer
+from gc_hooks.nn.optimizers import Clip, Optimizer
 from gc_hooks.nn.penalties import Penalty
 from gc_hooks.nn.progress import progress_display
+from gc_hooks.training import Callback, CallbackList, TrainState
+
+
+class History(dict[str, list[float]]):
+    """A list of figures per epoch under each name: "loss", "accuracy", "val_loss", "val_accuracy".
+
+    All lists have one entry per finished epoch; NaN where an epoch has no such figure (it ran without validation data).
+
+    Attributes
+    ----------
+    batch_loss : list of float
+        Total loss on each batch, one entry per step.
+
+    Examples
+    --------
+    >>> history = History()
+    >>> history.record({"loss": 0.5})
+    >>> history.record({"loss": 0.25, "val_loss": 0.75})
+    >>> history
+    {'loss': [0.5, 0.25], 'val_loss': [nan, 0.75]}
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batch_loss: list[float] = []
+
+    def record(self, metrics: Mapping[str, float]) -> None:
+        """Append the figures of one epoch."""
+        epochs = max(map(len, self.values()), default=0)
+        for name in [*self, *(name for name in metrics if name not in self)]:
+            self.setdefault(name, [float("nan")] * epochs).append(metrics.get(name, float("nan")))
+
+
+class Batches:
+    """Mini-batches of a data set, in an order of its own for each epoch.
+
+    Parameters
+    ----------
+    inputs : array_like, (N, ...)
+    targets : array_like, (N, ...)
+    batch_size : int
+        At least 1. Where it does not divide N, the last batch of an epoch is smaller.
+    shuffle : bool
+        Draw a new order of the samples for each epoch.
+    seed : int or numpy.random.Generator
+        Of the orders. A generator is drawn from as it is: one number of draws for each epoch, whatever is left out.
+
+    Attributes
+    ----------
+    generator : numpy.random.Generator
+        To go on later where an epoch was broken off, keep its state from before that epoch, and the number of batches
+        that were used.
+
+    Raises
+    ------
+    InvalidProblem
+        When the data are empty or of different lengths, or the batch size is below 1.
+
+    Examples
+    --------
+    >>> batches = Batches(np.arange(5), np.arange(5), batch_size=2, shuffle=False)
+    >>> len(batches), [inputs.tolist() for inputs, targets in batches]
+    (3, [[0, 1], [2, 3], [4]])
+    >>> [inputs.tolist() for inputs, targets in batches.epoch(skip=2)]
+    [[4]]
+    """
+
+    def __init__(
+        self,
+        inputs: ArrayLike,
+        targets: ArrayLike,
+        batch_size: int = 32,
+        *,
+        shuffle: bool = True,
+        seed: int | Generator = 0,
+    ) -> None:
+        self.inputs, self.targets = checked_data("training", inputs, targets)
+        check_counts("Batches", batch_size=batch_size)
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.generator = np.random.default_rng(seed)
+
+    def __len__(self) -> int:
+        """Number of batches in an epoch."""
+        return -(-len(self.inputs) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches of the next epoch."""
+        return self.epoch()
+
+    def epoch(self, skip: int = 0) -> Iterator[Batch]:
+        """The batches of the next epoch without the first few; the order is drawn as if they were there."""
+        samples = len(self.inputs)
+        order = self.generator.permutation(samples) if self.shuffle else np.arange(samples)
+        return self._in_order(order[skip * self.batch_size :])
+
+    def _in_order(self, order: np.ndarray[tuple[int], np.dtype[np.intp]]) -> Iterator[Batch]:
+        for start in range(0, len(order), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            yield self.inputs[rows], self.targets[rows]
+
+
+def checked_data(purpose: str, inputs: ArrayLike, targets: ArrayLike) -> Batch:
+    """Inputs and targets as arrays with as many rows.
+
+    Raises
+    ------
+    InvalidProblem
+        They are empty or of different lengths.
+    """
+    data = np.asarray(inputs), np.asarray(targets)
+    lengths = [len(array) if array.ndim else 0 for array in data]
+    if lengths[0] != lengths[1] or not lengths[0]:
+        raise InvalidProblem(
+            f"The {purpose} data are inputs of shape {data[0].shape} and targets of shape {data[1].shape}: "
+            f"{lengths[0]} and {lengths[1]} samples. Rows are samples, as many of one as of the other and at least "
+            "one: one of the two may be transposed, or a split left nothing over. Try inputs.T, or look at the split."
+        )
+    return data
+
+
+def check_counts(caller: str, **counts: int) -> None:
+    """Refuse a count below 1.
+
+    Raises
+    ------
+    InvalidProblem
+    """
+    for name, number in counts.items():
+        if number < 1:
+            raise InvalidProblem(
+                f"{caller} got {name}={number}. Nothing would be trained; a division of the number of samples may have "
+                "been rounded to zero. Give at least 1."
+            )
+
+
+@dataclass
+class Epoch:
+    """How far an epoch has come.
+
+    Attributes
+    ----------
+    orders : mapping
+        State of the generator of orders before this epoch's order was drawn.
+    masks : mapping
+        State of the generator of masks after the last finished batch.
+    plan : dict
+        Of the batches: number of samples, batch size, shuffled or not. Empty where none was begun.
+    sizes : list of int
+        Of the finished batches.
+    figures : list of dict
+        Of the finished batches.
+    """
+
+    orders: RandomState
+    masks: RandomState
+    plan: dict[str, int] = field(default_factory=dict)
+    sizes: list[int] = field(default_factory=list)
+    figures: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def done(self) -> int:
+        """Number of finished batches."""
+        return len(self.sizes)
+
+    def finish_batch(self, size: int, figures: dict[str, float], masks: RandomState) -> None:
+        """One batch further."""
+        self.sizes.append(size)
+        self.figures.append(figures)
+        self.masks = masks
+
+    def means(self) -> dict[str, float]:
+        """The figures, as means over all samples."""
+        return {
+            name: float(np.average([figures[name] for figures in self.figures], weights=self.sizes))
+            for name in self.figures[0]
+        }
+
+    def begin(self, batches: Batches) -> None:
+        """Note the plan of the batches, or see that it is the one that was begun with.
+
+        Raises
+        ------
+        InvalidProblem
+            A resumed epoch is to go on with other batches.
+        """
+        plan = plan_of(batches)
+        if self.done and plan != self.plan:
+            raise InvalidProblem(
+                f"The training was saved after {self.done} batches of an epoch with {_told(self.plan)}, and is to go "
+                f"on with {_told(plan)}. The rest of that epoch would be other samples. Give fit the same data, "
+                "batch_size and shuffle, or save between epochs."
+            )
+        self.plan = plan
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as JSON can hold it."""
+        return asdict(self)
+
+
+def plan_of(batches: Batches) -> dict[str, int]:
+    """What has to be the same for an epoch to go on."""
+    return {"samples": len(batches.inputs), "batch_size": batches.batch_size, "shuffle": int(batches.shuffle)}
+
+
+def _told(plan: dict[str, int]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in plan.items())
+
 
 CLIPPED = "Gradients are clipped on their way to the optimiser: checked is what they are before."
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gc_hooks.judging.verdict import Verdict
 from gc_hooks.report import HEADER, CheckReport
+from gc_hooks.report.verdict import Verdict
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from gc_hooks.errors import GradCheckWarning, InvalidProblem
-from gc_hooks.picture import Picture
 from gc_hooks.report import CheckReport
+from gc_hooks.report.plots import Picture
 from gc_hooks.reporters.events import EventFile, Sink, UsersWriter
 from gc_hooks.tensorboard_tab.metadata import CHECKS, stock_address, tab_address
 

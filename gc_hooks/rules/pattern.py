@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from gc_hooks._typing import Array
-from gc_hooks.diagnosis import Diagnosis, listed, of_gradients, sentence
-from gc_hooks.judging.comparison import Comparison
-from gc_hooks.judging.verdict import Verdict
-from gc_hooks.measuring.evidence import MeasuredEntries
 from gc_hooks.problem import Problem
-from gc_hooks.rules.clues import Clues
+from gc_hooks.report.comparison import Comparison
+from gc_hooks.report.diagnosis import Diagnosis, listed, of_gradients, sentence
+from gc_hooks.report.verdict import Verdict
+from gc_hooks.rules.context import Clues
+from gc_hooks.slopes.measurements import MeasuredEntries
 
 FEW, SEVERAL = 0.2, 3
 LEAST_RIGHT = 2

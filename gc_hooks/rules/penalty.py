@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from gc_hooks.diagnosis import Diagnosis, of_gradients, sentence
 from gc_hooks.problem import Problem
-from gc_hooks.rules.clues import Clues
+from gc_hooks.report.diagnosis import Diagnosis, of_gradients, sentence
+from gc_hooks.rules.context import Clues
 from gc_hooks.rules.scale import factor_of, is_bias, penalty_part, recognised
 
 MESSAGES = {

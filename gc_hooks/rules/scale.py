@@ -9,10 +9,10 @@ from fractions import Fraction
 import numpy as np
 
 from gc_hooks._typing import Array
-from gc_hooks.diagnosis import Diagnosis, of_gradients, sentence
-from gc_hooks.judging.verdict import Verdict
 from gc_hooks.problem import Problem
-from gc_hooks.rules.clues import Clues
+from gc_hooks.report.diagnosis import Diagnosis, of_gradients, sentence
+from gc_hooks.report.verdict import Verdict
+from gc_hooks.rules.context import Clues
 
 CLOSE, LEAST_CLOSE = 1e-5, 1e-3
 LARGEST_WHOLE = 10_000

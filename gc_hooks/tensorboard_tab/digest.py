@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from gc_hooks.judging.comparison import Basis
-from gc_hooks.judging.verdict import Verdict
 from gc_hooks.report import SCHEMA
+from gc_hooks.report.comparison import Basis
+from gc_hooks.report.verdict import Verdict
 
 CELL = ("verdict", "difference", "error", "shape")
 

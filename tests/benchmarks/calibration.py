@@ -19,11 +19,11 @@ import numpy as np
 from networks import SinglePrecision, random_network
 
 from gc_hooks import central, complex_step
-from gc_hooks.intake.door import pose
-from gc_hooks.judging.interval import entry_bars
-from gc_hooks.judging.verdict import Tolerance
-from gc_hooks.measuring.gather import gather
-from gc_hooks.probes import Entry, direction_within, random_direction
+from gc_hooks.problem.validate import pose
+from gc_hooks.report.verdict import Tolerance
+from gc_hooks.slopes.parallel import gather
+from gc_hooks.slopes.probes import Entry, direction_within, random_direction
+from gc_hooks.verdicts.bounds import entry_bars
 
 CERTAIN = Tolerance().certain
 METHODS = {"complex step": complex_step, "central differences": central, "float32-only loss": central}

@@ -1,1 +1,0 @@
-"""What the user hands in, looked at once at the door."""

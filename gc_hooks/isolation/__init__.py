@@ -1,0 +1,1 @@
+"""Whatever a check touches is put back: random generators, arrays, containers, attributes."""

@@ -1,1 +1,0 @@
-"""From a line through the loss to a slope with its error bar, and to the evidence of a whole check."""

@@ -1,1 +1,0 @@
-"""Leaving none: whatever a check touches is what it was."""

@@ -1,0 +1,1 @@
+"""From measured slopes to a verdict, and to the entries that are wrong."""

@@ -1,0 +1,207 @@
+"""Naming the bug: each rule has a bug that it names and a clean twin of which it says nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gc_hooks import Diagnosis, check_gradients
+from gc_hooks.problem.validate import pose
+from gc_hooks.rules import RULES, diagnose
+
+POINT = {"W": np.array([[1.0, 2.0, 3.0]]), "b": np.array([0.5])}
+CLEAN = {"W": 2 * POINT["W"], "b": 2 * POINT["b"]}
+
+
+def loss(p):
+    return np.sum(p["W"] ** 2) + np.sum(p["b"] ** 2)
+
+
+class Accumulating:
+    """A backward pass with a buffer that is never set to zero."""
+
+    def __init__(self):
+        self.buffer = np.zeros((1, 3))
+
+    def __call__(self, p):
+        self.buffer += 2 * p["W"]
+        return {"W": self.buffer, "b": 2 * p["b"]}
+
+
+BUGS = {
+    "missing_gradient": ({"b": CLEAN["b"]}, "no gradient was handed in for W", "dW1 for W1"),
+    "wrong_shape": ({**CLEAN, "W": CLEAN["W"].T}, "(3, 1), its transpose, the parameter (1, 3)", "keepdims=True"),
+    "not_numeric": ({**CLEAN, "W": np.array([["a", "b", "c"]])}, "not real numbers", "dtype"),
+    "not_repeatable": (Accumulating(), "two calls of the gradient function", "+="),
+    "not_finite": ({**CLEAN, "W": CLEAN["W"] * np.nan}, "", "0/0"),
+}
+
+
+@pytest.mark.parametrize("code", BUGS)
+def test_a_bug_is_named_with_its_evidence_and_an_advice(code):
+    """The diagnosis names the bug, the parameter, what was seen and what to try; the other parameter is left alone."""
+    grads, evidence, advice = BUGS[code]
+    (diagnosis,) = check_gradients(loss, POINT, grads).diagnoses
+    assert (diagnosis.code, diagnosis.parameters) == (code, ("W",))
+    assert evidence in diagnosis.evidence
+    assert advice in diagnosis.advice
+    assert "W" in diagnosis.message
+
+
+def test_the_clean_twin_has_no_diagnosis():
+    """Nothing is named where nothing is wrong, with buffers and with a function."""
+    assert check_gradients(loss, POINT, CLEAN).diagnoses == ()
+    assert check_gradients(loss, POINT, lambda p: {"W": 2 * p["W"], "b": 2 * p["b"]}).diagnoses == ()
+
+
+def test_several_bugs_are_named_each():
+    """Two bugs at two parameters are two diagnoses; one bug at two parameters is one."""
+    assert [d.code for d in check_gradients(loss, POINT, {"W": CLEAN["W"].T}).diagnoses] == [
+        "missing_gradient",
+        "wrong_shape",
+    ]
+    (both,) = check_gradients(loss, POINT, {name: grad * np.inf for name, grad in CLEAN.items()}).diagnoses
+    assert both.parameters == ("W", "b")
+
+
+def test_rules_are_not_asked_when_nothing_failed(monkeypatch):
+    """A passing check costs no diagnosis."""
+    monkeypatch.setattr("gc_hooks.rules.RULES", [lambda *_: pytest.fail("a rule was asked")])
+    assert check_gradients(loss, POINT, CLEAN).ok
+    assert diagnose(pose(loss, POINT, CLEAN), {}) == ()
+
+
+def test_a_wrong_gradient_without_a_known_name_gets_none():
+    """No rule guesses: what matches no bug is reported without a diagnosis."""
+    report = check_gradients(loss, POINT, {**CLEAN, "W": np.array([[1.0, -7.0, 0.3]])})
+    assert not report.ok
+    assert not {d.code for d in report.diagnoses} & set(BUGS)
+
+
+def test_a_diagnosis_prints_what_it_knows():
+    """Message, evidence and advice in one line; what is missing leaves no gap."""
+    assert str(Diagnosis("code", ("W",), "Seen.", "Figures.", "Advice.")) == "Seen. Figures. Advice."
+    assert str(Diagnosis("code", ("W",), "Seen.", advice="Advice.")) == "Seen. Advice."
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_every_rule_says_in_its_docstring_which_bug_it_knows(rule):
+    """The docstring is the bug in the words of the person who has it."""
+    assert len(rule.__doc__.splitlines()[0]) > 20
+
+
+def test_of_a_single_number_no_entry_is_named():
+    """It has none: a factor that people write is named, and of any other number that nothing fits, with both values."""
+    for factor in (2.0, -1.0, 0.25):
+        (named,) = check_gradients(lambda w: w**3, 2.0, 12 * factor).diagnoses
+        assert named.code == ("sign" if factor < 0 else "scaled")
+    report = check_gradients(lambda w: w**3, 2.0, 13.0)
+    assert [diagnosis.code for diagnosis in report.diagnoses] == ["unexplained"]
+    assert "backprop 13, measured 12" in str(report)
+    assert "[]" not in str(report)
+
+
+@pytest.mark.parametrize("right", [True, False])
+@pytest.mark.parametrize(("words", "samples"), [(7, 16), (50, 16), (200, 30)])
+def test_an_index_that_occurs_twice_is_named_in_small_and_large_tables(words, samples, right):
+    """The rows whose index occurs twice are wrong by no common factor, most rows of a small table and few of a large
+    one; with np.add.at all is good."""
+    rng = np.random.default_rng(0)
+    table, weights = rng.normal(size=(words, 5)), rng.normal(size=5)
+    index, targets = rng.integers(0, words, samples), rng.normal(size=samples)
+
+    def table_loss(p):
+        return 0.5 * np.mean((np.tanh(p["E"][index]) @ weights - targets) ** 2)
+
+    def backward(p):
+        hidden, grad = np.tanh(p["E"][index]), np.zeros_like(p["E"])
+        delta = np.outer((hidden @ weights - targets) / samples, weights) * (1 - hidden**2)
+        if right:
+            np.add.at(grad, index, delta)
+        else:
+            grad[index] += delta
+        return {"dE": grad}
+
+    diagnoses = check_gradients(table_loss, {"E": table}, backward).diagnoses
+    assert [diagnosis.code for diagnosis in diagnoses] == ([] if right else ["rows"])
+    twice = [str(row) for row in range(words) if np.count_nonzero(index == row) > 1]
+    assert all(row in diagnosis.message and "np.add.at" in diagnosis.advice for row in twice for diagnosis in diagnoses)
+
+
+def test_rows_of_zeros_are_no_right_ones():
+    """Where all that has a gradient is wrong, no row is told apart from another."""
+    grads = {"W": np.array([[3.0, -1.0, 4.0], [1.0, 5.0, -9.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])}
+    point = {"W": np.array([[1.0, 2.0, 3.0], [2.0, 1.0, 5.0], [1.0, 1.0, 1.0], [2.0, 2.0, 2.0]])}
+    report = check_gradients(lambda p: np.sum(p["W"][:2] ** 2), point, grads)
+    assert [diagnosis.code for diagnosis in report.diagnoses] == ["unexplained"]
+
+
+INPUTS, TARGETS = np.random.default_rng(2).normal(size=(32, 5)), np.random.default_rng(3).normal(size=(32, 4))
+NETWORK = {
+    name: np.random.default_rng(k).normal(size=shape) / 2
+    for k, (name, shape) in enumerate({"W1": (5, 6), "b1": (6,), "W2": (6, 4), "b2": (4,)}.items())
+}
+
+
+def network_loss(p):
+    hidden = np.tanh(INPUTS @ p["W1"] + p["b1"])
+    return 0.5 * np.sum((hidden @ p["W2"] + p["b2"] - TARGETS) ** 2) / len(INPUTS)
+
+
+def network_grads(p):
+    hidden = np.tanh(INPUTS @ p["W1"] + p["b1"])
+    error = (hidden @ p["W2"] + p["b2"] - TARGETS) / len(INPUTS)
+    delta = (error @ p["W2"].T) * (1 - hidden**2)
+    return {"W1": INPUTS.T @ delta, "b1": delta.sum(axis=0), "W2": hidden.T @ error, "b2": error.sum(axis=0)}
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.01, 2.0, -1.0])
+def test_a_factor_is_named_in_a_loss_that_computes_in_float32(factor):
+    """Its bars are too wide for any gradient to pass; a repair that lies within them is one, if they are short against
+    what was wrong."""
+    x, y = INPUTS[:, :3].astype(np.float32), TARGETS[:, 0].astype(np.float32)
+    w = np.array([0.5, -1.0, 2.0], dtype=np.float32)
+    grad = np.float32(factor) * (2 * x.T @ (x @ w - y) / np.float32(32))
+    report = check_gradients(lambda: float(np.mean((x @ w - y) ** 2)), {"w": w}, {"w": grad}, in_place=True)
+    expected = {1.0: [], -1.0: ["sign"]}.get(factor, ["scaled"])
+    assert [diagnosis.code for diagnosis in report.diagnoses] == expected
+    assert ("dw is exactly 2 times the measured slope" in str(report)) == (factor == 2)
+
+
+def test_a_factor_alone_explains_a_gradient_that_is_a_multiple_of_its_parameter():
+    """Ten times 2 w is no L2 term that is missing in the loss; where no factor fits, it may be one."""
+    w = np.array([1.0, -2.0, 0.5, 3.0])
+    (found,) = check_gradients(lambda p: np.sum(p["W"] ** 2), {"W": w}, {"W": 20 * w}).diagnoses
+    assert (found.code, "exactly 10 times" in found.message) == ("scaled", True)
+    codes = {d.code for d in check_gradients(lambda p: np.sum(p["W"] ** 2), {"W": w}, {"W": 2.0123 * w}).diagnoses}
+    assert "l2_on_bias" in codes
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"), [(2 / 3, "2/3 of"), (4 / 3, "4/3 of"), (1.5, "1.5 times"), (3, "exactly 3")]
+)
+def test_fractions_are_written_as_people_write_them(factor, said):
+    """And not as 0.666667."""
+    grads = network_grads(NETWORK)
+    (found,) = check_gradients(network_loss, NETWORK, {**grads, "W1": factor * grads["W1"]}).diagnoses
+    assert f"dW1 is {said}" in found.message
+
+
+@pytest.mark.parametrize("wrong", [["b1", "b2"], ["W1", "b1", "W2", "b2"]])
+def test_a_sign_that_others_do_not_share_was_not_lost_where_backward_begins(wrong):
+    """All biases have the wrong sign while the weights are right: the first delta is."""
+    grads = network_grads(NETWORK)
+    (found,) = check_gradients(network_loss, NETWORK, {**grads, **{name: -grads[name] for name in wrong}}).diagnoses
+    assert (found.code, set(found.parameters)) == ("sign", set(wrong))
+    assert ("where backward begins" in found.advice) == (len(wrong) == 4)
+    assert ("in the lines that compute these" in found.advice) == (len(wrong) == 2)
+
+
+def test_what_lies_between_layers_is_looked_for_with_check_layers():
+    """A nameless error, and one from a layer down."""
+    grads = network_grads(NETWORK)
+    nonsense = {**grads, "W1": np.tanh(grads["W1"]) + grads["W1"] ** 2}
+    below = {**nonsense, "b1": grads["b1"] ** 2}
+    for wrong, code in ((nonsense, "unexplained"), (below, "wrong_below")):
+        (found,) = check_gradients(network_loss, NETWORK, wrong).diagnoses
+        assert (found.code, "check_layers(layers, inputs)" in found.advice) == (code, True)
