@@ -26,7 +26,7 @@ view: $(VENV)/run.stamp ## show in TensorBoard what the demo wrote
 
 # Without PyTorch its adapter is not tested, and does not count.
 test: $(VENV)/test.stamp ## run all tests and measure their branch coverage
-	UNTESTED=$$($(BIN)/python -c 'import importlib.util as u; print("" if u.find_spec("torch") else "*/pytorch*.py")') \
+	UNTESTED=$$($(BIN)/python -c 'import importlib.util as u; print("" if u.find_spec("torch") else "*/pytorch/*.py")') \
 		$(BIN)/python -m pytest --cov $(ARGS)
 
 lint: $(VENV)/dev.stamp ## check style, format and types

@@ -13,18 +13,18 @@ from gc_hooks.errors import InvalidProblem
 from gc_hooks.isolation.object_graph import generators_kept
 from gc_hooks.isolation.rng import global_random_state_kept
 from gc_hooks.problem import Meter, Problem, put_back
-from gc_hooks.problem.validate import pose
+from gc_hooks.problem.validate import build_problem
 from gc_hooks.report import CheckReport
 from gc_hooks.report.verdict import Tolerance
 from gc_hooks.rules import diagnose
 from gc_hooks.slopes.estimate import Method
+from gc_hooks.slopes.measure import gather
 from gc_hooks.slopes.methods import central, complex_step, fixed_step
-from gc_hooks.slopes.parallel import gather
 from gc_hooks.slopes.probes import Depth, automatic, entries
 from gc_hooks.slopes.progress import Progress
-from gc_hooks.verdicts.escalate import examine
-from gc_hooks.verdicts.plot_data import illustrate
-from gc_hooks.verdicts.session import Case
+from gc_hooks.verdicts.escalate import escalate
+from gc_hooks.verdicts.plot_data import collect_plot_data
+from gc_hooks.verdicts.session import Session
 from gc_hooks.verdicts.summary import write_report
 
 
@@ -137,7 +137,7 @@ def check_gradients(
     kept = generators_kept(loss, grads, penalty)
     with np.errstate(all="ignore"), global_random_state_kept(), kept as lost:  # all of it is meant for the training
         meter = Meter(max_evaluations, max_seconds)
-        problem = pose(loss, params, grads, in_place=in_place, penalty=penalty, meter=meter)
+        problem = build_problem(loss, params, grads, in_place=in_place, penalty=penalty, meter=meter)
         try:
             report = check_problem(
                 problem,
@@ -173,12 +173,12 @@ def check_problem(
     generator = np.random.default_rng(seed)
     with np.errstate(all="ignore"):
         plan = (probes or _default_depth(method))(problem, generator)
-        instruments, evidence = gather(problem, plan, method, generator, executor, progress)
-        case = Case(problem, instruments, evidence, tolerance, generator)
-        comparisons = examine(case, case.compare_all())
-        diagnoses = diagnose(problem, comparisons, case, constants)
-        illustrations = illustrate(case, comparisons) if pictures else None
-        return write_report(case, comparisons, diagnoses, step=step, seed=seed, illustrations=illustrations)
+        instruments, measurements = gather(problem, plan, method, generator, executor, progress)
+        session = Session(problem, instruments, measurements, tolerance, generator)
+        comparisons = escalate(session, session.compare_all())
+        diagnoses = diagnose(problem, comparisons, session, constants)
+        plot_data = collect_plot_data(session, comparisons) if pictures else None
+        return write_report(session, comparisons, diagnoses, step=step, seed=seed, plot_data=plot_data)
 
 
 def check_options(

@@ -18,7 +18,7 @@ INPUT = "input"
 
 
 @dataclass(frozen=True)
-class Piece:
+class LayerView:
     """One layer.
 
     Attributes
@@ -49,7 +49,7 @@ def location(function: Any) -> str:
 
     Examples
     --------
-    >>> location(location).startswith("pieces.py:"), location(len)
+    >>> location(location).startswith("layer_view.py:"), location(len)
     (True, '')
     """
     try:
@@ -59,7 +59,7 @@ def location(function: Any) -> str:
     return f"{Path(file or '').name}:{line}"
 
 
-def pieces_of(layers: Iterable[Any], inputs: Array) -> Iterator[Piece]:
+def layer_views(layers: Iterable[Any], inputs: Array) -> Iterator[LayerView]:
     """Layers of anybody's: objects with ``forward(inputs)`` and ``backward(upstream)``, and, if they have parameters,
     ``params`` and ``grads`` as twin dicts or lists. Copies are run, so that the caller's keep what they carry.
 
@@ -88,7 +88,7 @@ def pieces_of(layers: Iterable[Any], inputs: Array) -> Iterator[Piece]:
         inputs = piece.forward(piece.point)
 
 
-def _foreign(name: str, layer: Any, point: dict[str, Array], inputs: Array) -> Piece:
+def _foreign(name: str, layer: Any, point: dict[str, Array], inputs: Array) -> LayerView:
     twin = copy.deepcopy(layer)
 
     def forward(p: Mapping[str, Array]) -> Any:
@@ -104,7 +104,7 @@ def _foreign(name: str, layer: Any, point: dict[str, Array], inputs: Array) -> P
         grads = own[0] if own and isinstance(own[0], Mapping) else _named(twin, "grads")
         return {**{key: np.array(grad) for key, grad in grads.items()}, **({INPUT: below} if INPUT in point else {})}
 
-    return Piece(name, point, forward, backward, location(type(layer).backward))
+    return LayerView(name, point, forward, backward, location(type(layer).backward))
 
 
 def _named(layer: Any, attribute: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from gc_hooks._typing import Array
 from gc_hooks.check import check_gradients
-from gc_hooks.layer_view import INPUT, Piece, pieces_of
+from gc_hooks.layer_view import INPUT, LayerView, layer_views
 from gc_hooks.report import CheckReport
 from gc_hooks.report.diagnosis import Diagnosis, listed
 from gc_hooks.report.verdict import Verdict
@@ -53,16 +53,16 @@ def check_layers(layers: Any, inputs: Array, **options: Any) -> dict[str, CheckR
     >>> {name: report.verdict.name for name, report in check_layers(model, np.ones((5, 3))).items()}
     {'1 Dense': 'GOOD', '2 Tanh': 'GOOD', '3 Dense': 'GOOD'}
     """
-    pieces = layers.pieces(inputs) if hasattr(layers, "pieces") else pieces_of(layers, inputs)
-    return check_pieces(pieces, **options)
+    pieces = layers.pieces(inputs) if hasattr(layers, "pieces") else layer_views(layers, inputs)
+    return check_layer_views(pieces, **options)
 
 
-def check_pieces(pieces: Iterable[Piece], **options: Any) -> dict[str, CheckReport]:
+def check_layer_views(pieces: Iterable[LayerView], **options: Any) -> dict[str, CheckReport]:
     """The same for a network that has been taken apart."""
     return {piece.name: _check(piece, options) for piece in pieces if piece.point}
 
 
-def _check(piece: Piece, options: dict[str, Any]) -> CheckReport:
+def _check(piece: LayerView, options: dict[str, Any]) -> CheckReport:
     outputs = np.asarray(piece.forward(piece.point))
     upstream = np.asarray(np.random.default_rng(options.get("seed", 0)).standard_normal(outputs.shape))
     report = check_gradients(
@@ -75,7 +75,7 @@ def _check(piece: Piece, options: dict[str, Any]) -> CheckReport:
     return replace(report, diagnoses=(*report.diagnoses, *_nothing_from_nothing(piece, upstream)))
 
 
-def _nothing_from_nothing(piece: Piece, upstream: Array) -> Iterator[Diagnosis]:
+def _nothing_from_nothing(piece: LayerView, upstream: Array) -> Iterator[Diagnosis]:
     """Backward is linear in what comes from above: of zeros it makes zeros."""
     grads = piece.backward(piece.point, 0.0 * upstream)
     moved = [name for name, grad in grads.items() if grad is not None and np.any(np.asarray(grad) != 0)]
@@ -89,7 +89,7 @@ def _nothing_from_nothing(piece: Piece, upstream: Array) -> Iterator[Diagnosis]:
         )
 
 
-def layers_at_fault(reports: dict[str, CheckReport], pieces: Iterable[Piece]) -> Iterator[Diagnosis]:
+def layers_at_fault(reports: dict[str, CheckReport], pieces: Iterable[LayerView]) -> Iterator[Diagnosis]:
     """A diagnosis for each layer whose own backward is wrong, from the loss down, but not for a block around it."""
     where = {piece.name: piece.where for piece in pieces}
     named: list[str] = []
@@ -98,11 +98,11 @@ def layers_at_fault(reports: dict[str, CheckReport], pieces: Iterable[Piece]) ->
         if wrong and not any(other.startswith(f"{name.split()[0]}.") for other in named):
             named.append(name)
             what = " and ".join("its input" if key == INPUT else key for key in wrong)
-            told = " ".join(d.message for d in report.diagnoses if d.code not in ("unexplained", "other_loss"))
+            explained = " ".join(d.message for d in report.diagnoses if d.code not in ("unexplained", "other_loss"))
             yield Diagnosis(
                 "layer",
                 tuple(wrong),
                 f"Checked alone, the backward of layer {name} ({where[name]}) is wrong for {what}.",
-                f"The difference there is {report.difference:.1e}. {told}".strip(),
+                f"The difference there is {report.difference:.1e}. {explained}".strip(),
                 "Try that function first.",
             )

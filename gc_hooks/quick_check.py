@@ -13,17 +13,17 @@ from gc_hooks.report import CheckReport
 from gc_hooks.report.verdict import Tolerance, Verdict
 from gc_hooks.slopes.estimate import EPS, Estimate, noise_bar
 from gc_hooks.slopes.instrument import ASSUMED_ROUNDING, Instrument, assumed_rounding, complex_slope, plain_slope
-from gc_hooks.slopes.measurements import Evidence, typical_slope
+from gc_hooks.slopes.measurements import Measurements, typical_slope
 from gc_hooks.slopes.methods import complex_step
 from gc_hooks.slopes.probes import Direction, Line, judged, random_direction
-from gc_hooks.verdicts.session import Case
+from gc_hooks.verdicts.session import Session
 from gc_hooks.verdicts.summary import write_report
 
 STEP, NEAR = 2.0**-20, 1e-5
 """A central difference at this step has to confirm complex step within such a share of the slopes that are typical."""
 
 
-def glance(problem: Problem, tolerance: Tolerance, *, seed: int, step: int) -> CheckReport | None:
+def quick_check(problem: Problem, tolerance: Tolerance, *, seed: int, step: int) -> CheckReport | None:
     """One direction through all parameters: complex step along it, and a real step to either side that confirms it.
 
     Parameters
@@ -45,7 +45,7 @@ def glance(problem: Problem, tolerance: Tolerance, *, seed: int, step: int) -> C
     its rounding is measured.
     """
     names = judged(problem)
-    if problem.flaws or not names or not math.isfinite(problem.value):
+    if problem.issues or not names or not math.isfinite(problem.value):
         return None
     generator = np.random.default_rng(seed)
     direction = random_direction(problem, generator, names, uniforms)
@@ -56,12 +56,12 @@ def glance(problem: Problem, tolerance: Tolerance, *, seed: int, step: int) -> C
     if slope is None:
         return None
     tools = [Instrument(complex_step, "complex_step", rounding=ASSUMED_ROUNDING)]
-    case = Case(problem, tools, Evidence.empty(problem, assumed_rounding(tools)), tolerance, generator)
-    case.evidence.add(problem, direction, [slope])
-    comparisons = case.compare_all()
+    session = Session(problem, tools, Measurements.empty(problem, assumed_rounding(tools)), tolerance, generator)
+    session.measurements.add(problem, direction, [slope])
+    comparisons = session.compare_all()
     if any(c.suspect or c.verdict is not Verdict.GOOD for c in comparisons.values()):
         return None
-    return write_report(case, comparisons, (), step=step, seed=seed)
+    return write_report(session, comparisons, (), step=step, seed=seed)
 
 
 def _confirmed_slope(problem: Problem, direction: Direction) -> Estimate | None:

@@ -18,8 +18,9 @@ PACKAGE = ROOT / "gc_hooks"
 LAW = """
 errors _typing
 arrays report training schedule layer_view
-isolation nn tensorboard_tab
-problem reporters
+isolation tensorboard_tab
+terminal
+nn problem reporters
 slopes cli
 verdicts
 rules quick_check

@@ -58,7 +58,7 @@ def test_a_diagnosis_has_three_beats():
     for bug in ("W2 twice", "L2 missing", "derivative of layer 2"):
         for diagnosis in named(BUGS[bug], "tanh", SMALL)[2].diagnoses:
             assert any(name in diagnosis.message for name in diagnosis.parameters)
-            assert any(digit in diagnosis.evidence for digit in "0123456789")
+            assert any(digit in diagnosis.measurements for digit in "0123456789")
             assert "Try" in diagnosis.advice
 
 

@@ -184,7 +184,7 @@ def test_a_gradient_that_is_not_finite_is_shown_where():
     grads = np.full((2, 3), np.inf)
     grads[0, 1], grads[1] = 2.0, [2.0, np.nan, -np.inf]
     (found,) = check_gradients(squares, np.ones((2, 3)), grads).diagnoses
-    assert found.evidence == "dtheta: 4 of 6 entries, [0, 0] is inf, [0, 2] is inf, [1, 1] is nan and 1 more."
+    assert found.measurements == "dtheta: 4 of 6 entries, [0, 0] is inf, [0, 2] is inf, [1, 1] is nan and 1 more."
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from gc_hooks import InvalidProblem, Status, Tolerance, Verdict, check_gradients
-from gc_hooks.problem.validate import pose
+from gc_hooks.problem.validate import build_problem
 from gc_hooks.report.comparison import Basis
-from gc_hooks.slopes.measurements import Evidence
+from gc_hooks.slopes.measurements import Measurements
 from gc_hooks.verdicts.compare import compare, whole_norm
 from gc_hooks.verdicts.summary import overall, penalty_share
 
@@ -108,15 +108,15 @@ def test_the_bar_of_the_ratio_covers_whatever_the_slopes_may_be(grad, slopes, sh
 def judged(grads, slopes, errors=1e-12, *, tolerance=None, loss=1.0, seen=True, shares=0.0, status=Status.OK):
     """Comparisons of gradients with made-up measurements."""
     point = {name: np.ones(np.shape(slope)) for name, slope in slopes.items()}
-    problem = pose(lambda p: loss, point, {name: np.asarray(grad) for name, grad in grads.items()})
-    evidence = Evidence.empty(problem)
-    for name, measured in evidence.parameters.items():
+    problem = build_problem(lambda p: loss, point, {name: np.asarray(grad) for name, grad in grads.items()})
+    measurements = Measurements.empty(problem)
+    for name, measured in measurements.parameters.items():
         looked_at = np.broadcast_to(seen, np.shape(slopes[name])).reshape(-1)
         for index, slope in enumerate(np.ravel(slopes[name])):
             if looked_at[index]:
                 measured.add_entry(index, float(slope), errors, shares, status)
     with np.errstate(all="ignore"):  # as in a check
-        return problem, evidence, compare(problem, evidence, tolerance or Tolerance())
+        return problem, measurements, compare(problem, measurements, tolerance or Tolerance())
 
 
 @pytest.mark.parametrize(
@@ -295,6 +295,6 @@ def test_verdicts_do_not_depend_on_the_unit_of_the_loss(size, factor, verdict):
 )
 def test_the_worst_status_is_kept(statuses, status):
     """What went wrong with a single entry is what the parameter says."""
-    problem, evidence, _ = judged({"w": [1.0]}, {"w": [1.0]})
-    evidence.parameters["w"].statuses = Counter(statuses)
-    assert compare(problem, evidence, Tolerance())["w"].status is status
+    problem, measurements, _ = judged({"w": [1.0]}, {"w": [1.0]})
+    measurements.parameters["w"].statuses = Counter(statuses)
+    assert compare(problem, measurements, Tolerance())["w"].status is status

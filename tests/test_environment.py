@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gc_hooks import ConsoleReporter, GradCheckHook, GradCheckWarning, InvalidProblem
-from gc_hooks.hooks.environment import Switches, read_switches
+from gc_hooks.hooks.environment import EnvironmentSettings, read_environment
 
 
 class Listener:
@@ -35,9 +35,11 @@ def loop(hook, steps):
 def test_nothing_set_is_nothing_overridden():
     """Without variables, and with empty ones, the switches are what the code says."""
     assert (
-        read_switches({}) == Switches() == read_switches({"GC_HOOKS": " ", "GC_HOOKS_AT": "", "GC_HOOKS_LOG_DIR": ""})
+        read_environment({})
+        == EnvironmentSettings()
+        == read_environment({"GC_HOOKS": " ", "GC_HOOKS_AT": "", "GC_HOOKS_LOG_DIR": ""})
     )
-    assert Switches().told == ""
+    assert EnvironmentSettings().told == ""
 
 
 @pytest.mark.parametrize("value", ["off", "OFF", "0", "false", "no", " off "])

@@ -24,7 +24,7 @@ def test_textbook_names_are_understood(form):
     """The gradient of W1 may be called dW1, grad_W1 and the like."""
     matched = match_gradients({form.format(name): grad for name, grad in grads_for(POINT).items()}, POINT)
     assert list(matched.grads) == ["W1", "b1"]
-    assert (matched.flaws, matched.notes) == ({}, ())
+    assert (matched.issues, matched.notes) == ({}, ())
 
 
 def test_only_the_last_part_of_a_path_is_renamed():
@@ -45,7 +45,7 @@ def test_a_parameter_is_nobodys_gradient():
     """A parameter called dw is never taken for the gradient of w."""
     matched = match_gradients({"dw": np.ones(2)}, {"w": np.ones(2), "dw": np.ones(2)})
     assert list(matched.grads) == ["dw"]
-    assert matched.flaws["w"].code == "missing_gradient"
+    assert matched.issues["w"].code == "missing_gradient"
 
 
 def test_further_entries_are_ignored_with_a_note():
@@ -71,17 +71,17 @@ def test_further_entries_are_ignored_with_a_note():
 def test_unusable_gradient_is_a_flaw_of_its_parameter_only(grad, code, said):
     """One gradient that cannot be used is named, and the others are still there to be checked."""
     matched = match_gradients({**grads_for(POINT), "W1": grad}, POINT)
-    assert matched.flaws["W1"].code == code
-    assert list(matched.flaws) == ["W1"]
+    assert matched.issues["W1"].code == code
+    assert list(matched.issues) == ["W1"]
     assert list(matched.grads) == ["b1"]
-    assert re.search(said, matched.flaws["W1"].text)
+    assert re.search(said, matched.issues["W1"].text)
 
 
 def test_missing_gradient_names_what_was_there_instead():
     """A misspelt key is shown next to the parameter that misses its gradient."""
-    flaw = match_gradients({"W1": np.ones((2, 3)), "bias": np.ones(2)}, POINT).flaws["b1"]
-    assert flaw.code == "missing_gradient"
-    assert "names without a parameter are bias" in flaw.text
+    issue = match_gradients({"W1": np.ones((2, 3)), "bias": np.ones(2)}, POINT).issues["b1"]
+    assert issue.code == "missing_gradient"
+    assert "names without a parameter are bias" in issue.text
 
 
 def test_no_gradients_at_all_are_refused():
@@ -121,16 +121,16 @@ def test_a_second_call_that_differs_is_a_flaw():
     """Where two calls of backward differ, the parameter says so, in the order of the parameters; equal ones do not."""
     first = Matched({name: np.ones(3) for name in "dcba"})
     second = Matched({"d": np.full(3, 2.0), "c": np.ones(3), "b": np.full(3, np.nan), "a": np.ones(3) * (1 + EPS)})
-    flaws = first.compared_with(second).flaws
-    assert list(flaws) == ["d", "b"]
-    assert {flaw.code for flaw in flaws.values()} == {"not_repeatable"}
-    assert "differ by 3.3e-01" in flaws["d"].text
+    issues = first.compared_with(second).issues
+    assert list(issues) == ["d", "b"]
+    assert {issue.code for issue in issues.values()} == {"not_repeatable"}
+    assert "differ by 3.3e-01" in issues["d"].text
 
 
 def test_earlier_flaws_stay():
     """Comparing two calls adds flaws and loses none."""
     matched = match_gradients({"W1": np.ones((2, 3))}, POINT)
-    assert matched.compared_with(matched).flaws == matched.flaws
+    assert matched.compared_with(matched).issues == matched.issues
 
 
 @pytest.mark.parametrize(

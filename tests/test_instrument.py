@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from gc_hooks import Verdict, central, check_gradients, complex_step, entries, fixed_step
-from gc_hooks.problem.validate import pose
+from gc_hooks.problem.validate import build_problem
 from gc_hooks.slopes.estimate import Estimate
-from gc_hooks.slopes.instrument import calibrate, rounding_of, untrained
-from gc_hooks.slopes.measurements import Evidence
-from gc_hooks.slopes.parallel import gather, measure
+from gc_hooks.slopes.instrument import prepare_instruments, rounding_of, untrained
+from gc_hooks.slopes.measure import gather, measure
+from gc_hooks.slopes.measurements import Measurements
 from gc_hooks.verdicts.bounds import entry_bars
 
 W = np.array([0.7, -1.3, 0.4, 2.1])
@@ -77,7 +77,9 @@ def slopes(loss, point=POINT):
 
 
 def instrument(loss, method=None, params=POINT, seed=0, **options):
-    (first, *_) = calibrate(pose(loss, params, params, **options), method, np.random.default_rng(seed))
+    (first, *_) = prepare_instruments(
+        build_problem(loss, params, params, **options), method, np.random.default_rng(seed)
+    )
     return first
 
 
@@ -103,10 +105,12 @@ def test_complex_step_is_refused_where_it_fails_silently(loss, method):
 @pytest.mark.parametrize("loss", [*ANALYTIC.values(), *NOT_ANALYTIC.values()], ids=[*ANALYTIC, *NOT_ANALYTIC])
 def test_either_way_the_measured_slopes_are_right(loss):
     """With the method that was chosen, every slope lies within its bar of the truth."""
-    problem, rng = pose(loss, POINT, POINT), np.random.default_rng(0)
-    evidence = measure(problem, entries(problem, rng), calibrate(problem, None, rng), Evidence.empty(problem))
+    problem, rng = build_problem(loss, POINT, POINT), np.random.default_rng(0)
+    measurements = measure(
+        problem, entries(problem, rng), prepare_instruments(problem, None, rng), Measurements.empty(problem)
+    )
     for name, truth in slopes(loss).items():
-        found = evidence.parameters[name].entries(truth)
+        found = measurements.parameters[name].entries(truth)
         assert np.all(found.away <= found.errors + 1e-8 * np.abs(truth).max() + 1e-9 * abs(problem.value))
 
 
@@ -134,7 +138,7 @@ def test_a_loss_that_is_flat_everywhere_is_left_to_central_differences():
 
 def test_untrained_keeps_the_scales_and_nothing_else():
     """The reference network has the same entries, shuffled and with signs drawn anew."""
-    problem = pose(ANALYTIC["polynomial"], {"w": np.arange(1.0, 101), "B": B}, POINT)
+    problem = build_problem(ANALYTIC["polynomial"], {"w": np.arange(1.0, 101), "B": B}, POINT)
     moved = untrained(problem, np.random.default_rng(0)).point["w"]
     assert np.sort(np.abs(moved)).tolist() == problem.point["w"].tolist()
     assert 20 < np.sum(moved < 0) < 80
@@ -143,7 +147,7 @@ def test_untrained_keeps_the_scales_and_nothing_else():
 
 @pytest.mark.parametrize(("off_zero", "size"), [(False, 0.0), (True, 1.0)])
 def test_untrained_leaves_zeros_where_they_are_unless_told(off_zero, size):
-    problem = pose(lambda p: np.sum(p["b"] ** 2), {"b": np.zeros(3)}, {"b": np.zeros(3)})
+    problem = build_problem(lambda p: np.sum(p["b"] ** 2), {"b": np.zeros(3)}, {"b": np.zeros(3)})
     moved = untrained(problem, np.random.default_rng(0), off_zero=off_zero).point["b"]
     assert np.abs(moved).tolist() == [size * problem.scales["b"]] * 3
 
@@ -182,8 +186,11 @@ def test_in_place_arrays_are_measured_by_central_differences(method, notes):
 
 def test_each_term_has_its_own_instrument():
     """A penalty that is not analytic does not take complex step away from the data's part."""
-    problem = pose(ANALYTIC["polynomial"], POINT, POINT, penalty=NOT_ANALYTIC["norm"])
-    assert [tool.name for tool in calibrate(problem, None, np.random.default_rng(0))] == ["complex_step", "central"]
+    problem = build_problem(ANALYTIC["polynomial"], POINT, POINT, penalty=NOT_ANALYTIC["norm"])
+    assert [tool.name for tool in prepare_instruments(problem, None, np.random.default_rng(0))] == [
+        "complex_step",
+        "central",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -234,8 +241,8 @@ def test_what_rounding_leaves_of_a_network_fitted_to_the_last_digit_is_no_slope(
         return {"w": x.T @ (2 * (h - y) * (1 - h**2))}
 
     fitted = {"w": w * (1 + 1e-16 * rng.standard_normal(w.shape))}
-    problem = pose(loss, fitted, gradient)
-    tools = calibrate(problem, complex_step, rng)
+    problem = build_problem(loss, fitted, gradient)
+    tools = prepare_instruments(problem, complex_step, rng)
     rounding = rounding_of(problem, tools, rng)
     assert rounding.floors.get("w", 0.0) > 1e-2 * problem.grad_norms["w"]
     report = check_gradients(loss, fitted, gradient)
@@ -260,13 +267,15 @@ def test_bars_of_complex_step_hold_and_are_not_much_wider_than_the_errors(as_fun
         return {"V": x.T @ below, "b": below.sum(axis=0), "W": h.T @ d}
 
     exact = {name: [exact_slope(loss, point, name, k) for k in range(a.size)] for name, a in point.items()}
-    problem = pose(loss, point, gradient if as_function else gradient(point))
-    _, evidence = gather(problem, entries(problem, rng), complex_step, rng)
+    problem = build_problem(loss, point, gradient if as_function else gradient(point))
+    _, measurements = gather(problem, entries(problem, rng), complex_step, rng)
     ratios = []
     for name, truth in exact.items():
-        measured = evidence.parameters[name].entries(problem.grads[name])
-        floor = evidence.rounding.floors.get(name, 0.0) / np.sqrt(len(truth))
-        ratios.extend(entry_bars(measured, evidence.rounding, floor) / np.maximum(abs(measured.slopes - truth), 1e-30))
+        measured = measurements.parameters[name].entries(problem.grads[name])
+        floor = measurements.rounding.floors.get(name, 0.0) / np.sqrt(len(truth))
+        ratios.extend(
+            entry_bars(measured, measurements.rounding, floor) / np.maximum(abs(measured.slopes - truth), 1e-30)
+        )
     assert min(ratios) > 1
     assert np.median(ratios) < widest
 

@@ -10,15 +10,15 @@ import pytest
 from gc_hooks import GradCheckHook, Verdict, check_gradients, drift, joint, per_parameter
 from gc_hooks.arrays import large
 from gc_hooks.arrays.large import Normals, inner, jittered, normals, sampled, scrambled, shifted_within, view_or_copy
-from gc_hooks.slopes import calibrate
-from gc_hooks.verdicts import drill
+from gc_hooks.slopes import instrument
+from gc_hooks.verdicts import localize
 from zoo import network
 
 
 @pytest.fixture(autouse=True)
 def small_is_large(monkeypatch):
     """From twelve entries on, in blocks of five."""
-    for module in (large, calibrate, drill):
+    for module in (large, instrument, localize):
         monkeypatch.setattr(module, "LARGE", 12)
     monkeypatch.setattr(large, "BLOCK", 5)
     monkeypatch.setattr(large, "SAMPLE", 6)

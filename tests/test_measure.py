@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from gc_hooks import Status, check_gradients
-from gc_hooks.problem.validate import pose
+from gc_hooks.problem.validate import build_problem
 from gc_hooks.slopes.estimate import Estimate
-from gc_hooks.slopes.instrument import calibrate
-from gc_hooks.slopes.measurements import Evidence
-from gc_hooks.slopes.parallel import measure
+from gc_hooks.slopes.instrument import prepare_instruments
+from gc_hooks.slopes.measure import measure
+from gc_hooks.slopes.measurements import Measurements
 from gc_hooks.slopes.probes import Entry, direction_within, entries, random_direction
 
 POINT = {"w": np.array([0.7, -1.3, 0.4, 2.1]), "B": np.array([[0.3, -0.8], [1.2, 0.5]])}
@@ -22,10 +22,10 @@ def loss(p):
 
 def test_evidence_writes_down_sums_and_shares():
     """One entry of two terms: the slopes and bars add up, the penalty's share is kept, and the worse status counts."""
-    problem = pose(loss, POINT, POINT)
-    evidence = Evidence.empty(problem)
-    evidence.add(problem, Entry("B", 2, 1.0), [Estimate(3.0, 0.1, 0.1, 4), Estimate(0.5, 0.2, 0.1, 6, Status.KINK)])
-    measured = evidence.parameters["B"]
+    problem = build_problem(loss, POINT, POINT)
+    measurements = Measurements.empty(problem)
+    measurements.add(problem, Entry("B", 2, 1.0), [Estimate(3.0, 0.1, 0.1, 4), Estimate(0.5, 0.2, 0.1, 6, Status.KINK)])
+    measured = measurements.parameters["B"]
     assert (list(measured.indices), list(measured.slopes), list(measured.shares)) == ([2], [3.5], [0.5])
     assert measured.errors[0] == pytest.approx(0.3)
     assert dict(measured.statuses) == {Status.KINK: 1}
@@ -34,20 +34,20 @@ def test_evidence_writes_down_sums_and_shares():
 
 def test_directions_are_kept_where_they_belong():
     """A direction within a parameter is that parameter's own, one through all is everybody's."""
-    problem, rng = pose(loss, POINT, POINT), np.random.default_rng(0)
-    evidence = Evidence.empty(problem)
+    problem, rng = build_problem(loss, POINT, POINT), np.random.default_rng(0)
+    measurements = Measurements.empty(problem)
     within, through = direction_within(problem, rng, "w"), random_direction(problem, rng)
-    evidence.add(problem, within, [Estimate(1.0, 0.1, 0.1, 1)])
-    evidence.add(problem, through, [Estimate(2.0, 0.1, 0.1, 1)])
-    (reading,), (shared,) = evidence.parameters["w"].directions, evidence.joint
+    measurements.add(problem, within, [Estimate(1.0, 0.1, 0.1, 1)])
+    measurements.add(problem, through, [Estimate(2.0, 0.1, 0.1, 1)])
+    (reading,), (shared,) = measurements.parameters["w"].directions, measurements.joint
     assert reading.residual == pytest.approx(np.vdot(within.vector["w"], POINT["w"]) - 1.0)
     assert shared.residual == pytest.approx(sum(np.vdot(v, POINT[n]) for n, v in through.vector.items()) - 2.0)
 
 
 def test_evidence_that_comes_in_parts_is_the_same():
     """Whatever the order in which entries were measured and merged, they are compared in their own."""
-    problem = pose(loss, POINT, POINT)
-    parts = [Evidence.empty(problem) for _ in range(3)]
+    problem = build_problem(loss, POINT, POINT)
+    parts = [Measurements.empty(problem) for _ in range(3)]
     for index in (3, 0, 2, 1):
         parts[index % 3].parameters["w"].add_entry(index, float(index), 0.1, 0.0, Status.OK)
     parts[0].merge(parts[1:])
@@ -59,11 +59,11 @@ def test_evidence_that_comes_in_parts_is_the_same():
 
 def test_measuring_stops_where_the_budget_is_spent():
     """Not one evaluation more than the limit; what is not measured is not there."""
-    problem, rng = pose(loss, POINT, POINT), np.random.default_rng(0)
-    tools = calibrate(problem, None, rng)
+    problem, rng = build_problem(loss, POINT, POINT), np.random.default_rng(0)
+    tools = prepare_instruments(problem, None, rng)
     problem.meter.max_evaluations = problem.meter.evaluations + 3
-    evidence = measure(problem, entries(problem, rng), tools, Evidence.empty(problem))
-    assert sum(len(measured.indices) for measured in evidence.parameters.values()) == 3
+    measurements = measure(problem, entries(problem, rng), tools, Measurements.empty(problem))
+    assert sum(len(measured.indices) for measured in measurements.parameters.values()) == 3
     assert problem.meter.evaluations == problem.meter.max_evaluations
 
 

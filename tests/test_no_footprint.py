@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pickle
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -326,3 +329,21 @@ def test_a_generator_that_is_replaced_between_checks_is_put_back_too(listed):
     assert [report.verdict for report in hooks[0].reports[2:]] == [Verdict.GOOD] * (len(hooks[0].reports) - 2)
     assert hooks[0].reports[-1].evaluations == 4
     assert drawn[0] == drawn[1]
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        "gc_hooks.ConsoleReporter().report(gc_hooks.check_gradients(lambda w: w**2, 1.0, lambda w: 2 * w))",
+        "gc_hooks.terminal.load_rich()",
+        "nn.Trainer(nn.Sequential([nn.Dense(2, 1)]), nn.MeanSquaredError(), nn.SGD(0.1)).fit("
+        "np.ones((4, 2)), np.ones((4, 1)), epochs=1)",
+    ],
+)
+def test_what_is_loaded_on_first_use_draws_no_random_number(action):
+    """Rich draws from Python's global random state when it is imported; a fresh process shows that it is put back."""
+    code = (
+        "import random, numpy as np, gc_hooks, gc_hooks.terminal; from gc_hooks import nn; before = random.getstate(); "
+        f"{action}; assert random.getstate() == before"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=True)

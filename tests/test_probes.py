@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gc_hooks.problem.validate import pose
+from gc_hooks.problem.validate import build_problem
 from gc_hooks.slopes.probes import Direction, Entry, Line, entries, joint_weights, random_direction
 
 POINT = {"W": np.arange(6.0).reshape(2, 3) + 1, "b": np.array([0.5, -1.0])}
@@ -19,7 +19,7 @@ def weighted(p):
 
 @pytest.fixture
 def problem():
-    return pose(weighted, POINT, GRADS)
+    return build_problem(weighted, POINT, GRADS)
 
 
 @pytest.mark.parametrize("t", [0.25, -0.25, 0.25j])
@@ -98,7 +98,7 @@ def test_order_of_entries_comes_from_the_generator(problem):
 def test_what_has_no_gradient_or_no_entries_is_not_probed():
     """Nothing is spent on parameters that cannot be compared."""
     point = {"missing": np.ones(2), "empty": np.zeros((0, 3)), "w": np.ones(1)}
-    problem = pose(lambda p: p["w"][0], point, {"empty": point["empty"], "w": point["w"]})
+    problem = build_problem(lambda p: p["w"][0], point, {"empty": point["empty"], "w": point["w"]})
     assert [probe.name for probe in entries(problem, np.random.default_rng(0))] == ["w"]
 
 
@@ -106,7 +106,7 @@ def test_random_directions_carry_the_scales():
     """Each parameter is moved in its own unit, by normal numbers, signs and sizes both."""
     point = {"large": np.full((40, 50), 100.0), "small": np.full((40, 50), 0.01)}
     grads = {"large": np.full((40, 50), 0.01), "small": np.full((40, 50), 100.0)}
-    direction = random_direction(pose(lambda p: 0.0, point, grads), np.random.default_rng(0))
+    direction = random_direction(build_problem(lambda p: 0.0, point, grads), np.random.default_rng(0))
     for name, unit in (("large", 100.0), ("small", 0.01)):
         ratios = direction.vector[name] / unit
         assert direction.weights[name] == pytest.approx(unit)
@@ -119,7 +119,7 @@ def test_parameters_with_a_small_gradient_are_not_drowned_in_a_direction_through
     """A direction goes further along them, by a factor of eight at most."""
     point = {"loud": np.ones(4), "quiet": np.ones(4), "silent": np.ones(4)}
     grads = {"loud": np.ones(4), "quiet": np.full(4, 0.25), "silent": np.full(4, 1e-6)}
-    weights = joint_weights(pose(lambda p: 0.0, point, grads))
+    weights = joint_weights(build_problem(lambda p: 0.0, point, grads))
     assert weights["quiet"] == pytest.approx(4 * weights["loud"])
     assert weights["silent"] == 8.0
 
@@ -131,7 +131,7 @@ def test_random_directions_may_be_confined(problem):
 
 def test_a_line_goes_through_one_term():
     """Loss and penalty are measured apart, each from its own value."""
-    problem = pose(weighted, POINT, GRADS, penalty=lambda p: 3.0 * p["b"][0])
+    problem = build_problem(weighted, POINT, GRADS, penalty=lambda p: 3.0 * p["b"][0])
     line = Line(problem, Entry("b", 0, 1.0), term=1)
     assert line.value == 1.5
     assert line(1.0) == 4.5

@@ -8,7 +8,7 @@ import pytest
 from gc_hooks import Verdict, central, check_gradients
 from gc_hooks.arrays.norms import root_mean_square
 from gc_hooks.problem import Meter, as_number, parameter_scales, rebuild_params, written
-from gc_hooks.problem.validate import pose
+from gc_hooks.problem.validate import build_problem
 
 W = np.array([1.0, 2.0, 3.0])
 
@@ -28,7 +28,7 @@ def test_meter_knows_when_a_limit_is_reached(limits, exhausted):
 
 def test_evaluations_of_the_loss_are_counted_and_those_of_a_penalty_are_not():
     """The meter counts what costs a forward pass; a penalty that is handed in apart costs next to nothing."""
-    problem = pose(squares, W, 2 * W, penalty=squares)
+    problem = build_problem(squares, W, 2 * W, penalty=squares)
     assert problem.meter.evaluations == 2
     problem.evaluate(0, {})
     problem.evaluate(1, {})
@@ -37,7 +37,7 @@ def test_evaluations_of_the_loss_are_counted_and_those_of_a_penalty_are_not():
 
 def test_value_is_the_sum_of_the_terms():
     """The loss that is reported has its penalty in it."""
-    assert pose(squares, W, W, penalty=lambda w: 0.5).value == 14.5
+    assert build_problem(squares, W, W, penalty=lambda w: 0.5).value == 14.5
 
 
 @pytest.mark.parametrize("in_place", [False, True])
@@ -48,7 +48,7 @@ def test_evaluate_replaces_some_parameters(in_place):
     def loss(p=mine):
         return p["a"].sum() + 10 * p["b"].sum()
 
-    problem = pose((lambda: loss()) if in_place else loss, mine, mine, in_place=in_place)
+    problem = build_problem((lambda: loss()) if in_place else loss, mine, mine, in_place=in_place)
     assert problem.evaluate(0, {"b": np.array([5.0])}) == 53.0
     assert problem.evaluate(0, {}) == 33.0
     assert mine["b"] == [3.0]
@@ -59,7 +59,7 @@ def test_at_another_point(in_place):
     """A moved problem evaluates loss and gradient over there, changes included, and leaves the user's arrays alone."""
     mine = W.copy()
     loss, grads = ((lambda: squares(mine)), (lambda: 2 * mine)) if in_place else (squares, lambda w: 2 * w)
-    moved = pose(loss, mine, grads, in_place=in_place).at({"theta": np.array([1.0, 0.0, 0.0])})
+    moved = build_problem(loss, mine, grads, in_place=in_place).at({"theta": np.array([1.0, 0.0, 0.0])})
     assert moved.value == 1.0
     assert moved.grads["theta"].tolist() == [2.0, 0.0, 0.0]
     assert moved.evaluate(0, {}) == 1.0
@@ -68,8 +68,8 @@ def test_at_another_point(in_place):
 
 def test_at_another_point_without_a_function_there_is_no_gradient():
     """Buffers say nothing of other points, and no gradient is made up."""
-    assert pose(squares, W, 2 * W).at({"theta": W + 1}).grads == {}
-    assert pose(squares, W, lambda w: 2 * w).at({"theta": W + 1}, {}).grads == {}
+    assert build_problem(squares, W, 2 * W).at({"theta": W + 1}).grads == {}
+    assert build_problem(squares, W, lambda w: 2 * w).at({"theta": W + 1}, {}).grads == {}
 
 
 @pytest.mark.parametrize(

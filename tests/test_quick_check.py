@@ -12,8 +12,8 @@ from gc_hooks import Tolerance, Verdict
 from gc_hooks.arrays import large
 from gc_hooks.arrays.large import Normals, uniforms
 from gc_hooks.problem import Meter
-from gc_hooks.problem.validate import pose_again
-from gc_hooks.quick_check import glance
+from gc_hooks.problem.validate import revisit
+from gc_hooks.quick_check import quick_check
 from gc_hooks.report.comparison import Basis
 
 WRONG = {
@@ -33,8 +33,8 @@ def gradient_of(net):
 
 def looked_at(loss, gradient, point, *, seed=0, **limits):
     point = {name: np.array(array, dtype=np.float64) for name, array in point.items()}
-    problem = pose_again(loss, point, gradient, lambda p: (loss(p), gradient(p)), Meter(**limits))
-    return glance(problem, Tolerance(), seed=seed, step=7)
+    problem = revisit(loss, point, gradient, lambda p: (loss(p), gradient(p)), Meter(**limits))
+    return quick_check(problem, Tolerance(), seed=seed, step=7)
 
 
 @pytest.mark.parametrize("activation", zoo.ACTIVATIONS)

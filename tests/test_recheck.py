@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from gc_hooks import Status, Tolerance, Verdict, central, check_gradients, complex_step, fixed_step
-from gc_hooks.problem.validate import pose
+from gc_hooks.problem.validate import build_problem
 from gc_hooks.slopes.estimate import Estimate
 from gc_hooks.slopes.instrument import Instrument
-from gc_hooks.slopes.measurements import Evidence
-from gc_hooks.slopes.parallel import measure
+from gc_hooks.slopes.measure import measure
+from gc_hooks.slopes.measurements import Measurements
 from gc_hooks.slopes.probes import entries
-from gc_hooks.verdicts.escalate import examine
-from gc_hooks.verdicts.recheck import reconsider
-from gc_hooks.verdicts.session import Case
+from gc_hooks.verdicts.escalate import escalate
+from gc_hooks.verdicts.recheck import recheck
+from gc_hooks.verdicts.session import Session
 from zoo import ACTIVATIONS, network, trained
 
 GOOD, INCONCLUSIVE, DOUBLE_CHECK, WORRY = Verdict
@@ -200,30 +200,30 @@ def test_float32_inside_the_loss_beside_a_penalty_in_float64(method):
 
 
 def case_for(loss, params, grads, method, noise=1e-16):
-    problem, generator = pose(loss, params, grads), np.random.default_rng(0)
+    problem, generator = build_problem(loss, params, grads), np.random.default_rng(0)
     tools = [Instrument(method, "mine", noise)]
-    evidence = measure(problem, entries(problem, generator), tools, Evidence.empty(problem))
-    return Case(problem, tools, evidence, Tolerance(), generator)
+    measurements = measure(problem, entries(problem, generator), tools, Measurements.empty(problem))
+    return Session(problem, tools, measurements, Tolerance(), generator)
 
 
 def test_second_thoughts_are_free_when_all_is_well():
     """A parameter that passes costs no evaluation more, nor does one that has a flaw."""
     point = {"w": np.ones(2), "missing": np.ones(1)}
-    case = case_for(lambda p: np.sum(p["w"] ** 2), point, {"w": 2 * np.ones(2)}, central)
-    before, comparisons = case.problem.meter.evaluations, case.compare_all()
-    assert examine(case, comparisons) == comparisons
-    assert case.problem.meter.evaluations == before
+    session = case_for(lambda p: np.sum(p["w"] ** 2), point, {"w": 2 * np.ones(2)}, central)
+    before, comparisons = session.problem.meter.evaluations, session.compare_all()
+    assert escalate(session, comparisons) == comparisons
+    assert session.problem.meter.evaluations == before
 
 
 @pytest.mark.parametrize("kink", [1.0 + 3e-6, 1.0 + 3e-5])
 def test_another_step_that_agrees_withdraws_the_accusation(kink):
     """Central differences that were fooled by a kink next to the point are not believed where another step agrees."""
-    case = case_for(lambda w: np.sum(w + 5 * np.maximum(w - kink, 0)), np.ones(2), np.ones(2), central)
-    fooled = case.evidence.parameters["theta"]
+    session = case_for(lambda w: np.sum(w + 5 * np.maximum(w - kink, 0)), np.ones(2), np.ones(2), central)
+    fooled = session.measurements.parameters["theta"]
     for k in range(2):
         fooled.slopes[k], fooled.errors[k] = 3.5, 1e-9
-    assert case.compare("theta").verdict is WORRY
-    again = reconsider(case, case.compare("theta"))
+    assert session.compare("theta").verdict is WORRY
+    again = recheck(session, session.compare("theta"))
     assert again.verdict is INCONCLUSIVE
     assert again.note == "another step size agrees with backprop"
 
@@ -231,25 +231,25 @@ def test_another_step_that_agrees_withdraws_the_accusation(kink):
 @pytest.mark.parametrize("method", [central, complex_step])
 def test_another_step_does_not_save_a_wrong_gradient(method):
     """Where no step agrees the accusation stands."""
-    case = case_for(lambda w: np.sum(w**2), np.ones(2), 3 * np.ones(2), method)
-    assert reconsider(case, case.compare("theta")).verdict is WORRY
+    session = case_for(lambda w: np.sum(w**2), np.ones(2), 3 * np.ones(2), method)
+    assert recheck(session, session.compare("theta")).verdict is WORRY
 
 
 def test_where_a_small_step_is_too_noisy_it_decides_nothing():
     """A step whose own noise is as large as the discrepancy is no witness."""
-    case = case_for(lambda w: np.sum(w**2), np.ones(2), (2 + 1e-3) * np.ones(2), central)
-    case.instruments[0] = Instrument(central, "central", 1e-6)
-    assert case.compare("theta").verdict is DOUBLE_CHECK
-    assert reconsider(case, case.compare("theta")).verdict is DOUBLE_CHECK
+    session = case_for(lambda w: np.sum(w**2), np.ones(2), (2 + 1e-3) * np.ones(2), central)
+    session.instruments[0] = Instrument(central, "central", 1e-6)
+    assert session.compare("theta").verdict is DOUBLE_CHECK
+    assert recheck(session, session.compare("theta")).verdict is DOUBLE_CHECK
 
 
 def test_a_budget_that_ends_before_second_thoughts_leaves_it_open():
     """What could not be thought over is not called wrong, and what was seen is said."""
-    case = case_for(lambda w: np.sum(w**2), np.ones(2), 3 * np.ones(2), central)
-    case.problem.meter.max_evaluations = case.problem.meter.evaluations
-    (comparison,) = examine(case, case.compare_all()).values()
+    session = case_for(lambda w: np.sum(w**2), np.ones(2), 3 * np.ones(2), central)
+    session.problem.meter.max_evaluations = session.problem.meter.evaluations
+    (comparison,) = escalate(session, session.compare_all()).values()
     assert comparison.verdict is INCONCLUSIVE
-    limit = case.problem.meter.max_evaluations
+    limit = session.problem.meter.max_evaluations
     assert comparison.note == f"the budget (max_evaluations={limit}) was spent before it was certain"
     assert comparison.difference == pytest.approx(0.2)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gc_hooks import Diagnosis, check_gradients
-from gc_hooks.problem.validate import pose
+from gc_hooks.problem.validate import build_problem
 from gc_hooks.rules import RULES, diagnose
 
 POINT = {"W": np.array([[1.0, 2.0, 3.0]]), "b": np.array([0.5])}
@@ -40,10 +40,10 @@ BUGS = {
 @pytest.mark.parametrize("code", BUGS)
 def test_a_bug_is_named_with_its_evidence_and_an_advice(code):
     """The diagnosis names the bug, the parameter, what was seen and what to try; the other parameter is left alone."""
-    grads, evidence, advice = BUGS[code]
+    grads, measurements, advice = BUGS[code]
     (diagnosis,) = check_gradients(loss, POINT, grads).diagnoses
     assert (diagnosis.code, diagnosis.parameters) == (code, ("W",))
-    assert evidence in diagnosis.evidence
+    assert measurements in diagnosis.measurements
     assert advice in diagnosis.advice
     assert "W" in diagnosis.message
 
@@ -68,7 +68,7 @@ def test_rules_are_not_asked_when_nothing_failed(monkeypatch):
     """A passing check costs no diagnosis."""
     monkeypatch.setattr("gc_hooks.rules.RULES", [lambda *_: pytest.fail("a rule was asked")])
     assert check_gradients(loss, POINT, CLEAN).ok
-    assert diagnose(pose(loss, POINT, CLEAN), {}) == ()
+    assert diagnose(build_problem(loss, POINT, CLEAN), {}) == ()
 
 
 def test_a_wrong_gradient_without_a_known_name_gets_none():

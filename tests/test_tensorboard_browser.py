@@ -12,7 +12,7 @@ import tensorboard_data_server
 from gc_hooks import CheckReport, TensorBoardReporter, Verdict
 from gc_hooks.report.comparison import Basis, Comparison
 from gc_hooks.report.diagnosis import Diagnosis
-from gc_hooks.report.plots import Picture, StepCurve
+from gc_hooks.report.plots import ParameterPlot, StepCurve
 from servers import WITHOUT_THE_TAB, fetch, patiently, tensorboard
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install gc_hooks[browser]")
@@ -33,7 +33,7 @@ def a_report(step, differences, **fields):
     """A report with a comparison and a picture for each parameter; a wrong one is wrong in its second row."""
     comparisons = {name: a_comparison(name, difference) for name, difference in differences.items()}
     pictures = {
-        name: Picture(
+        name: ParameterPlot(
             entries=tuple((k, 1.0, 0.5 if d >= 1e-3 and k // 6 == 1 else 1e-12, 1e-14) for k in range(24)),
             directions=((2.0, 1e-12, 1e-13),),
             weights=(1, 5, 9, 5, 1),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gc_hooks import GradCheckError, InvalidProblem, NondeterministicLoss
-from gc_hooks.problem.validate import parameter_arrays, pose
+from gc_hooks.problem.validate import build_problem, parameter_arrays
 
 W = np.array([1.0, 2.0])
 
@@ -22,7 +22,7 @@ def squares(w):
 def refuse(said, loss=squares, params=W, grads=2 * W, error=InvalidProblem, **options):
     """Assert that a problem is refused with an error that says so."""
     with pytest.raises(error, match=said) as refused:
-        pose(loss, params, grads, **options)
+        build_problem(loss, params, grads, **options)
     assert isinstance(refused.value, GradCheckError)
 
 
@@ -71,7 +71,7 @@ def test_parameters_that_cannot_be_moved_are_refused(params, said):
 def test_loss_gets_the_structure_that_was_handed_in(params):
     """A number stays a number, an array an array and a container its own kind, in float64."""
     seen = []
-    pose(lambda p: seen.append(p) or 0.0, params, params)
+    build_problem(lambda p: seen.append(p) or 0.0, params, params)
     assert type(seen[0]) is type(params) or np.ndim(params) == 0 or isinstance(params, np.ndarray)
     arrays = parameter_arrays(seen[0])
     assert {array.dtype for array in arrays.values()} == {np.dtype(float)}
@@ -81,7 +81,7 @@ def test_loss_gets_the_structure_that_was_handed_in(params):
 def test_numbers_reach_the_loss_as_numbers():
     """A loss of one number may use ``if theta > 0`` and ``math.sin(theta)``."""
     seen = []
-    pose(lambda theta: seen.append(theta) or 0.0, 4, 0.0)
+    build_problem(lambda theta: seen.append(theta) or 0.0, 4, 0.0)
     assert np.ndim(seen[0]) == 0
     assert isinstance(seen[0], float)
 
@@ -112,13 +112,13 @@ def test_what_is_no_number_is_refused(what, value, said):
 @pytest.mark.parametrize("wrap", [float, np.float32, np.atleast_1d, np.atleast_2d, np.array, int])
 def test_one_element_is_a_number(wrap):
     """A loss may return its number as a Python number, a NumPy scalar or an array with one element."""
-    assert pose(lambda w: wrap(5.0), W, W).values == (5.0,)
+    assert build_problem(lambda w: wrap(5.0), W, W).values == (5.0,)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_loss_that_is_not_finite_passes_the_door(value):
     """NaN twice is no contradiction; what it means is the report's business."""
-    assert np.array_equal(pose(lambda w: value, W, W).values, (value,), equal_nan=True)
+    assert np.array_equal(build_problem(lambda w: value, W, W).values, (value,), equal_nan=True)
 
 
 @pytest.mark.parametrize(
@@ -144,12 +144,12 @@ def test_wrong_functions_are_refused(options, said):
 def test_a_type_error_inside_the_loss_is_the_users_own():
     """Only the signature is judged at the door: what the loss raises itself is not dressed up."""
     with pytest.raises(TypeError, match=r"concatenate|ufunc"):
-        pose(lambda w: "loss: " + w, 1.0, 1.0)
+        build_problem(lambda w: "loss: " + w, 1.0, 1.0)
 
 
 def test_functions_without_signature_are_called_all_the_same():
     """Functions written in C, such as a ufunc or ``max`` of an array, have no signature to judge."""
-    assert pose(max, W, W).value == 2.0
+    assert build_problem(max, W, W).value == 2.0
 
 
 def test_a_loss_that_changes_its_parameters_is_refused():
@@ -208,7 +208,7 @@ def test_read_only_arrays_are_fine_when_the_loss_takes_them():
     """Without in_place nothing is ever written to what was handed in."""
     frozen = W.copy()
     frozen.flags.writeable = False
-    assert pose(squares, frozen, 2 * frozen).value == 5.0
+    assert build_problem(squares, frozen, 2 * frozen).value == 5.0
 
 
 @pytest.mark.parametrize("in_place", [False, True])
@@ -222,11 +222,11 @@ def test_a_function_is_called_twice_and_gets_copies(in_place):
         return 2 * calls[-1]
 
     grads = (lambda: backward()) if in_place else backward
-    problem = pose((lambda: squares(mine)) if in_place else squares, mine, grads, in_place=in_place)
+    problem = build_problem((lambda: squares(mine)) if in_place else squares, mine, grads, in_place=in_place)
     assert [call.tolist() for call in calls] == [W.tolist()] * 2
     assert mine.tolist() == W.tolist()
     assert problem.grads["theta"].tolist() == [2.0, 4.0]
-    assert problem.flaws == {}
+    assert problem.issues == {}
     assert problem.meter.gradients == 2
 
 
@@ -238,8 +238,8 @@ def test_accumulated_gradients_are_a_flaw():
         buffer[:] += 2 * w
         return buffer
 
-    assert pose(squares, W, accumulating).flaws["theta"].code == "not_repeatable"
-    assert pose(squares, W, lambda w: 2 * w).flaws == {}
+    assert build_problem(squares, W, accumulating).issues["theta"].code == "not_repeatable"
+    assert build_problem(squares, W, lambda w: 2 * w).issues == {}
 
 
 @pytest.mark.parametrize(
@@ -253,12 +253,12 @@ def test_accumulated_gradients_are_a_flaw():
 )
 def test_buffers_are_as_precise_as_the_coarsest_array(params, grads, precision):
     """Buffers in float64 that came from float32 weights are float32's."""
-    assert pose(squares, W.astype(params), (2 * W).astype(grads)).precision == precision
+    assert build_problem(squares, W.astype(params), (2 * W).astype(grads)).precision == precision
 
 
 def test_a_function_is_judged_in_float64():
     """A gradient function of float32 parameters is run in float64, where its code shows."""
-    problem = pose(squares, W.astype(np.float32), lambda w: 2 * w)
+    problem = build_problem(squares, W.astype(np.float32), lambda w: 2 * w)
     assert problem.precision == np.finfo(float).eps
     assert problem.point["theta"].dtype == np.float64
 
@@ -267,5 +267,5 @@ def test_every_message_has_three_beats():
     """What was seen, what it usually means, and what to try: each message ends with an advice."""
     for params in ({}, np.array([1]), "text"):
         with pytest.raises(InvalidProblem) as refused:
-            pose(squares, params, W)
+            build_problem(squares, params, W)
         assert re.search(r"Try [^.]+", str(refused.value))

@@ -26,7 +26,7 @@ the buffers was computed from another start.
 
 from gc_hooks.adapters.containers import dicts, flat, parallel, pure, returned
 from gc_hooks.adapters.objects import attributes, layers, scalars
-from gc_hooks.adapters.pytorch import TorchGradCheckHook
+from gc_hooks.adapters.pytorch.hook import TorchGradCheckHook
 from gc_hooks.adapters.updates import RecordingOptimizer, recorded, recovered
 from gc_hooks.arrays.gradients import Uncertain
 from gc_hooks.isolation.snapshot import preserve

@@ -21,7 +21,7 @@ Read = Callable[[], Mapping[str, Any]]
 Put = Callable[..., AbstractContextManager[None]]
 
 
-class Reading(Mapping[str, Any]):
+class LazyMapping(Mapping[str, Any]):
     """A dictionary that is read anew each time that it is looked at.
 
     An attachment may so be made once, before the loop, and says at every check what is true then.
@@ -102,8 +102,8 @@ def attach(
 
     return {
         "loss": Evaluation(loss, touched, value, frozen=frozen),
-        "params": Reading(params, lacking),
-        "grads": Reading(grads) if backward is None else Evaluation(backward, touched, gradient),
+        "params": LazyMapping(params, lacking),
+        "grads": LazyMapping(grads) if backward is None else Evaluation(backward, touched, gradient),
         "in_place": in_place,
     }
 

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from gc_hooks._typing import Array, Loss
+from gc_hooks.adapters.aliasing import ABSENT, Naming, Pair, grads_of, lasting_params, pairs_by_name
 from gc_hooks.adapters.attachment import (
     Attachment,
-    Reading,
+    LazyMapping,
     as_state,
     ask,
     attach,
@@ -23,7 +24,6 @@ from gc_hooks.adapters.attachment import (
     refuse_frozen_buffers,
     scaled,
 )
-from gc_hooks.adapters.memory import ABSENT, Naming, Pair, grads_of, lasting_params, pairs_by_name
 from gc_hooks.arrays.tree import flatten
 from gc_hooks.errors import InvalidProblem
 from gc_hooks.isolation.evaluation import Evaluation
@@ -98,7 +98,7 @@ def pure(f: Loss, g: Callable[[Any], Any], theta: Any, *, loss_factor: float = 1
         return {"loss": loss, "params": theta, "grads": g}
     return {
         "loss": Evaluation(f, (), lambda params: scaled(f(params["theta"]), loss_factor), takes=1),
-        "params": Reading(lambda: {"theta": theta()}),
+        "params": LazyMapping(lambda: {"theta": theta()}),
         "grads": Evaluation(g, (), lambda params: {"theta": g(params["theta"])}, takes=1),
     }
 
@@ -353,15 +353,15 @@ def _as_functions(
     touched, takes = as_state(state), 0 if in_place else 1
     structure = ask(params)
     if in_place:
-        structure = Reading(lambda: lasting_params(lambda: pairs_by_name(ask(params), {})))
+        structure = LazyMapping(lambda: lasting_params(lambda: pairs_by_name(ask(params), {})))
     elif callable(params) and isinstance(structure, Mapping):
-        structure = Reading(params)
+        structure = LazyMapping(params)
     return {
         "loss": Evaluation(source or loss, touched, value, frozen=frozen, takes=takes),
         "params": structure,
         "grads": Evaluation(grads, touched, lambda *arguments: renamed(grads(*arguments)), takes=takes)
         if callable(grads)
-        else Reading(lambda: renamed(grads)),
+        else LazyMapping(lambda: renamed(grads)),
         "in_place": in_place,
     }
 

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from gc_hooks._typing import Loss
-from gc_hooks.adapters.attachment import Attachment, as_state, ask, attach, shown, swapped
-from gc_hooks.adapters.memory import (
+from gc_hooks.adapters.aliasing import (
     ABSENT,
     Naming,
     Pair,
@@ -21,6 +20,7 @@ from gc_hooks.adapters.memory import (
     pairs_by_name,
     without_known,
 )
+from gc_hooks.adapters.attachment import Attachment, as_state, ask, attach, shown, swapped
 from gc_hooks.errors import InvalidProblem
 from gc_hooks.isolation.snapshot import is_open
 

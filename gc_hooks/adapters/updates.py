@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from gc_hooks._typing import Array, Loss
+from gc_hooks.adapters.aliasing import ABSENT, Pair, lasting_params, params_of, place
 from gc_hooks.adapters.attachment import Attachment, as_state, ask, attach, shown, swapped
-from gc_hooks.adapters.memory import ABSENT, Pair, lasting_params, params_of, place
 from gc_hooks.arrays.gradients import Uncertain
 from gc_hooks.arrays.tree import flatten
 from gc_hooks.errors import InvalidProblem

@@ -26,7 +26,7 @@ class Grain(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Flaw:
+class GradientIssue:
     """What is wrong with a gradient before a single slope is measured."""
 
     code: str
@@ -72,7 +72,7 @@ class Matched:
     """
 
     grads: dict[str, Array]
-    flaws: dict[str, Flaw] = field(default_factory=dict)
+    issues: dict[str, GradientIssue] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     precision: float = float(np.finfo(np.float64).eps)
     errors: dict[str, Array] = field(default_factory=dict)
@@ -80,12 +80,14 @@ class Matched:
 
     def compared_with(self, again: Matched) -> Matched:
         """The same, with a flaw on each gradient that a second call did not repeat to rounding."""
-        flaws = {
-            name: Flaw("not_repeatable", f"two calls of the gradient function at the same parameters differ by {d:.1e}")
+        issues = {
+            name: GradientIssue(
+                "not_repeatable", f"two calls of the gradient function at the same parameters differ by {d:.1e}"
+            )
             for name, grad in self.grads.items()
             if name in again.grads and (d := relative_difference(grad, again.grads[name])) > 1e3 * self.precision
         }
-        return replace(self, flaws={**self.flaws, **flaws})
+        return replace(self, issues={**self.issues, **issues})
 
 
 def match_gradients(grads: Any, point: Params, copy: bool = True) -> Matched:
@@ -121,17 +123,17 @@ def match_gradients(grads: Any, point: Params, copy: bool = True) -> Matched:
     pairs = {name: _as_gradient(name, leaves[key], point[name].shape, copy) for name, key in found.items()}
     used = set(found.values())
     extra = [key for key in leaves if key not in used]
-    flaws = {name: gradient for name, (gradient, _) in pairs.items() if isinstance(gradient, Flaw)}
-    flaws |= {name: _missing(name, extra) for name in point if name not in found}
+    issues = {name: gradient for name, (gradient, _) in pairs.items() if isinstance(gradient, GradientIssue)}
+    issues |= {name: _missing(name, extra) for name in point if name not in found}
     bars = {name: bar for name, key in found.items() if (bar := _bar(leaves[key], point[name].shape)) is not None}
     told = [leaf.note for leaf in leaves.values() if isinstance(leaf, Uncertain) and leaf.note]
     return Matched(
-        grads={name: gradient for name, (gradient, _) in pairs.items() if not isinstance(gradient, Flaw)},
-        flaws=flaws,
+        grads={name: gradient for name, (gradient, _) in pairs.items() if not isinstance(gradient, GradientIssue)},
+        issues=issues,
         notes=(*((f"Not parameters, ignored: {_listed(extra)}.",) if extra else ()), *dict.fromkeys(told)),
         precision=max([grain.precision for _, grain in pairs.values()], default=Matched.precision),
         quantum=max([grain.quantum for _, grain in pairs.values()], default=Matched.quantum),
-        errors={name: bar for name, bar in bars.items() if name not in flaws},
+        errors={name: bar for name, bar in bars.items() if name not in issues},
     )
 
 
@@ -144,31 +146,35 @@ def gradient_key(name: str, leaves: Mapping[str, Any], point: Mapping[str, Any])
     return next((key for key in renamed if key in leaves and key not in point), None)
 
 
-def _missing(name: str, extra: list[str]) -> Flaw:
+def _missing(name: str, extra: list[str]) -> GradientIssue:
     seen = f"; the names without a parameter are {_listed(extra)}" if extra else ""
-    return Flaw("missing_gradient", f"no gradient was handed in for {name}{seen}")
+    return GradientIssue("missing_gradient", f"no gradient was handed in for {name}{seen}")
 
 
 def _listed(names: list[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
-def _as_gradient(name: str, leaf: Any, shape: tuple[int, ...], copy: bool) -> tuple[Array | Flaw, Grain]:
+def _as_gradient(name: str, leaf: Any, shape: tuple[int, ...], copy: bool) -> tuple[Array | GradientIssue, Grain]:
     """A float64 copy of a gradient, or its flaw; and the grain of what was handed in."""
     if isinstance(leaf, Uncertain):
         leaf = leaf.value
     if leaf is None:
-        return Flaw("missing_gradient", f"the gradient of {name} is None"), Grain()
+        return GradientIssue("missing_gradient", f"the gradient of {name} is None"), Grain()
     if type(leaf) is not np.ndarray and isinstance(leaf, np.ma.MaskedArray):
-        return Flaw("not_numeric", f"the gradient of {name} is a masked array: what is hidden has no value"), Grain()
+        return GradientIssue(
+            "not_numeric", f"the gradient of {name} is a masked array: what is hidden has no value"
+        ), Grain()
     array = np.asarray(leaf)
     if array.dtype.kind not in "fiub":
-        return Flaw("not_numeric", f"the gradient of {name} holds {array.dtype}, not real numbers"), Grain()
+        return GradientIssue("not_numeric", f"the gradient of {name} holds {array.dtype}, not real numbers"), Grain()
     if shape == () and array.size == 1:
         array = array.reshape(())
     if array.shape != shape:
         hint = ", its transpose" if array.shape == shape[::-1] else ""
-        return Flaw("wrong_shape", f"the gradient has shape {array.shape}{hint}, the parameter {shape}"), Grain()
+        return GradientIssue(
+            "wrong_shape", f"the gradient has shape {array.shape}{hint}, the parameter {shape}"
+        ), Grain()
     return array.astype(np.float64, copy=copy), _grain(array.dtype)
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from gc_hooks._typing import Schedule
 from gc_hooks.check import check_options
 from gc_hooks.errors import GradientMismatch, InvalidProblem
-from gc_hooks.hooks.environment import Switches, read_switches
+from gc_hooks.hooks.environment import EnvironmentSettings, read_environment
 from gc_hooks.hooks.recorder import Ask, CheckRecorder, warn
 from gc_hooks.report import CheckReport
 from gc_hooks.report.diagnosis import plural
@@ -21,10 +21,10 @@ from gc_hooks.schedule import Drifting, never, whole_and_periodic
 from gc_hooks.slopes.estimate import Method
 from gc_hooks.slopes.probes import joint
 
-Self = TypeVar("Self", bound="Watch")
+Self = TypeVar("Self", bound="HookBase")
 
 
-class Watch:
+class HookBase:
     """The base of `gc_hooks.GradCheckHook`, which describes the arguments, and of the hooks of other frameworks."""
 
     def __init__(
@@ -52,7 +52,7 @@ class Watch:
                 f"{type(self).__name__} got both log_dir and writer: give the one that the checks should go to."
             )
         check_options(method, tolerance, max_evaluations, max_seconds)
-        switches = read_switches()
+        switches = read_environment()
         if switches.log_dir is not None:
             log_dir, writer = switches.log_dir, None
         self._off = switches.off
@@ -72,7 +72,7 @@ class Watch:
         self._tell_switches(switches)
 
     def _set_schedule(
-        self, schedule: Schedule | None, after: int | None, every: int | None, switches: Switches
+        self, schedule: Schedule | None, after: int | None, every: int | None, switches: EnvironmentSettings
     ) -> None:
         self._whole, self._periodic = whole_and_periodic(schedule, after, every)
         self._after = after if schedule is None else None
@@ -84,7 +84,7 @@ class Watch:
             whole = self._whole
             self._whole = lambda call: whole(call, lambda: self._recorder.movement.since_attempt(self._weights()))
 
-    def _tell_switches(self, switches: Switches) -> None:
+    def _tell_switches(self, switches: EnvironmentSettings) -> None:
         for trouble in switches.troubles:
             warn(trouble)
         if switches.told and not self._recorder.tell("say", switches.told):
@@ -147,7 +147,7 @@ class Watch:
         return not self._foreseeable or self._whole(self.calls) or self._periodic(self.calls)
 
     @property
-    def _at_a_glance(self) -> bool:
+    def _quick_check(self) -> bool:
         """Whether a periodic check follows a good one, and may leave out what was just asked."""
         return self._options["probes"] is joint and bool(self.reports) and self.reports[-1].ok
 

@@ -14,7 +14,7 @@ from gc_hooks.arrays.norms import norm
 from gc_hooks.problem.validate import parameter_arrays
 
 
-class Way(NamedTuple):
+class DriftReading(NamedTuple):
     """How far the weights are from where the first check and from where the last one saw them, ``||w - w0|| / ||w0||``;
     and of each parameter its norm, and how far it is from where the first one did."""
 
@@ -30,7 +30,7 @@ class _Place(NamedTuple):
     norms: dict[str, float]
 
 
-class Movement:
+class Drift:
     """Remembers where the weights were: at the first check, at the last, and at the last attempt at one."""
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class Movement:
         self._tried = now
         return same
 
-    def seen(self) -> Way:
+    def seen(self) -> DriftReading:
         """The check has been made: how far the weights are from where the first one and the last one saw them."""
         assert self._tried is not None
         now = _Place(self._tried, _norms(self._tried))
@@ -62,7 +62,7 @@ class Movement:
         gone = _distances(first.weights, now.weights)
         each = {name: (size, _share(gone[name], first.norms[name])) for name, size in now.norms.items()}
         since_last = math.inf if last is None else _apart(last, now.weights)
-        return Way(_share_of_all(gone, first.norms), since_last, each)
+        return DriftReading(_share_of_all(gone, first.norms), since_last, each)
 
     def since_attempt(self, params: Any) -> float:
         """How far weights are from where a check was last tried: infinitely far where none was, or of others."""

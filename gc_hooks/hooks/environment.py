@@ -13,7 +13,7 @@ OFF, ON = {"off", "0", "false", "no"}, {"", "on", "1", "true", "yes"}
 
 
 @dataclass(frozen=True)
-class Switches:
+class EnvironmentSettings:
     """What the environment asks for.
 
     Attributes
@@ -49,14 +49,14 @@ class Switches:
         return " ".join(parts)
 
 
-def read_switches(environment: Mapping[str, str] | None = None) -> Switches:
+def read_environment(environment: Mapping[str, str] | None = None) -> EnvironmentSettings:
     """The switches of the environment, or of another mapping; what is empty counts as not set.
 
     Examples
     --------
-    >>> read_switches({"GC_HOOKS_AT": "0, 1, 500"}).calls
+    >>> read_environment({"GC_HOOKS_AT": "0, 1, 500"}).calls
     (0, 1, 500)
-    >>> read_switches({"GC_HOOKS": "perhaps"}).troubles
+    >>> read_environment({"GC_HOOKS": "perhaps"}).troubles
     ("GC_HOOKS='perhaps' is not understood, and is ignored. Try GC_HOOKS=off, or on.",)
     """
     given = os.environ if environment is None else environment
@@ -64,7 +64,7 @@ def read_switches(environment: Mapping[str, str] | None = None) -> Switches:
     calls, troubles = _calls(at)
     if switch.lower() not in OFF | ON:
         troubles = (f"GC_HOOKS={switch!r} is not understood, and is ignored. Try GC_HOOKS=off, or on.", *troubles)
-    return Switches(switch.lower() in OFF, calls, log_dir or None, troubles)
+    return EnvironmentSettings(switch.lower() in OFF, calls, log_dir or None, troubles)
 
 
 def _calls(text: str) -> tuple[tuple[int, ...] | None, tuple[str, ...]]:

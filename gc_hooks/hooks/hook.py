@@ -11,8 +11,8 @@ import numpy as np
 
 from gc_hooks._typing import Array, Batch, Loss, Params, Schedule
 from gc_hooks.errors import InvalidProblem
-from gc_hooks.hooks.base import Watch, check_choice
-from gc_hooks.hooks.questions import check_own_loop, check_slopes, glance_at_slopes, with_buffers
+from gc_hooks.hooks.base import HookBase, check_choice
+from gc_hooks.hooks.questions import check_own_loop, check_slopes, quick_check_slopes, with_buffers
 from gc_hooks.hooks.recorder import warn
 from gc_hooks.report import CheckReport
 from gc_hooks.report.verdict import Tolerance
@@ -31,7 +31,7 @@ class _Step(NamedTuple):
     before_loss: Callable[[], object] | None
 
 
-class GradCheckHook(Watch, Callback):
+class GradCheckHook(HookBase, Callback):
     """Checks the gradient of a training run: at initialisation, one step later, and again after N iterations.
 
     Parameters
@@ -166,7 +166,7 @@ class GradCheckHook(Watch, Callback):
         self._trained = state.params
         if self._is_due(state.step):
             self._keep_batch(state)
-            self._check(state.step, state.params, lambda seed: self._ask(state, seed), state.stop, self._at_a_glance)
+            self._check(state.step, state.params, lambda seed: self._ask(state, seed), state.stop, self._quick_check)
 
     def on_train_end(self, state: TrainState) -> None:
         """Check at the end when the training was too short for the check after N, and sum up."""
@@ -184,7 +184,7 @@ class GradCheckHook(Watch, Callback):
     def _ask(self, state: TrainState, seed: int) -> CheckReport:
         call, buffers = self._buffers
         previous = buffers if call == self.calls - 1 else None
-        report = with_buffers(self._ask_slopes(state, seed), state, previous, self._at_a_glance)
+        report = with_buffers(self._ask_slopes(state, seed), state, previous, self._quick_check)
         kept = {name: array.copy() for name, array in state.grads.items()} if self._may_be_due() else None
         self._buffers = self.calls, kept
         return report
@@ -195,7 +195,7 @@ class GradCheckHook(Watch, Callback):
 
     def _ask_slopes(self, state: TrainState, seed: int) -> CheckReport:
         assert self._batch is not None
-        ask = glance_at_slopes if self._at_a_glance else check_slopes
+        ask = quick_check_slopes if self._quick_check else check_slopes
         return ask(state, self._batch, self._masks, {**self._options, "seed": seed, "step": state.step})
 
     # --- anybody's loop -----------------------------------------------------------------------------------------------

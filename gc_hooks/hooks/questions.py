@@ -18,10 +18,10 @@ from gc_hooks.arrays.large import copies_in_double
 from gc_hooks.arrays.norms import in_double, norm, relative_difference, same_bits
 from gc_hooks.check import check_gradients, check_problem
 from gc_hooks.hooks.identities import broken_identities
-from gc_hooks.layerwise import check_pieces, layers_at_fault
+from gc_hooks.layerwise import check_layer_views, layers_at_fault
 from gc_hooks.problem import Meter
-from gc_hooks.problem.validate import pose_again
-from gc_hooks.quick_check import glance
+from gc_hooks.problem.validate import revisit
+from gc_hooks.quick_check import quick_check
 from gc_hooks.report import CheckReport
 from gc_hooks.report.comparison import Comparison
 from gc_hooks.report.diagnosis import Diagnosis, listed, plural
@@ -128,14 +128,14 @@ def check_slopes(
     return _told(report, state, batch, random_state)
 
 
-def glance_at_slopes(
+def quick_check_slopes(
     state: TrainState, batch: Batch, random_state: RandomState | None, options: Mapping[str, Any]
 ) -> CheckReport:
     """The same at the lowest cost, for a periodic check after a good one: data part and penalty together, and loss and
     gradient are not asked once more whether they repeat themselves."""
     doubled, point = _in_double(batch), copies_in_double(state.params)
     objective = _detached(state, point, doubled, random_state)
-    problem = pose_again(
+    problem = revisit(
         lambda params: objective.data_loss(params, doubled, random_state) + objective.penalty(params),
         point,
         lambda params: objective.gradient(params, doubled, random_state),
@@ -143,7 +143,9 @@ def glance_at_slopes(
         Meter(options["max_evaluations"], options["max_seconds"]),
     )
     chosen = {key: options[key] for key in ("method", "probes", "tolerance", "seed", "step", "pictures")}
-    report = None if options["method"] else glance(problem, options["tolerance"], seed=options["seed"], step=state.step)
+    report = (
+        None if options["method"] else quick_check(problem, options["tolerance"], seed=options["seed"], step=state.step)
+    )
     if report is None:
         report = check_problem(problem, constants=_constants(state, batch), **chosen)
     return _told(report, state, batch, random_state)
@@ -184,7 +186,7 @@ def _told(report: CheckReport, state: TrainState, batch: Batch, random_state: Ra
     if not unclear or not hasattr(state.objective, "pieces"):
         return report
     pieces = list(state.objective.pieces(params, _in_double(batch), random_state))
-    return _with_diagnoses(report, layers_at_fault(check_pieces(pieces, seed=report.seed), pieces))
+    return _with_diagnoses(report, layers_at_fault(check_layer_views(pieces, seed=report.seed), pieces))
 
 
 def _with_diagnoses(report: CheckReport, more: Iterable[Diagnosis]) -> CheckReport:
@@ -261,8 +263,8 @@ def without_buffers(report: CheckReport, fresh: Params, note: str, advice: str) 
         for name, c in report.parameters.items()
     }
     message = f"There is no gradient for {listed(missing)}: {note}"
-    evidence = f"A fresh backward pass gives one, of norm {math.hypot(*missing.values()):.2g}."
-    found = Diagnosis("missing_gradient", tuple(missing), message, evidence, advice)
+    measurements = f"A fresh backward pass gives one, of norm {math.hypot(*missing.values()):.2g}."
+    found = Diagnosis("missing_gradient", tuple(missing), message, measurements, advice)
     return replace(report, parameters=parameters, diagnoses=(*report.diagnoses, found))
 
 
@@ -340,21 +342,21 @@ def _unsteady(apart: Mapping[str, float]) -> Diagnosis:
 def _differing(live: Params, fresh: Params, previous: Params | None, apart: Mapping[str, float]) -> Diagnosis:
     """What the buffers hold in place of this batch's gradient, as far as it can be told."""
     names = ", ".join(apart)
-    evidence = f"The largest difference is {max(apart.values()):.1e}."
+    measurements = f"The largest difference is {max(apart.values()):.1e}."
     if previous is not None and _all_close(live, {n: fresh[n] + previous[n] for n in apart}):
         message = f"The optimiser's buffers hold this step's gradient plus the step's before, for {names}."
         advice = "Gradients accumulate: try to set the buffers to zero at each step, or to write = where it says +=."
-        return Diagnosis("accumulated", tuple(apart), message, evidence, advice)
+        return Diagnosis("accumulated", tuple(apart), message, measurements, advice)
     if previous is not None and _all_close(live, {n: previous[n] for n in apart}):
         message = f"The optimiser's buffers still hold the gradient of the step before, for {names}."
         advice = "They are stale: try to write the new gradient before the optimiser runs."
-        return Diagnosis("stale", tuple(apart), message, evidence, advice)
+        return Diagnosis("stale", tuple(apart), message, measurements, advice)
     message = f"The optimiser's buffers are not what a fresh backward pass on the same batch gives, for {names}."
     advice = (
         "This usually means gradients that accumulate from step to step, or that something (clipping, scaling, a "
         "second backward pass) changed them before the optimiser. Try to compare them right after backward."
     )
-    return Diagnosis("buffers_differ", tuple(apart), message, evidence, advice)
+    return Diagnosis("buffers_differ", tuple(apart), message, measurements, advice)
 
 
 def _all_close(live: Params, expected: Mapping[str, Array]) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gc_hooks.errors import GradCheckError, GradCheckWarning
-from gc_hooks.hooks.drift import Movement
+from gc_hooks.hooks.drift import Drift
 from gc_hooks.isolation.object_graph import Reached, generators_reached, states_kept
 from gc_hooks.isolation.rng import global_random_state_kept
 from gc_hooks.report import CheckReport
@@ -59,7 +59,7 @@ class CheckRecorder:
         self.reports: list[CheckReport] = []
         self.seconds = 0.0
         self.wants_pictures = any(getattr(reporter, "draws", False) for reporter in reporters)
-        self.movement = Movement()
+        self.movement = Drift()
         self._pictured: Counter[bool] = Counter()
         self._reached: Reached | None = None
         self._reporters = list(reporters)

@@ -25,7 +25,7 @@ UNKNOWN = (
 Evaluate = Callable[[], float]
 
 
-def why_unsteady(evaluate: Evaluate, function: Callable[..., Any]) -> str:
+def why_nondeterministic(evaluate: Evaluate, function: Callable[..., Any]) -> str:
     """The second and third sentence of `gc_hooks.NondeterministicLoss`: the cause, and what to try.
 
     Parameters

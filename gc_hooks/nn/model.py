@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from gc_hooks._typing import Array, Params
 from gc_hooks.errors import InvalidProblem
-from gc_hooks.layer_view import INPUT, Piece, location
+from gc_hooks.layer_view import INPUT, LayerView, location
 from gc_hooks.nn.chain import Chain
 from gc_hooks.nn.layers import Context, Layer, Place
 
@@ -242,7 +242,7 @@ class Sequential:
 
     def pieces(
         self, inputs: ArrayLike, context: Context | None = None, params: Params | None = None
-    ) -> Iterator[Piece]:
+    ) -> Iterator[LayerView]:
         """The layers one by one, each at the input that those before it make; in training mode without dropout unless
         the context says otherwise. After a block come the layers inside of it."""
         params, context = self.params if params is None else params, context or Context(training=True)
@@ -347,7 +347,7 @@ class Sequential:
         return array.astype(np.finfo(dtype).dtype, copy=False)  # finfo: the real type of a complex one
 
 
-def _piece(place: Place, trained: set[str], frozen: set[str], context: Context) -> Piece:
+def _piece(place: Place, trained: set[str], frozen: set[str], context: Context) -> LayerView:
     """One layer, of whose arrays only those that are trained can be moved."""
     layer = place.layer.detached(place.params, place.inputs, context.again())
     point = {short: array for short, array in place.params.items() if place.path + short in trained}
@@ -364,7 +364,7 @@ def _piece(place: Place, trained: set[str], frozen: set[str], context: Context) 
         return {**grads, INPUT: below} if INPUT in point else grads
 
     where = location(type(layer).backward)
-    return Piece(place.name, point, forward, backward, where, (*notes, *truncation_notes([layer])))
+    return LayerView(place.name, point, forward, backward, where, (*notes, *truncation_notes([layer])))
 
 
 def truncation_notes(layers: Iterable[Layer]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gc_hooks._typing import Array, Batch, Params, RandomState
-from gc_hooks.layer_view import INPUT, Piece, location
+from gc_hooks.layer_view import INPUT, LayerView, location
 from gc_hooks.nn.layers import Context
 from gc_hooks.nn.losses import LossFunction
 from gc_hooks.nn.model import Sequential
@@ -53,14 +53,14 @@ class Objective:
         outputs, _ = self._model.forward(inputs, training_context(random_state), params)
         return self._loss.value(outputs, targets)
 
-    def pieces(self, params: Params, batch: Batch, random_state: RandomState | None = None) -> Iterator[Piece]:
+    def pieces(self, params: Params, batch: Batch, random_state: RandomState | None = None) -> Iterator[LayerView]:
         """The layers one by one, and last the loss as a function of the outputs."""
         inputs, targets = batch
         outputs: Any = None
         for piece in self._model.pieces(inputs, training_context(random_state), params):
             outputs = piece.forward(piece.point)
             yield piece
-        yield Piece(
+        yield LayerView(
             type(self._loss).__name__,
             {INPUT: outputs},
             lambda p: self._loss.value(p[INPUT], targets),

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from gc_hooks.terminal import load_rich, progress_bar
 from gc_hooks.training import Callback, TrainState
 
 
@@ -23,8 +24,8 @@ def progress_display(progress: bool | None, epochs: int, batches: int) -> Iterat
     """
     console = None if progress is False else _terminal()
     if console is not None:
-        with _bar(console, epochs * batches) as bar:
-            yield bar
+        with progress_bar(console, "training", epochs * batches, transient=False) as (bar, task):
+            yield Bar(bar, task)
     else:
         yield EpochLines(epochs) if progress else Callback()
 
@@ -45,11 +46,11 @@ class EpochLines(Callback):
 
 
 class Bar(Callback):
-    """Advance a task of a ``rich.progress.Progress`` with each batch."""
+    """Advance the task of a ``rich.progress.Progress`` with each batch."""
 
-    def __init__(self, bar: Any, total: int) -> None:
+    def __init__(self, bar: Any, task: Any) -> None:
         self.bar = bar
-        self.task = bar.add_task("training", total=total, figures="")
+        self.task = task
 
     def on_batch_end(self, state: TrainState) -> None:
         """One batch further."""
@@ -65,20 +66,10 @@ def _figures(state: TrainState) -> str:
 
 
 def _terminal() -> Any:
-    """The console of rich when it is a terminal, else None."""
+    """Return Rich's console where it is a terminal, else None."""
     try:
-        from rich import get_console
+        rich = load_rich()
     except ImportError:
         return None
-    console = get_console()  # everybody's console, so that what others print on it appears above the bar
+    console = rich.get_console()  # everybody's console, so that what others print on it appears above the bar
     return console if console.is_terminal else None
-
-
-@contextmanager
-def _bar(console: Any, total: int) -> Iterator[Callback]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    figures = TextColumn("{task.fields[figures]}")
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), figures
-    with Progress(*columns, console=console) as bar:
-        yield Bar(bar, total)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gc_hooks._typing import Array, Generator, Loss, Params
-from gc_hooks.arrays.gradients import Flaw
+from gc_hooks.arrays.gradients import GradientIssue
 from gc_hooks.arrays.large import jittered
 from gc_hooks.arrays.norms import norm, root_mean_square
 from gc_hooks.arrays.tree import rebuild
@@ -78,7 +78,7 @@ class Meter:
 
 @dataclass(frozen=True)
 class Problem:
-    """A loss, a point and backprop's gradient there; validated once, by `gc_hooks.problem.validate.pose`.
+    """A loss, a point and backprop's gradient there; validated once, by `gc_hooks.problem.validate.build_problem`.
 
     Attributes
     ----------
@@ -125,7 +125,7 @@ class Problem:
     gradient: Backprop | None = None
     live: dict[str, Array] | None = None
     home: dict[str, Array] | None = None
-    flaws: dict[str, Flaw] = field(default_factory=dict)
+    issues: dict[str, GradientIssue] = field(default_factory=dict)
     scales: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     grad_errors: dict[str, Array] = field(default_factory=dict)

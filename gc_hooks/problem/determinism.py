@@ -13,7 +13,7 @@ import numpy as np
 from gc_hooks._typing import Generator, Params
 from gc_hooks.arrays.norms import same_bits
 from gc_hooks.errors import InvalidProblem, NondeterministicLoss
-from gc_hooks.isolation.causes import why_unsteady
+from gc_hooks.isolation.causes import why_nondeterministic
 from gc_hooks.isolation.evaluation import bare, state_of
 from gc_hooks.isolation.snapshot import preserve
 from gc_hooks.problem import BudgetSpent, Problem, written
@@ -34,7 +34,7 @@ def term_value(problem: Problem, term: int, changes: Params | None = None) -> fl
     return as_value(problem.evaluate(term, changes or {}), TERMS[term])
 
 
-def steady_value(problem: Problem, term: int, changes: Params | None = None) -> float:
+def deterministic_value(problem: Problem, term: int, changes: Params | None = None) -> float:
     """The same, called twice; the two values have to be the same bits.
 
     An evaluation of `gc_hooks.adapters` puts back what it touches; it is asked without that, for what it leaves behind
@@ -61,7 +61,7 @@ def steady_value(problem: Problem, term: int, changes: Params | None = None) -> 
         )
     if first != second and not (np.isnan(first) and np.isnan(second)):
         with written(arrays, before, before):
-            why = why_unsteady(lambda: term_value(problem, term, changes), function)
+            why = why_nondeterministic(lambda: term_value(problem, term, changes), function)
         where = ", away from those at which it repeats itself" if changes else ""
         raise NondeterministicLoss(
             f"The {what} gave {first!r} and then {second!r} for the same parameters{where}, so it has no slope to "
@@ -70,7 +70,7 @@ def steady_value(problem: Problem, term: int, changes: Params | None = None) -> 
     return first
 
 
-def refuse_unsteady(problem: Problem) -> None:
+def require_deterministic(problem: Problem) -> None:
     """Ask every term twice away from the point: dropout in front of weights that are zero shows only there.
 
     Raises
@@ -80,7 +80,7 @@ def refuse_unsteady(problem: Problem) -> None:
     next(_totals_away(problem), None)
 
 
-def heeds(problem: Problem) -> bool:
+def responds_to_parameters(problem: Problem) -> bool:
     """The same, and whether the loss changes at all when every parameter does.
 
     Costs two evaluations, and six for a loss that does not change.
@@ -103,7 +103,7 @@ def _totals_away(problem: Problem) -> Iterator[float]:
     for reach in AWAY:
         changes = _moved(problem, reach, generator)
         try:
-            total = sum(steady_value(problem, term, changes) for term in range(len(problem.terms)))
+            total = sum(deterministic_value(problem, term, changes) for term in range(len(problem.terms)))
         except (NondeterministicLoss, BudgetSpent):
             raise
         except Exception:  # where no check would have led it, it may raise what it likes

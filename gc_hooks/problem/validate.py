@@ -17,13 +17,13 @@ from gc_hooks.arrays.tree import flatten
 from gc_hooks.errors import InvalidProblem
 from gc_hooks.isolation.evaluation import called_with
 from gc_hooks.problem import Backprop, Meter, Problem, as_number, parameter_scales, rebuild_params, written
-from gc_hooks.problem.determinism import TERMS, as_value, steady_value
+from gc_hooks.problem.determinism import TERMS, as_value, deterministic_value
 
 ARITHMETIC = ("__mul__", "__matmul__", "__pow__", "__add__", "__array_ufunc__", "__array_function__")
 """What makes a type of arrays compute in its own way."""
 
 
-def pose(
+def build_problem(
     loss: Loss,
     params: Any,
     grads: Any,
@@ -71,11 +71,11 @@ def pose(
         home=point if in_place else None,
         scales=parameter_scales(point),
     )
-    values = tuple(steady_value(problem, term) for term in range(len(problem.terms)))
+    values = tuple(deterministic_value(problem, term) for term in range(len(problem.terms)))
     return _with_gradient(problem, values, grads, {name: array.dtype for name, array in arrays.items()})
 
 
-def pose_again(
+def revisit(
     loss: Loss,
     point: dict[str, Array],
     gradient: Callable[[Params], Params],
@@ -106,7 +106,9 @@ def pose_again(
         return grads
 
     matched = _as_function(problem, both)(point, copy=True)
-    return _told_apart(problem, tuple(values), matched, _only_grads(_as_function(problem, gradient)), problem.precision)
+    return _attach_gradient(
+        problem, tuple(values), matched, _only_grads(_as_function(problem, gradient)), problem.precision
+    )
 
 
 def parameter_arrays(params: Any, in_place: bool = False) -> dict[str, Array]:
@@ -215,16 +217,16 @@ def _with_gradient(problem: Problem, values: tuple[float, ...], grads: Any, dtyp
     """Run or copy backprop's gradient, and pair it with the parameters."""
     if not callable(grads):
         precision = max(float(np.finfo(dtype).eps) for dtype in dtypes.values())
-        return _told_apart(problem, values, match_gradients(grads, problem.point), None, precision)
+        return _attach_gradient(problem, values, match_gradients(grads, problem.point), None, precision)
     _check_signature("gradient function", grads, () if problem.live is not None else (problem.structure,))
     call = _as_function(problem, grads)
     matched = call(problem.point, copy=True)
-    return _told_apart(
+    return _attach_gradient(
         problem, values, matched.compared_with(call(problem.point)), _only_grads(call), problem.precision
     )
 
 
-def _told_apart(
+def _attach_gradient(
     problem: Problem, values: tuple[float, ...], matched: Matched, gradient: Backprop | None, precision: float
 ) -> Problem:
     """The problem with its gradient: what can be judged, and what is wrong with the rest."""
@@ -234,7 +236,7 @@ def _told_apart(
         values=values,
         grads=matched.grads,
         grad_errors=matched.errors,
-        flaws=matched.flaws,
+        issues=matched.issues,
         notes=(*matched.notes, *_precision_note(precision, gradient)),
         precision=precision,
         quantum=matched.quantum,

@@ -15,7 +15,7 @@ import numpy as np
 from gc_hooks.errors import GradCheckError
 from gc_hooks.report.comparison import Basis, Comparison, EntryComparison, state
 from gc_hooks.report.diagnosis import Diagnosis, plural
-from gc_hooks.report.plots import Picture, StepCurve
+from gc_hooks.report.plots import ParameterPlot, StepCurve
 from gc_hooks.report.text import Rows, html_table, markdown_list, markdown_table, markdown_text, text_table
 from gc_hooks.report.verdict import Status, Tolerance, Verdict
 
@@ -90,7 +90,7 @@ class CheckReport:
     unasked: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     bands: tuple[float, ...] = BANDS
-    pictures: dict[str, Picture] = field(default_factory=dict)
+    pictures: dict[str, ParameterPlot] = field(default_factory=dict)
     curve: StepCurve | None = None
 
     @property
@@ -294,7 +294,7 @@ def _from_plain(document: dict[str, Any]) -> dict[str, Any]:
     """The fields of a report; those that a newer writer of the same schema added are passed over."""
     fields = _known(CheckReport, document)
     fields["parameters"] = {name: _comparison(item) for name, item in document["parameters"].items()}
-    fields["pictures"] = {name: _picture(item) for name, item in document.get("pictures", {}).items()}
+    fields["pictures"] = {name: _plot(item) for name, item in document.get("pictures", {}).items()}
     fields["curve"] = _curve(document.get("curve"))
     fields["diagnoses"] = tuple(Diagnosis(**_known(Diagnosis, item)) for item in document["diagnoses"])
     return fields
@@ -309,8 +309,8 @@ def _comparison(item: dict[str, Any]) -> Comparison:
     return Comparison(**fields)
 
 
-def _picture(item: dict[str, Any]) -> Picture:
-    return Picture(**_known(Picture, item) | {"curve": _curve(item.get("curve"))})
+def _plot(item: dict[str, Any]) -> ParameterPlot:
+    return ParameterPlot(**_known(ParameterPlot, item) | {"curve": _curve(item.get("curve"))})
 
 
 def _curve(item: dict[str, Any] | None) -> StepCurve | None:

@@ -27,11 +27,11 @@ class Diagnosis:
     code: str
     parameters: tuple[str, ...]
     message: str
-    evidence: str = ""
+    measurements: str = ""
     advice: str = ""
 
     def __str__(self) -> str:
-        return " ".join(filter(None, (self.message, self.evidence, self.advice)))
+        return " ".join(filter(None, (self.message, self.measurements, self.advice)))
 
 
 def listed(names: Iterable[str], most: int = 6) -> str:

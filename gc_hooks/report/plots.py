@@ -52,7 +52,7 @@ class StepCurve:
 
 
 @dataclass(frozen=True)
-class Picture:
+class ParameterPlot:
     """One parameter for the eye; rounded, and no more than a page needs.
 
     Attributes

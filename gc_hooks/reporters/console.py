@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from gc_hooks.report import HEADER, CheckReport
 from gc_hooks.report.verdict import Verdict
+from gc_hooks.terminal import load_rich
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -58,9 +59,7 @@ class ConsoleReporter:
 
     @property
     def _out(self) -> Any:
-        from rich import get_console
-
-        return self._console or get_console()
+        return self._console or load_rich().get_console()
 
     def _print(self, text: str, style: str) -> None:
         self._out.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
@@ -74,15 +73,12 @@ class ConsoleReporter:
 
 def _table(report: CheckReport) -> Table:
     """The report's table, each row in the colour of its verdict; what names hold is not read as markup."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE, pad_edge=False)
+    rich = load_rich()
+    table: Table = rich.table.Table(box=rich.box.SIMPLE, pad_edge=False)
     for title in HEADER:
         table.add_column(title, no_wrap=title != HEADER[-1])
     for comparison, row in list(zip(report.worst_first, report.rows(), strict=True))[:MOST_ROWS]:
-        table.add_row(*(Text(cell, style=STYLES[comparison.verdict]) for cell in row))
+        table.add_row(*(rich.text.Text(cell, style=STYLES[comparison.verdict]) for cell in row))
     if len(report.parameters) > MOST_ROWS:
         table.caption = f"and {len(report.parameters) - MOST_ROWS} more parameters"
     return table

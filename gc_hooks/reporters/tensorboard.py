@@ -13,7 +13,7 @@ from typing import Any
 
 from gc_hooks.errors import GradCheckWarning, InvalidProblem
 from gc_hooks.report import CheckReport
-from gc_hooks.report.plots import Picture
+from gc_hooks.report.plots import ParameterPlot
 from gc_hooks.reporters.events import EventFile, Sink, UsersWriter
 from gc_hooks.tensorboard_tab.metadata import CHECKS, stock_address, tab_address
 
@@ -177,12 +177,12 @@ def histograms(report: CheckReport) -> Iterator[tuple[str, list[int]]]:
             yield f"{FOLDER}/log10_error/{tag}", counts
 
 
-def relative_errors(picture: Picture) -> Iterator[float]:
+def relative_errors(picture: ParameterPlot) -> Iterator[float]:
     """Of each measured entry, or of each direction where there are no entries; what is not finite is left out.
 
     Examples
     --------
-    >>> list(relative_errors(Picture(entries=((0, 2.0, 1.0, 1e-9), (1, 0.0, 0.0, 1e-9)))))
+    >>> list(relative_errors(ParameterPlot(entries=((0, 2.0, 1.0, 1e-9), (1, 0.0, 0.0, 1e-9)))))
     [0.3333333333333333, 0.0]
     """
     for *_, backprop, away, _ in picture.entries or picture.directions:

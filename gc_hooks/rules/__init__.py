@@ -9,7 +9,7 @@ from gc_hooks.problem import Problem
 from gc_hooks.report.comparison import Comparison
 from gc_hooks.report.diagnosis import Diagnosis
 from gc_hooks.report.verdict import Tolerance, Verdict
-from gc_hooks.rules.context import Clues
+from gc_hooks.rules.context import RuleContext
 from gc_hooks.rules.misplaced import in_wrong_place, transposed
 from gc_hooks.rules.pattern import (
     few_entries,
@@ -23,11 +23,11 @@ from gc_hooks.rules.pattern import (
 from gc_hooks.rules.penalty import penalty_wrong
 from gc_hooks.rules.scale import scaled
 from gc_hooks.rules.unusable import missing_gradient, not_finite, not_numeric, not_repeatable, wrong_shape
-from gc_hooks.slopes.measurements import Evidence
+from gc_hooks.slopes.measurements import Measurements
 from gc_hooks.verdicts.compare import whole_norm
-from gc_hooks.verdicts.session import Case
+from gc_hooks.verdicts.session import Session
 
-Rule = Callable[[Problem, Clues], "Iterator[Diagnosis]"]
+Rule = Callable[[Problem, RuleContext], "Iterator[Diagnosis]"]
 """A generator, because one rule may see its bug twice: dW2 twice and db1 four times what they should be."""
 
 RULES: tuple[Rule, ...] = (
@@ -55,7 +55,7 @@ a pattern look only at what has not been explained."""
 def diagnose(
     problem: Problem,
     comparisons: Mapping[str, Comparison],
-    case: Case | None = None,
+    session: Session | None = None,
     constants: Mapping[str, float] | None = None,
 ) -> tuple[Diagnosis, ...]:
     """Ask every rule; free when nothing failed.
@@ -65,11 +65,13 @@ def diagnose(
     """
     if all(comparison.verdict < Verdict.DOUBLE_CHECK for comparison in comparisons.values()):
         return ()
-    evidence = case.evidence if case is not None else Evidence.empty(problem)
-    tolerance = case.tolerance if case is not None else Tolerance()
-    clues = Clues(problem, comparisons, evidence, tolerance, whole_norm(problem, evidence), constants or {}, case)
+    measurements = session.measurements if session is not None else Measurements.empty(problem)
+    tolerance = session.tolerance if session is not None else Tolerance()
+    context = RuleContext(
+        problem, comparisons, measurements, tolerance, whole_norm(problem, measurements), constants or {}, session
+    )
     found: list[Diagnosis] = []
     for rule in RULES:
-        found += rule(problem, clues)
-        clues = replace(clues, told=frozenset(name for diagnosis in found for name in diagnosis.parameters))
+        found += rule(problem, context)
+        context = replace(context, explained=frozenset(name for diagnosis in found for name in diagnosis.parameters))
     return tuple(found)

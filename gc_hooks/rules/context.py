@@ -14,17 +14,17 @@ from gc_hooks.arrays.norms import norm
 from gc_hooks.problem import BudgetSpent, Problem
 from gc_hooks.report.comparison import Comparison
 from gc_hooks.report.verdict import Tolerance, Verdict
-from gc_hooks.slopes.measurements import Evidence, Measured
+from gc_hooks.slopes.measurements import Measurements, ParameterMeasurements
 from gc_hooks.slopes.probes import direction_within
 from gc_hooks.verdicts.compare import compare_parameter
-from gc_hooks.verdicts.session import Case
+from gc_hooks.verdicts.session import Session
 
 SHORT = 10.0
 """A repair has to bring what was wrong down by so much."""
 
 
 @dataclass(frozen=True)
-class Clues(Mapping[str, Comparison]):
+class RuleContext(Mapping[str, Comparison]):
     """The comparisons by name, with the measurements behind them.
 
     Attributes
@@ -45,12 +45,12 @@ class Clues(Mapping[str, Comparison]):
 
     problem: Problem
     comparisons: Mapping[str, Comparison]
-    evidence: Evidence
+    measurements: Measurements
     tolerance: Tolerance
     whole: float
     constants: Mapping[str, float] = field(default_factory=dict)
-    case: Case | None = None
-    told: frozenset[str] = frozenset()
+    session: Session | None = None
+    explained: frozenset[str] = frozenset()
 
     def __getitem__(self, name: str) -> Comparison:
         return self.comparisons[name]
@@ -65,12 +65,12 @@ class Clues(Mapping[str, Comparison]):
     def failing(self) -> list[str]:
         """The parameters whose measured slopes speak against them."""
         accused = (n for n, c in self.items() if c.verdict > Verdict.INCONCLUSIVE and math.isfinite(c.difference))
-        return [name for name in accused if name not in self.problem.flaws]
+        return [name for name in accused if name not in self.problem.issues]
 
     @property
     def open(self) -> list[str]:
         """Those of them of which nothing has been said yet."""
-        return [name for name in self.failing if name not in self.told]
+        return [name for name in self.failing if name not in self.explained]
 
     def grad(self, name: str) -> Array:
         """Backprop's gradient."""
@@ -82,9 +82,9 @@ class Clues(Mapping[str, Comparison]):
 
     def bars(self, name: str) -> Array:
         """Their error bars; never zero, so that they can weigh."""
-        measured, rounding = self._measured(name), self.evidence.rounding
+        measured, rounding = self._measured(name), self.measurements.rounding
         floor = rounding.floors.get(name, 0.0) / math.sqrt(max(measured.size, 1))
-        directions = [] if measured.complete else [reading.bar(rounding) for reading in measured.directions]
+        directions = [] if measured.complete else [measurement.bar(rounding) for measurement in measured.directions]
         bars = np.array([*(max(error, floor) for error in measured.errors), *directions])
         least: Array = np.maximum(bars, 1e-14 * float(np.max(np.abs(self.slopes(name)), initial=0.0)) + 1e-300)
         return least
@@ -97,8 +97,8 @@ class Clues(Mapping[str, Comparison]):
         """What the same measurements would have made of another gradient."""
         measured = self._measured(name)
         entries = array.reshape(-1)[np.array(measured.indices, dtype=np.intp)]
-        readings = [] if measured.complete else measured.directions
-        directions = [inner(reading.probe.vector[name], array) for reading in readings]
+        directional = [] if measured.complete else measured.directions
+        directions = [inner(measurement.probe.vector[name], array) for measurement in directional]
         return np.array([*entries, *directions], dtype=np.float64)
 
     def fit(self, name: str, target: Array, *arrays: Array) -> Array:
@@ -114,10 +114,12 @@ class Clues(Mapping[str, Comparison]):
     def judged(self, name: str, repaired: Array) -> Comparison:
         """What the check would say of another gradient for this parameter, on the same measurements."""
         measured = self._measured(name)
-        readings = [replace(r, backprop=r.probe.slope({name: repaired})) for r in measured.directions]
-        evidence = replace(self.evidence, parameters={name: replace(measured, directions=readings)}, joint=[])
-        problem = replace(self.problem, grads={name: repaired}, flaws={})
-        return compare_parameter(problem, name, evidence, self.tolerance, self.whole)
+        directional = [replace(r, backprop=r.probe.slope({name: repaired})) for r in measured.directions]
+        measurements = replace(
+            self.measurements, parameters={name: replace(measured, directions=directional)}, joint=[]
+        )
+        problem = replace(self.problem, grads={name: repaired}, issues={})
+        return compare_parameter(problem, name, measurements, self.tolerance, self.whole)
 
     def passes(self, name: str, repaired: Array) -> Comparison | None:
         """The comparison of a repaired gradient, if it would pass; or, where the bars are too wide for that, if it lies
@@ -137,20 +139,22 @@ class Clues(Mapping[str, Comparison]):
 
     def right_outside(self, name: str, wrong: Array) -> bool:
         """Whether nothing is wrong outside of some entries, along a direction that leaves them out: one slope."""
-        if self.case is None:
+        if self.session is None:
             return False
-        probe = direction_within(self.problem, self.case.generator, name)
+        probe = direction_within(self.problem, self.session.generator, name)
         rest = replace(probe, vector={name: np.where(wrong, 0.0, np.asarray(probe.vector[name]))})
         try:
-            away, error = self.case.sketched_residual(rest)
+            away, error = self.session.quick_residual(rest)
         except BudgetSpent:
             return False
         return abs(away) <= 2 * error + self.tolerance.good * self.problem.grad_norms[name]
 
-    def _measured(self, name: str) -> Measured:
-        return self.evidence.parameters[name]
+    def _measured(self, name: str) -> ParameterMeasurements:
+        return self.measurements.parameters[name]
 
     def _column(self, name: str, entries: object, field_name: str) -> Array:
         measured = self._measured(name)
-        directions = [] if measured.complete else [getattr(reading, field_name) for reading in measured.directions]
+        directions = (
+            [] if measured.complete else [getattr(measurement, field_name) for measurement in measured.directions]
+        )
         return np.array([*np.asarray(entries, dtype=np.float64), *directions])

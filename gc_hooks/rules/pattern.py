@@ -12,7 +12,7 @@ from gc_hooks.problem import Problem
 from gc_hooks.report.comparison import Comparison
 from gc_hooks.report.diagnosis import Diagnosis, listed, of_gradients, sentence
 from gc_hooks.report.verdict import Verdict
-from gc_hooks.rules.context import Clues
+from gc_hooks.rules.context import RuleContext
 from gc_hooks.slopes.measurements import MeasuredEntries
 
 FEW, SEVERAL = 0.2, 3
@@ -21,23 +21,23 @@ BY_LAYER = "check_layers(layers, inputs) checks each layer's backward alone."
 UNITS = "single units: try to look at which inputs or outputs they belong to, and at slices and padding."
 
 
-def gradient_lost(problem: Problem, clues: Clues) -> Iterator[Diagnosis]:
+def gradient_lost(problem: Problem, context: RuleContext) -> Iterator[Diagnosis]:
     """My gradient is exactly zero although the loss depends on the parameter."""
-    names = [name for name in clues.failing if problem.grad_norms[name] == 0]
+    names = [name for name in context.failing if problem.grad_norms[name] == 0]
     if names:
         yield Diagnosis(
             "gradient_lost",
             tuple(names),
             f"{sentence(of_gradients(names))} {_is(names)} exactly zero, and the measured slopes are not.",
-            f"The measured norm is {max(clues[name].measured_norm for name in names):.2g}.",
+            f"The measured norm is {max(context[name].measured_norm for name in names):.2g}.",
             "This usually means a buffer that is never written, a result assigned to a copy, or a mask that is always "
             "zero. Try to print it at the end of backward.",
         )
 
 
-def parameter_unused(problem: Problem, clues: Clues) -> Iterator[Diagnosis]:
+def parameter_unused(problem: Problem, context: RuleContext) -> Iterator[Diagnosis]:
     """My loss does not depend on a parameter that has a gradient."""
-    names = [n for n in clues.failing if np.all(np.abs(clues.slopes(n)) <= 1e-13 * problem.grad_norms[n])]
+    names = [n for n in context.failing if np.all(np.abs(context.slopes(n)) <= 1e-13 * problem.grad_norms[n])]
     if names:
         yield Diagnosis(
             "parameter_unused",
@@ -49,17 +49,17 @@ def parameter_unused(problem: Problem, clues: Clues) -> Iterator[Diagnosis]:
         )
 
 
-def summed_over_wrong_axis(problem: Problem, clues: Clues) -> Iterator[Diagnosis]:
+def summed_over_wrong_axis(problem: Problem, context: RuleContext) -> Iterator[Diagnosis]:
     """My bias gradient is summed over all axes, or over the wrong one: all its entries, or rows, are equal."""
-    for name in clues.open:
-        where = _all_equal(clues.grad(name))
-        if where and not _all_equal(_measured_array(clues, name)):
+    for name in context.open:
+        where = _all_equal(context.grad(name))
+        if where and not _all_equal(_measured_array(context, name)):
             yield Diagnosis(
                 "summed_over_wrong_axis",
                 (name,),
                 f"{sentence(of_gradients([name]))} has {where} equal, and the measured slopes differ.",
-                f"Backprop has {clues.grad(name).flat[0]:.4g} there; measured: "
-                f"{', '.join(f'{s:.4g}' for s in clues.slopes(name)[:3])}.",
+                f"Backprop has {context.grad(name).flat[0]:.4g} there; measured: "
+                f"{', '.join(f'{s:.4g}' for s in context.slopes(name)[:3])}.",
                 "This usually means a sum over all axes, or over the units where the samples are meant, and "
                 "broadcasting that hides it. Try np.sum(delta, axis=0) where rows are samples, with keepdims=True.",
             )
@@ -77,39 +77,39 @@ def _all_equal(grad: Array | None) -> str:
     return ""
 
 
-def _measured_array(clues: Clues, name: str) -> Array | None:
+def _measured_array(context: RuleContext, name: str) -> Array | None:
     """The slopes in the parameter's shape, where every entry was measured."""
-    measured = clues.evidence.parameters[name]
+    measured = context.measurements.parameters[name]
     if not measured.complete:
         return None
-    return measured.entries(clues.grad(name)).slopes.reshape(clues.grad(name).shape)
+    return measured.entries(context.grad(name)).slopes.reshape(context.grad(name).shape)
 
 
-def few_entries(problem: Problem, clues: Clues) -> Iterator[Diagnosis]:
+def few_entries(problem: Problem, context: RuleContext) -> Iterator[Diagnosis]:
     """A few entries of my gradient are wrong: single ones, rows or columns, rows that an index hits twice."""
-    for name in clues.open:
-        wrong = _wrong_entries(clues, name)
-        grad, indices = clues.grad(name), wrong.indices
+    for name in context.open:
+        wrong = _wrong_entries(context, name)
+        grad, indices = context.grad(name), wrong.indices
         few = 0 < len(indices) <= max(1, FEW * grad.size) and grad.size > 1
-        if few and (repaired := clues.passes(name, _patched(wrong, grad))) is not None:
+        if few and (repaired := context.passes(name, _patched(wrong, grad))) is not None:
             yield _few(name, wrong, *_where(grad, indices), _left(repaired))
-        elif len(indices) >= SEVERAL and (lines := _lines(clues, name, indices)) is not None:
+        elif len(indices) >= SEVERAL and (lines := _lines(context, name, indices)) is not None:
             yield _few(name, wrong, *lines, f"{len(indices)} entries there were measured; the rest is right.")
 
 
-def many_lines(problem: Problem, clues: Clues) -> Iterator[Diagnosis]:
+def many_lines(problem: Problem, context: RuleContext) -> Iterator[Diagnosis]:
     """Many rows of my gradient are wrong and the others are right: an index that stands there twice counts once.
 
     Asked after `wrong_below`: a derivative that is missing spares whole rows or columns too.
     """
-    for name in clues.open:
-        slopes, wrong = _measured_array(clues, name), _wrong_entries(clues, name)
+    for name in context.open:
+        slopes, wrong = _measured_array(context, name), _wrong_entries(context, name)
         if slopes is None or not len(wrong.indices):
             continue
         code, where = _where(slopes, wrong.indices)
-        patched = _patched(wrong, clues.grad(name))
+        patched = _patched(wrong, context.grad(name))
         several = code != "single_entries" and _right_lines(slopes, wrong, code) >= LEAST_RIGHT
-        if several and (repaired := clues.passes(name, patched)) is not None:
+        if several and (repaired := context.passes(name, patched)) is not None:
             yield _few(name, wrong, code, where, _left(repaired))
 
 
@@ -125,34 +125,34 @@ def _left(repaired: Comparison) -> str:
     return f"With the measured values there it would be {repaired.difference:.1g}."
 
 
-def _few(name: str, wrong: MeasuredEntries, code: str, where: str, evidence: str) -> Diagnosis:
+def _few(name: str, wrong: MeasuredEntries, code: str, where: str, measurements: str) -> Diagnosis:
     ratios = wrong.slopes / np.where(wrong.grad == 0, np.nan, wrong.grad)
     if code == "rows" and np.all(np.abs(ratios - np.round(ratios)) < 1e-5) and np.all(ratios > 1.5):
         code, where = "repeated_indices", f"{where}, by a factor of {listed(sorted({f'{r:.0f}' for r in ratios}))}"
     return Diagnosis(
-        code, (name,), f"{sentence(of_gradients([name]))} is wrong in {where} only.", evidence, _advice(code)
+        code, (name,), f"{sentence(of_gradients([name]))} is wrong in {where} only.", measurements, _advice(code)
     )
 
 
-def _wrong_entries(clues: Clues, name: str) -> MeasuredEntries:
+def _wrong_entries(context: RuleContext, name: str) -> MeasuredEntries:
     """The measured entries that are wrong."""
-    entries = clues.evidence.parameters[name].entries(clues.grad(name))
+    entries = context.measurements.parameters[name].entries(context.grad(name))
     size = np.abs(entries.grad) + np.abs(entries.slopes)
-    wrong = entries.away > entries.errors + clues.tolerance.good * size
+    wrong = entries.away > entries.errors + context.tolerance.good * size
     return MeasuredEntries(*(column[wrong] for column in entries))
 
 
-def _lines(clues: Clues, name: str, indices: Array) -> tuple[str, str] | None:
+def _lines(context: RuleContext, name: str, indices: Array) -> tuple[str, str] | None:
     """Rows or columns of a large matrix that hold all that is wrong."""
-    shape = clues.grad(name).shape
-    if len(shape) != 2 or clues[name].exact:
+    shape = context.grad(name).shape
+    if len(shape) != 2 or context[name].exact:
         return None
     for axis, code in enumerate(("rows", "columns")):
         found = np.unique(np.unravel_index(indices, shape)[axis])
         wrong = np.zeros(shape, dtype=bool)
         wrong[(slice(None),) * axis + (found,)] = True
         most = shape[axis] // 2
-        if SEVERAL * len(found) <= min(len(indices), SEVERAL * most) and clues.right_outside(name, wrong):
+        if SEVERAL * len(found) <= min(len(indices), SEVERAL * most) and context.right_outside(name, wrong):
             return code, f"{code[:-1] if len(found) == 1 else code} {listed(map(str, found))}"
     return None
 
@@ -192,15 +192,15 @@ def _advice(code: str) -> str:
     return f"These are {UNITS}"
 
 
-def wrong_below(problem: Problem, clues: Clues) -> Iterator[Diagnosis]:
+def wrong_below(problem: Problem, context: RuleContext) -> Iterator[Diagnosis]:
     """Everything from one layer down is wrong, and right above it: something between the two is not differentiated
     properly. Or everything is wrong, from the loss down."""
-    layers = _layers([name for name in clues if problem.grad_norms.get(name, 0.0) > 0 or name in clues.failing])
-    wrong = {name for name in clues.failing if name not in clues.told}
+    layers = _layers([name for name in context if problem.grad_norms.get(name, 0.0) > 0 or name in context.failing])
+    wrong = {name for name in context.failing if name not in context.explained}
     depth = 0
     for names in layers.values():
         if not any(name in wrong for name in names) or not all(
-            clues[n].verdict is not Verdict.GOOD or clues[n].note == "no gradient" for n in names
+            context[n].verdict is not Verdict.GOOD or context[n].note == "no gradient" for n in names
         ):
             break
         depth += 1
@@ -208,13 +208,15 @@ def wrong_below(problem: Problem, clues: Clues) -> Iterator[Diagnosis]:
     above = [name for names in list(layers.values())[depth:] for name in names]
     if (
         len(below) < 2
-        or (not above and clues.told)
-        or any(clues[name].verdict > Verdict.INCONCLUSIVE for name in above)
+        or (not above and context.explained)
+        or any(context[name].verdict > Verdict.INCONCLUSIVE for name in above)
     ):
         return
     last = list(layers.values())[depth - 1]
     yield (
-        _from_loss_down(below) if not above else _from_layer_down(clues, below, above, [n for n in last if n in wrong])
+        _from_loss_down(below)
+        if not above
+        else _from_layer_down(context, below, above, [n for n in last if n in wrong])
     )
 
 
@@ -229,8 +231,8 @@ def _from_loss_down(below: list[str]) -> Diagnosis:
     )
 
 
-def _from_layer_down(clues: Clues, below: list[str], above: list[str], first: list[str]) -> Diagnosis:
-    shown = ", ".join(f"{name} {clues[name].difference:.1g}" for name in first)
+def _from_layer_down(context: RuleContext, below: list[str], above: list[str], first: list[str]) -> Diagnosis:
+    shown = ", ".join(f"{name} {context[name].difference:.1g}" for name in first)
     return Diagnosis(
         "wrong_below",
         tuple(below),
@@ -258,22 +260,24 @@ def _layers(names: list[str]) -> dict[str, list[str]]:
     return layers
 
 
-def unexplained(problem: Problem, clues: Clues) -> Iterator[Diagnosis]:
+def unexplained(problem: Problem, context: RuleContext) -> Iterator[Diagnosis]:
     """My gradient is wrong in a way that fits no bug known here."""
-    if clues.open:
-        facts = ", ".join(f"{name} {clues[name].difference:.1g} ({_share_wrong(clues, name)})" for name in clues.open)
+    if context.open:
+        facts = ", ".join(
+            f"{name} {context[name].difference:.1g} ({_share_wrong(context, name)})" for name in context.open
+        )
         yield Diagnosis(
             "unexplained",
-            tuple(clues.open),
-            f"No known bug fits {listed(clues.open)}.",
+            tuple(context.open),
+            f"No known bug fits {listed(context.open)}.",
             f"Differences: {facts}.",
             "Neither a factor, nor a sign, a transpose, an exchange or an L2 term puts it right; there may be two bugs "
             f"at once. Try to check a smaller piece: one layer, one sample. {BY_LAYER}",
         )
 
 
-def _share_wrong(clues: Clues, name: str) -> str:
-    comparison = clues[name]
+def _share_wrong(context: RuleContext, name: str) -> str:
+    comparison = context[name]
     if not comparison.measured:
         return "all over"
     return f"{comparison.wrong} of {comparison.measured} entries looked at are wrong"

@@ -10,14 +10,14 @@ from gc_hooks._typing import Array
 from gc_hooks.problem import Problem
 from gc_hooks.report.diagnosis import Diagnosis, of_gradients, sentence
 from gc_hooks.report.verdict import Verdict
-from gc_hooks.rules.context import Clues
+from gc_hooks.rules.context import RuleContext
 
 MOST_SHOWN = 3
 
 
-def missing_gradient(problem: Problem, clues: Clues) -> Iterator[Diagnosis]:
+def missing_gradient(problem: Problem, context: RuleContext) -> Iterator[Diagnosis]:
     """I forgot to return the gradient of a parameter, or I called it something else."""
-    yield from _flaw(
+    yield from _issue(
         problem,
         "missing_gradient",
         "No gradient was handed in for",
@@ -26,9 +26,9 @@ def missing_gradient(problem: Problem, clues: Clues) -> Iterator[Diagnosis]:
     )
 
 
-def wrong_shape(problem: Problem, clues: Clues) -> Iterator[Diagnosis]:
+def wrong_shape(problem: Problem, context: RuleContext) -> Iterator[Diagnosis]:
     """The gradient of a parameter does not have the parameter's shape."""
-    yield from _flaw(
+    yield from _issue(
         problem,
         "wrong_shape",
         "The gradient has another shape than the parameter for",
@@ -37,16 +37,16 @@ def wrong_shape(problem: Problem, clues: Clues) -> Iterator[Diagnosis]:
     )
 
 
-def not_numeric(problem: Problem, clues: Clues) -> Iterator[Diagnosis]:
+def not_numeric(problem: Problem, context: RuleContext) -> Iterator[Diagnosis]:
     """The gradient holds something that is not a real number."""
-    yield from _flaw(
+    yield from _issue(
         problem, "not_numeric", "The gradient is not made of real numbers for", "Try to print its dtype in backward."
     )
 
 
-def not_repeatable(problem: Problem, clues: Clues) -> Iterator[Diagnosis]:
+def not_repeatable(problem: Problem, context: RuleContext) -> Iterator[Diagnosis]:
     """My backward pass gives another gradient when I call it again."""
-    yield from _flaw(
+    yield from _issue(
         problem,
         "not_repeatable",
         "Two calls of the gradient function at the same parameters do not give the same gradient for",
@@ -55,9 +55,9 @@ def not_repeatable(problem: Problem, clues: Clues) -> Iterator[Diagnosis]:
     )
 
 
-def not_finite(problem: Problem, clues: Clues) -> Iterator[Diagnosis]:
+def not_finite(problem: Problem, context: RuleContext) -> Iterator[Diagnosis]:
     """My gradient is NaN although the loss is fine."""
-    names = tuple(n for n, c in clues.items() if c.verdict is Verdict.WORRY and "is not finite" in c.note)
+    names = tuple(n for n, c in context.items() if c.verdict is Verdict.WORRY and "is not finite" in c.note)
     if names:
         yield Diagnosis(
             "not_finite",
@@ -76,8 +76,8 @@ def _not_finite_in(name: str, grad: Array) -> str:
     return f"{sentence(of_gradients([name]))}: {len(places)} of {grad.size} entries, {shown}{more}"
 
 
-def _flaw(problem: Problem, code: str, message: str, advice: str) -> Iterator[Diagnosis]:
-    flaws = {name: flaw.text for name, flaw in problem.flaws.items() if flaw.code == code}
-    evidence = "; ".join(f"{name}: {text}" for name, text in flaws.items()) + "."
-    if flaws:
-        yield Diagnosis(code, tuple(flaws), f"{message} {', '.join(flaws)}.", evidence, advice)
+def _issue(problem: Problem, code: str, message: str, advice: str) -> Iterator[Diagnosis]:
+    issues = {name: issue.text for name, issue in problem.issues.items() if issue.code == code}
+    measurements = "; ".join(f"{name}: {text}" for name, text in issues.items()) + "."
+    if issues:
+        yield Diagnosis(code, tuple(issues), f"{message} {', '.join(issues)}.", measurements, advice)

@@ -12,7 +12,7 @@ from gc_hooks._typing import Generator
 from gc_hooks.arrays.large import LARGE, scrambled
 from gc_hooks.arrays.norms import norm
 from gc_hooks.problem import BudgetSpent, Problem
-from gc_hooks.problem.determinism import refuse_unsteady
+from gc_hooks.problem.determinism import require_deterministic
 from gc_hooks.report.verdict import Status
 from gc_hooks.slopes.estimate import EPS, Estimate, LineLike, Method, noise_bar
 from gc_hooks.slopes.measurements import Rounding, typical_slope
@@ -22,7 +22,7 @@ from gc_hooks.slopes.probes import Direction, Line, Probe, random_direction
 
 TRUSTED, TRUNCATION = 1e-6, 1e-8
 ELSEWHERE = 4
-TRIAL_STEPS, SKETCH_STEPS = (2.0**-22, 2.0**-24), (2.0**-14, 2.0**-17)
+TRIAL_STEPS, QUICK_STEPS = (2.0**-22, 2.0**-24), (2.0**-14, 2.0**-17)
 ROUNDINGS, ASSUMED_ROUNDING, LEAST_ROUNDING = 32.0, 64 * EPS, 6 * EPS
 JITTERS, SLOPES, MOVED, JUMP, VANISHING = 4, 2, 4.0, 1e-7, 1e-9
 """Found by tests/benchmarks/calibration.py: they cover 99.9 % of the slopes."""
@@ -63,14 +63,14 @@ class Instrument:
         by_complex_step = self.rounding > 0 and estimate.evaluations == 1
         return replace(estimate, error=self.rounding * abs(estimate.value)) if by_complex_step else estimate
 
-    def sketch(self, problem: Problem, probe: Probe, term: int) -> Estimate:
+    def quick(self, problem: Problem, probe: Probe, term: int) -> Estimate:
         """A cheaper slope with a wider bar, to find out where to look: four evaluations with central differences."""
         if self.method is not central or not self.noise or not math.isfinite(self.noise):
             return self.measure(problem, probe, term)
-        return _two_steps(Line(problem, probe, term), probe.scale, SKETCH_STEPS, self.noise)
+        return _two_steps(Line(problem, probe, term), probe.scale, QUICK_STEPS, self.noise)
 
 
-def calibrate(
+def prepare_instruments(
     problem: Problem, method: Method | None, generator: Generator, along: Direction | None = None
 ) -> list[Instrument]:
     """An instrument for each term: the method that was asked for, or the best one that can be trusted here.
@@ -88,7 +88,7 @@ def calibrate(
         The direction to try complex step on: one that the check will want measured anyhow.
     """
     trial = along or random_direction(problem, generator)
-    tools = [_calibrate(problem, term, method, generator, trial) for term in range(len(problem.terms))]
+    tools = [_prepare(problem, term, method, generator, trial) for term in range(len(problem.terms))]
     # One direction through everything gives a wide bound, for which the rounding of the loss's value is noise enough.
     return tools if along is not None else sharpen(problem, tools, generator, trial)
 
@@ -145,9 +145,7 @@ def _under_jitter(problem: Problem, generator: Generator) -> dict[str, float]:
     return {name: norm(jittered[name] - grad) for name, grad in problem.grads.items() if name in jittered}
 
 
-def _calibrate(
-    problem: Problem, term: int, method: Method | None, generator: Generator, trial: Direction
-) -> Instrument:
+def _prepare(problem: Problem, term: int, method: Method | None, generator: Generator, trial: Direction) -> Instrument:
     if method not in (None, central, complex_step):
         return Instrument(method, getattr(method, "__name__", repr(method)))
     refusal = ""
@@ -158,7 +156,7 @@ def _calibrate(
         if isinstance(outcome, Instrument):
             return outcome
         if APART in outcome:  # of a loss that draws at random, no two slopes are the same
-            refuse_unsteady(problem)
+            require_deterministic(problem)
         refusal = f"Complex step was refused: {outcome}. Measured by central differences."
     elif problem.live is not None and method is complex_step:
         refusal = "Complex step cannot be written into arrays of real numbers; measured by central differences."

@@ -34,7 +34,7 @@ def typical_slope(probe: Direction, grad_norms: Mapping[str, float]) -> float:
     return size if math.isfinite(size) else 0.0
 
 
-def handed_over_bar(problem: Problem, probe: Probe) -> float:
+def given_gradient_error(problem: Problem, probe: Probe) -> float:
     """How far backprop's slope along a probe can be off, by the error bars that were handed in with the gradient.
 
     The signs of a random direction are independent of the errors: by Hoeffding's inequality their sum leaves
@@ -64,7 +64,7 @@ class Rounding:
 
 
 @dataclass(frozen=True)
-class Reading:
+class DirectionalMeasurement:
     """One direction, measured.
 
     Attributes
@@ -120,7 +120,7 @@ NO_ENTRIES = MeasuredEntries(np.empty(0, dtype=np.intp), *(np.empty(0) for _ in 
 
 
 @dataclass
-class Measured:
+class ParameterMeasurements:
     """The slopes of one parameter.
 
     Attributes
@@ -141,7 +141,7 @@ class Measured:
     slopes: array[float] = field(default_factory=lambda: array("d"))
     errors: array[float] = field(default_factory=lambda: array("d"))
     shares: array[float] = field(default_factory=lambda: array("d"))
-    directions: list[Reading] = field(default_factory=list)
+    directions: list[DirectionalMeasurement] = field(default_factory=list)
     statuses: Counter[Status] = field(default_factory=Counter)
 
     @property
@@ -169,7 +169,7 @@ class Measured:
 
 
 @dataclass
-class Evidence:
+class Measurements:
     """All that has been measured.
 
     Attributes
@@ -182,32 +182,32 @@ class Evidence:
         As measured in this check; none for other methods than complex step.
     """
 
-    parameters: dict[str, Measured]
-    joint: list[Reading] = field(default_factory=list)
+    parameters: dict[str, ParameterMeasurements]
+    joint: list[DirectionalMeasurement] = field(default_factory=list)
     rounding: Rounding = Rounding()
 
     @classmethod
-    def empty(cls, problem: Problem, rounding: Rounding = Rounding()) -> Evidence:
+    def empty(cls, problem: Problem, rounding: Rounding = Rounding()) -> Measurements:
         """Nothing yet."""
-        return cls({name: Measured(problem.point[name].size) for name in problem.grads}, rounding=rounding)
+        return cls({name: ParameterMeasurements(problem.point[name].size) for name in problem.grads}, rounding=rounding)
 
     def add(self, problem: Problem, probe: Probe, estimates: list[Estimate]) -> None:
         """Write down one probe: an estimate for each term."""
         total = sum(estimates[1:], start=estimates[0])
         share = sum(estimate.value for estimate in estimates[1:])
-        error = total.error + handed_over_bar(problem, probe)
+        error = total.error + given_gradient_error(problem, probe)
         if isinstance(probe, Entry):
             self.parameters[probe.name].add_entry(probe.index, total.value, error, share, total.status)
             return
         backprop, typical = probe.slope(problem.grads), typical_slope(probe, problem.grad_norms)
-        reading = Reading(probe, backprop, total.value, error, share, total.status, typical)
+        measurement = DirectionalMeasurement(probe, backprop, total.value, error, share, total.status, typical)
         if probe.name is None:
-            self.joint.append(reading)
+            self.joint.append(measurement)
         else:
-            self.parameters[probe.name].directions.append(reading)
+            self.parameters[probe.name].directions.append(measurement)
             self.parameters[probe.name].statuses[total.status] += 1
 
-    def merge(self, others: Iterable[Evidence]) -> None:
+    def merge(self, others: Iterable[Measurements]) -> None:
         """Take over what others have measured."""
         for other in others:
             self.joint.extend(other.joint)

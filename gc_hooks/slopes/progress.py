@@ -1,22 +1,24 @@
-"""A bar with an estimate of the time left, for checks that take longer than a moment."""
+"""Show a progress bar for checks that take longer than a second."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
+from gc_hooks.terminal import load_rich, progress_bar
+
 Progress = Callable[[int, int], object]
-"""Told how many entries have been measured so far, and how many there are."""
+"""``progress(done, total)``: called with the number of entries measured so far and the number of all."""
 
 PATIENCE = 1.0
-"""Seconds after which a bar is worth its lines."""
+"""Seconds. A check that takes less shows no bar."""
 
 
 @contextmanager
 def progress_shown(progress: Progress | None) -> Iterator[Progress]:
-    """The caller's own function; or a bar, where there is a terminal and the check takes longer than a moment."""
+    """Yield the caller's own function, or else a bar that opens on a terminal after `PATIENCE` seconds."""
     if progress is not None:
         yield progress
         return
@@ -25,36 +27,32 @@ def progress_shown(progress: Progress | None) -> Iterator[Progress]:
 
 
 class _Bar:
-    """Begins to show itself when a moment has passed."""
+    """A bar that appears when a check takes longer than `PATIENCE`."""
 
     def __init__(self, stack: ExitStack) -> None:
         self.stack = stack
         self.begin = time.perf_counter() + PATIENCE
+        self.opened = False
         self.bar: Any = None
         self.task: Any = None
 
     def __call__(self, done: int, total: int) -> None:
-        """So many of all."""
-        if self.bar is None and time.perf_counter() > self.begin:
-            self.bar = self._opened(total)
-        if self.bar:
+        """Report that ``done`` of ``total`` slopes are measured."""
+        if not self.opened and time.perf_counter() > self.begin:
+            self.opened = True
+            self._open(total)
+        if self.bar is not None:
             self.bar.update(self.task, completed=done)
 
-    def _opened(self, total: int) -> Any:
-        """A bar of rich on a terminal; False where there is none, or where another one is being shown."""
+    def _open(self, total: int) -> None:
+        """Open the bar; leave it out where there is no terminal, or where another bar is being shown."""
         try:
-            from rich.console import Console
-            from rich.errors import LiveError
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+            rich = load_rich()
         except ImportError:
-            return False
-        console = Console(stderr=True)
+            return
+        console = rich.console.Console(stderr=True)
         if not console.is_terminal:
-            return False
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        bar = Progress(*columns, console=console, transient=True)
-        self.task = bar.add_task("gradient check", total=total)
-        try:
-            return self.stack.enter_context(bar)
-        except LiveError:
-            return False
+            return
+        with suppress(rich.errors.LiveError):
+            bar = progress_bar(console, "gradient check", total, transient=True)
+            self.bar, self.task = self.stack.enter_context(bar)

@@ -12,7 +12,7 @@ import numpy as np
 
 from gc_hooks._typing import Array
 from gc_hooks.arrays.norms import norm
-from gc_hooks.slopes.measurements import MeasuredEntries, Reading, Rounding
+from gc_hooks.slopes.measurements import DirectionalMeasurement, MeasuredEntries, Rounding
 
 CERTAINTY = 0.99
 LOWEST = {1: 0.01253, 2: 0.1003, 3: 0.1957, 4: 0.2725, 6: 0.3812, 8: 0.4537, 16: 0.6028}
@@ -94,11 +94,13 @@ def entry_bars(entries: MeasuredEntries, rounding: Rounding, floor: float) -> Ar
 
 
 def of_directions(
-    readings: list[Reading], grad_norm: float, scale: float, rounding: Rounding, backprops: float
+    directional: list[DirectionalMeasurement], grad_norm: float, scale: float, rounding: Rounding, backprops: float
 ) -> Interval:
     """Directions: residuals are normal with the norm (times the way that a shared direction goes along the parameter)
     as standard deviation, so that it is known up to the quantiles of chi."""
-    pairs = _sharpest([(reading.bar(rounding) + backprops * scale, abs(reading.residual)) for reading in readings])
+    pairs = _sharpest(
+        [(measurement.bar(rounding) + backprops * scale, abs(measurement.residual)) for measurement in directional]
+    )
     bars, residuals = zip(*pairs, strict=True)
     count, widest = len(pairs), max(bars)
     return Interval(
@@ -106,10 +108,10 @@ def of_directions(
         at_most=_mean_size([residual + bar for bar, residual in pairs]) * upper_factor(count) / scale,
         at_least=_mean_size([max(residual - bar, 0.0) for bar, residual in pairs]) * lower_factor(count) / scale,
         backprop_norm=grad_norm,
-        measured_norm=_mean_size([reading.slope for reading in readings]) / scale,
+        measured_norm=_mean_size([measurement.slope for measurement in directional]) / scale,
         bar=widest / scale,
         escape=2 * widest * escape_factor(count) / scale,
-        share=_mean_size([reading.share for reading in readings]) / scale,
+        share=_mean_size([measurement.share for measurement in directional]) / scale,
     )
 
 

@@ -14,7 +14,7 @@ from gc_hooks.report.comparison import Basis, Comparison, EntryComparison
 from gc_hooks.report.diagnosis import listed
 from gc_hooks.report.verdict import Status, Tolerance, Verdict
 from gc_hooks.slopes.estimate import EPS
-from gc_hooks.slopes.measurements import Evidence, Measured, MeasuredEntries
+from gc_hooks.slopes.measurements import MeasuredEntries, Measurements, ParameterMeasurements
 from gc_hooks.verdicts.bounds import (
     Interval,
     finite_norm,
@@ -32,19 +32,19 @@ EARLY_STAGES = 1.15
 """What sixteen directions would just have seen may have passed as good after fewer; so much more would not."""
 
 
-def compare(problem: Problem, evidence: Evidence, tolerance: Tolerance) -> dict[str, Comparison]:
+def compare(problem: Problem, measurements: Measurements, tolerance: Tolerance) -> dict[str, Comparison]:
     """Compare every parameter, in the order in which the user gave them."""
-    whole, shared = whole_norm(problem, evidence), _shared(evidence)
+    whole, shared = whole_norm(problem, measurements), _shared(measurements)
     return {
-        name: _flagged(problem, _compared(problem, name, evidence, tolerance, whole, shared))
-        if name in evidence.parameters
+        name: _flagged(problem, _compared(problem, name, measurements, tolerance, whole, shared))
+        if name in measurements.parameters
         else _not_comparable(problem, name)
         for name in problem.point
     }
 
 
 def compare_parameter(
-    problem: Problem, name: str, evidence: Evidence, tolerance: Tolerance, whole: float, rounding: float = 0.0
+    problem: Problem, name: str, measurements: Measurements, tolerance: Tolerance, whole: float, rounding: float = 0.0
 ) -> Comparison:
     """Compare one parameter on the best basis that the evidence gives.
 
@@ -56,7 +56,7 @@ def compare_parameter(
     rounding : float
         What the rounding of backprop's own arithmetic can do to this gradient, as a norm.
     """
-    return _compared(problem, name, evidence, tolerance, whole, _shared(evidence), rounding)
+    return _compared(problem, name, measurements, tolerance, whole, _shared(measurements), rounding)
 
 
 class _Shared(NamedTuple):
@@ -67,23 +67,23 @@ class _Shared(NamedTuple):
     suspect: bool
 
 
-def _shared(evidence: Evidence) -> _Shared:
-    rounding = evidence.rounding
-    suspect = any(abs(reading.residual) > reading.bar(rounding) for reading in evidence.joint)
-    return _Shared(of_directions(evidence.joint, 1.0, 1.0, rounding, 0.0) if evidence.joint else None, suspect)
+def _shared(measurements: Measurements) -> _Shared:
+    rounding = measurements.rounding
+    suspect = any(abs(measurement.residual) > measurement.bar(rounding) for measurement in measurements.joint)
+    return _Shared(of_directions(measurements.joint, 1.0, 1.0, rounding, 0.0) if measurements.joint else None, suspect)
 
 
 def _compared(
     problem: Problem,
     name: str,
-    evidence: Evidence,
+    measurements: Measurements,
     tolerance: Tolerance,
     whole: float,
     shared: _Shared,
     rounding: float = 0.0,
 ) -> Comparison:
-    measured = evidence.parameters[name]
-    known = _known(problem, name, evidence, tolerance, shared)
+    measured = measurements.parameters[name]
+    known = _known(problem, name, measurements, tolerance, shared)
     if not measured.size:
         known["basis"] = Basis.EXACT
         return Comparison(**known, difference=0.0, error=0.0, verdict=Verdict.GOOD, note="no entries")
@@ -91,24 +91,26 @@ def _compared(
         return not_finite
     if known["basis"] is Basis.NOTHING:
         return _untold(known, f"not measured: {problem.meter.budget} was spent before")
-    interval = _interval(problem, known, evidence, shared, rounding)
-    if (vanishing := _no_gradient(problem, known, interval, whole, evidence)) is not None:
+    interval = _interval(problem, known, measurements, shared, rounding)
+    if (vanishing := _no_gradient(problem, known, interval, whole, measurements)) is not None:
         return vanishing
     return _limited(_judged(known, interval, tolerance), problem)
 
 
-def _known(problem: Problem, name: str, evidence: Evidence, tolerance: Tolerance, shared: _Shared) -> dict[str, Any]:
+def _known(
+    problem: Problem, name: str, measurements: Measurements, tolerance: Tolerance, shared: _Shared
+) -> dict[str, Any]:
     """All that is known before anything is judged."""
-    measured = evidence.parameters[name]
+    measured = measurements.parameters[name]
     entries = measured.entries(problem.grads[name])
     return {
         "name": name,
         "shape": problem.point[name].shape,
-        "basis": _basis(measured, evidence),
+        "basis": _basis(measured, measurements),
         "measured": len(entries.indices),
         "directions": len(measured.directions),
         "suspect": shared.suspect,
-        "status": _worst_status(measured, evidence),
+        "status": _worst_status(measured, measurements),
         "worst": _worst_entries(problem.point[name].shape, entries),
         "wrong": _wrong_entries(entries, tolerance),
     }
@@ -118,29 +120,29 @@ def _untold(known: dict[str, Any], note: str, verdict: Verdict = Verdict.INCONCL
     return Comparison(**known, difference=math.nan, error=math.nan, verdict=verdict, note=note)
 
 
-def _basis(measured: Measured, evidence: Evidence) -> Basis:
+def _basis(measured: ParameterMeasurements, measurements: Measurements) -> Basis:
     if measured.complete:
         return Basis.EXACT
     if measured.directions:
         return Basis.ESTIMATED
     if measured.indices:
         return Basis.PARTIAL
-    return Basis.BOUNDED if evidence.joint else Basis.NOTHING
+    return Basis.BOUNDED if measurements.joint else Basis.NOTHING
 
 
 def _interval(
-    problem: Problem, known: dict[str, Any], evidence: Evidence, shared: _Shared, rounding: float
+    problem: Problem, known: dict[str, Any], measurements: Measurements, shared: _Shared, rounding: float
 ) -> Interval:
     name, basis = known["name"], known["basis"]
-    measured, grad, size = evidence.parameters[name], problem.grads[name], problem.grad_norms[name]
+    measured, grad, size = measurements.parameters[name], problem.grads[name], problem.grad_norms[name]
     if basis in (Basis.EXACT, Basis.PARTIAL):
-        floor = evidence.rounding.floors.get(name, 0.0) / math.sqrt(measured.size)
-        return of_entries(measured.entries(grad), evidence.rounding, floor, rounding)
+        floor = measurements.rounding.floors.get(name, 0.0) / math.sqrt(measured.size)
+        return of_entries(measured.entries(grad), measurements.rounding, floor, rounding)
     if basis is Basis.ESTIMATED:
-        return of_directions(measured.directions, size, 1.0, evidence.rounding, rounding)
-    weight, bounds = evidence.joint[0].probe.weights[name], shared.interval
+        return of_directions(measured.directions, size, 1.0, measurements.rounding, rounding)
+    weight, bounds = measurements.joint[0].probe.weights[name], shared.interval
     if rounding or bounds is None:
-        bounds = of_directions(evidence.joint, size, weight, evidence.rounding, rounding)
+        bounds = of_directions(measurements.joint, size, weight, measurements.rounding, rounding)
         weight = 1.0
     at_most = bounds.at_most / weight
     return Interval(at_most, at_most, 0.0, size, size, bounds.bar / weight, bounds.escape / weight, 0.0)
@@ -199,21 +201,21 @@ def _sensitivity(basis: Basis, interval: Interval, tolerance: Tolerance) -> floa
 
 
 def _no_gradient(
-    problem: Problem, known: dict[str, Any], interval: Interval, whole: float, evidence: Evidence
+    problem: Problem, known: dict[str, Any], interval: Interval, whole: float, measurements: Measurements
 ) -> Comparison | None:
     """Both sides vanish against the whole gradient: a bias in front of batch norm, a unit that is never active."""
     name, basis = known["name"], known["basis"]
     grad_norm = problem.grad_norms[name]
     largest = interval.at_most if basis is not Basis.EXACT else interval.measured_norm + interval.bar
     inside = interval.measured_norm <= max(interval.bar, 100 * EPS * whole) or basis is Basis.BOUNDED
-    rounding = max(100 * problem.precision * whole, evidence.rounding.floors.get(name, 0.0))
+    rounding = max(100 * problem.precision * whole, measurements.rounding.floors.get(name, 0.0))
     handed_over = norm(problem.grad_errors[name]) if name in problem.grad_errors else 0.0
     if grad_norm > max(rounding, handed_over) or not inside:
         return None
     sides = {"backprop_norm": grad_norm, "measured_norm": interval.measured_norm}
     known = {**known, **sides, "difference": 0.0, "wrong": 0}
     moves = 0 < interval.bar < math.inf  # in jumps that hide a slope; a loss that never moves has an infinite bar
-    nothing = whole == 0 and not moves and not _any_slope(evidence.parameters[name], evidence)
+    nothing = whole == 0 and not moves and not _any_slope(measurements.parameters[name], measurements)
     hidden = handed_over > rounding and (grad_norm > 0 or interval.measured_norm > 0)
     if (nothing or largest <= 1e-6 * whole) and not hidden:
         return _limited(Comparison(**known, error=0.0, verdict=Verdict.GOOD, note="no gradient"), problem)
@@ -221,9 +223,9 @@ def _no_gradient(
     return Comparison(**known, error=1.0, verdict=Verdict.INCONCLUSIVE, note=vague)
 
 
-def _any_slope(measured: Measured, evidence: Evidence) -> bool:
+def _any_slope(measured: ParameterMeasurements, measurements: Measurements) -> bool:
     """Whether any slope was measured that is not exactly zero."""
-    return any(measured.slopes) or any(reading.slope for reading in (*measured.directions, *evidence.joint))
+    return any(measured.slopes) or any(measurement.slope for measurement in (*measured.directions, *measurements.joint))
 
 
 def _limited(comparison: Comparison, problem: Problem) -> Comparison:
@@ -234,11 +236,11 @@ def _limited(comparison: Comparison, problem: Problem) -> Comparison:
     return comparison.noted(note, max(comparison.verdict, Verdict.INCONCLUSIVE))
 
 
-def _not_finite(problem: Problem, known: dict[str, Any], measured: Measured) -> Comparison | None:
+def _not_finite(problem: Problem, known: dict[str, Any], measured: ParameterMeasurements) -> Comparison | None:
     """NaN and infinity never pass; they are WORRY where backprop alone makes them."""
     if not math.isfinite(problem.value):
         return _untold(known, f"the loss is {problem.value}{_since(problem)}")
-    slopes = chain(measured.slopes, (reading.slope for reading in measured.directions))
+    slopes = chain(measured.slopes, (measurement.slope for measurement in measured.directions))
     if not all(map(math.isfinite, slopes)):
         return _untold(known, "the loss is not finite next to this point")
     if not math.isfinite(problem.grad_norms[known["name"]]):
@@ -257,36 +259,36 @@ def _since(problem: Problem) -> str:
 
 
 def _not_comparable(problem: Problem, name: str) -> Comparison:
-    flaw = problem.flaws[name]
-    return Comparison(name, problem.point[name].shape, math.nan, math.nan, Verdict.WORRY, note=flaw.text)
+    issue = problem.issues[name]
+    return Comparison(name, problem.point[name].shape, math.nan, math.nan, Verdict.WORRY, note=issue.text)
 
 
 def _flagged(problem: Problem, comparison: Comparison) -> Comparison:
     """A gradient that was usable but has a flaw (it does not repeat itself) is wrong whatever the slopes say."""
-    flaw = problem.flaws.get(comparison.name)
-    return comparison.noted(flaw.text, Verdict.WORRY) if flaw else comparison
+    issue = problem.issues.get(comparison.name)
+    return comparison.noted(issue.text, Verdict.WORRY) if issue else comparison
 
 
-def whole_norm(problem: Problem, evidence: Evidence) -> float:
+def whole_norm(problem: Problem, measurements: Measurements) -> float:
     """Norm of the whole gradient, as backprop or as the measurement has it, whichever is larger.
 
     A measurement that is millions of times larger (steps chosen in the wrong unit) is not believed so far that all
     others vanish against it.
     """
-    sizes = ((name, problem.grad_norms[name]) for name in evidence.parameters)
+    sizes = ((name, problem.grad_norms[name]) for name in measurements.parameters)
     backprop = math.hypot(*(n if math.isfinite(n) else finite_norm(problem.grads[name]) for name, n in sizes))
-    measured = math.hypot(*(_measured_norm(m) for m in evidence.parameters.values()))
+    measured = math.hypot(*(_measured_norm(m) for m in measurements.parameters.values()))
     return max(backprop, min(measured, BELIEVED * backprop) if backprop > 0 else measured)
 
 
-def _measured_norm(measured: Measured) -> float:
+def _measured_norm(measured: ParameterMeasurements) -> float:
     if measured.indices:
         return finite_norm(np.array(measured.slopes))
-    return root_mean_square(np.array([reading.slope for reading in measured.directions]))
+    return root_mean_square(np.array([measurement.slope for measurement in measured.directions]))
 
 
-def _worst_status(measured: Measured, evidence: Evidence) -> Status:
-    seen = measured.statuses or {reading.status: 1 for reading in evidence.joint}
+def _worst_status(measured: ParameterMeasurements, measurements: Measurements) -> Status:
+    seen = measured.statuses or {measurement.status: 1 for measurement in measurements.joint}
     return next((status for status in (Status.NONFINITE, Status.KINK, Status.NOISY) if seen.get(status)), Status.OK)
 
 

@@ -10,10 +10,10 @@ import numpy as np
 from gc_hooks._typing import Array
 from gc_hooks.arrays.large import LARGE
 from gc_hooks.report.comparison import Basis, Comparison
-from gc_hooks.slopes.measurements import Measured
+from gc_hooks.slopes.measurements import ParameterMeasurements
 from gc_hooks.slopes.probes import Direction, Entry, direction_within
 from gc_hooks.verdicts.compare import MOST_DIRECTIONS
-from gc_hooks.verdicts.session import Case
+from gc_hooks.verdicts.session import Session
 
 SAMPLE = 10
 ALL_UP_TO = 256
@@ -22,7 +22,7 @@ MOST_ENTRIES = 32
 MOST_GROUPS = 400
 
 
-def find_wrong_entries(case: Case, comparison: Comparison) -> Comparison:
+def find_wrong_entries(session: Session, comparison: Comparison) -> Comparison:
     """Measure the entries that make a parameter's gradient wrong.
 
     A small parameter is measured whole. In a large one a single wrong entry is given away by the ratio of two
@@ -43,26 +43,26 @@ def find_wrong_entries(case: Case, comparison: Comparison) -> Comparison:
         return comparison
     name = comparison.name
     if comparison.size <= ALL_UP_TO:
-        case.measure(_entries(case, name, np.arange(comparison.size)))
-        return case.compare(name)
+        session.measure(_entries(session, name, np.arange(comparison.size)))
+        return session.compare(name)
     if comparison.size >= LARGE:  # where to look costs more memory than there may be: a sample has to do
-        case.measure(_entries(case, name, case.generator.choice(comparison.size, SAMPLE, replace=False)))
-        return case.compare(name)
-    search = _Search(case, name)
+        session.measure(_entries(session, name, session.generator.choice(comparison.size, SAMPLE, replace=False)))
+        return session.compare(name)
+    search = _Search(session, name)
     if search.single():
-        return case.compare(name)
-    case.measure(_entries(case, name, case.generator.choice(comparison.size, SAMPLE, replace=False)))
-    if case.compare(name).wrong >= DENSE:  # an error all over: nothing to search, but its size is worth knowing
+        return session.compare(name)
+    session.measure(_entries(session, name, session.generator.choice(comparison.size, SAMPLE, replace=False)))
+    if session.compare(name).wrong >= DENSE:  # an error all over: nothing to search, but its size is worth knowing
         more = range(comparison.directions, MOST_DIRECTIONS)
-        case.measure(direction_within(case.problem, case.generator, name) for _ in more)
+        session.measure(direction_within(session.problem, session.generator, name) for _ in more)
     else:
         search.run()
-    return case.compare(name)
+    return session.compare(name)
 
 
-def _entries(case: Case, name: str, indices: Array) -> list[Entry]:
-    known = set(case.evidence.parameters[name].indices)
-    return [Entry(name, int(index), case.problem.scales[name]) for index in indices if int(index) not in known]
+def _entries(session: Session, name: str, indices: Array) -> list[Entry]:
+    known = set(session.measurements.parameters[name].indices)
+    return [Entry(name, int(index), session.problem.scales[name]) for index in indices if int(index) not in known]
 
 
 @dataclass(order=True)
@@ -78,18 +78,18 @@ class _Group:
 class _Search:
     """Group testing: a group whose residual lies inside its bar holds no wrong entry (as far as can be seen)."""
 
-    def __init__(self, case: Case, name: str) -> None:
-        self.case = case
+    def __init__(self, session: Session, name: str) -> None:
+        self.session = session
         self.name = name
-        self.measured: Measured = case.evidence.parameters[name]
-        self.vector = case.generator.standard_normal(self.measured.size)
+        self.measured: ParameterMeasurements = session.measurements.parameters[name]
+        self.vector = session.generator.standard_normal(self.measured.size)
         self.groups: list[_Group] = []
         self.found = 0
 
     def single(self) -> bool:
         """Whether one wrong entry explains it all: along v and along v times position, its residuals have its position
         as their ratio."""
-        indices = self.case.generator.permutation(self.measured.size)
+        indices = self.session.generator.permutation(self.measured.size)
         residual, error = self._residual(indices)
         weighted, _ = self._residual(indices, (np.arange(len(indices)) + 1.0) / len(indices))
         guess = round(weighted / residual * len(indices)) - 1 if residual else -1
@@ -101,7 +101,7 @@ class _Search:
     def run(self) -> None:
         """Find wrong entries until none is left, or they are too many to be worth it."""
         unseen = np.setdiff1d(np.arange(self.measured.size), np.array(self.measured.indices, dtype=np.intp))
-        everything = self.case.generator.permutation(unseen)
+        everything = self.session.generator.permutation(unseen)
         self._push(everything, *self._residual(everything))
         for _ in range(MOST_GROUPS):
             if not self.groups or self.found >= MOST_ENTRIES:
@@ -130,9 +130,9 @@ class _Search:
 
     def _open(self, index: int) -> float:
         """Measure one entry, write it down, and return how far backprop is from it."""
-        self.case.measure(_entries(self.case, self.name, np.array([index])))
+        self.session.measure(_entries(self.session, self.name, np.array([index])))
         at = self.measured.indices.index(index)
-        away = float(self.case.problem.grads[self.name].flat[index]) - self.measured.slopes[at]
+        away = float(self.session.problem.grads[self.name].flat[index]) - self.measured.slopes[at]
         self.found += abs(away) > self.measured.errors[at]
         return away
 
@@ -140,14 +140,14 @@ class _Search:
         """The residual along the direction confined to some entries."""
         vector = np.zeros(self.measured.size)
         vector[indices] = self.vector[indices] * weights
-        shape = self.case.problem.point[self.name].shape
-        probe = Direction({self.name: vector.reshape(shape)}, self.case.problem.scales[self.name], self.name)
-        residual, error = self.case.sketched_residual(probe)
-        rounding = self.case.evidence.rounding
+        shape = self.session.problem.point[self.name].shape
+        probe = Direction({self.name: vector.reshape(shape)}, self.session.problem.scales[self.name], self.name)
+        residual, error = self.session.quick_residual(probe)
+        rounding = self.session.measurements.rounding
         return residual, max(error, rounding.relative * self._typical, rounding.floors.get(self.name, 0.0))
 
     @property
     def _typical(self) -> float:
         """Size of a slope along such a direction: what rounding is relative to when terms cancel."""
-        slopes = [abs(reading.slope) for reading in self.measured.directions]
+        slopes = [abs(measurement.slope) for measurement in self.measured.directions]
         return max(slopes, default=0.0)

@@ -17,7 +17,7 @@ from gc_hooks.slopes.estimate import EPS, noise_bar
 from gc_hooks.slopes.instrument import untrained
 from gc_hooks.slopes.methods import central, is_rough
 from gc_hooks.slopes.probes import Direction, Entry, Probe, direction_within
-from gc_hooks.verdicts.session import Case
+from gc_hooks.verdicts.session import Session
 
 REFERENCES, REFERENCE_DIRECTIONS = 4, 3
 ROUNDINGS = 16.0
@@ -30,7 +30,7 @@ OTHER_UNITS = 3
 """So many eighths below the others' unit of length, and steps that are small enough may drown in noise."""
 
 
-def reconsider(case: Case, comparison: Comparison) -> Comparison:
+def recheck(session: Session, comparison: Comparison) -> Comparison:
     """Look again at a parameter that is about to be accused.
 
     A guard may widen a bar, measure again a hair away from the point, or turn an accusation into INCONCLUSIVE; never
@@ -39,80 +39,80 @@ def reconsider(case: Case, comparison: Comparison) -> Comparison:
     for guard in (_rough_loss, _rounding, settle_kink, _another_step):
         if comparison.verdict <= Verdict.INCONCLUSIVE:
             break
-        comparison = guard(case, comparison)
+        comparison = guard(session, comparison)
     return comparison
 
 
-def _rough_loss(case: Case, comparison: Comparison) -> Comparison:
+def _rough_loss(session: Session, comparison: Comparison) -> Comparison:
     """Bars that hold in 999 of 1,000 cases are not enough to accuse on, where all of them are wide and there are many:
     in a loss that computes in float32 the discrepancy has to be several bars long."""
-    if not _is_rough(case):
+    if not _is_rough(session):
         return comparison
-    measured = case.evidence.parameters[comparison.name]
-    bars = [reading.error for reading in measured.directions]
+    measured = session.measurements.parameters[comparison.name]
+    bars = [measurement.error for measurement in measured.directions]
     widest = max(bars) if bars and not measured.complete else math.hypot(*measured.errors)
-    again = case.compare(comparison.name, MORE_BARS * widest)
+    again = session.compare(comparison.name, MORE_BARS * widest)
     return again if again.verdict is not Verdict.INCONCLUSIVE else again.noted("the loss is too noisy to be sure")
 
 
-def _is_rough(case: Case) -> bool:
-    noise = sum(tool.noise or 0.0 for tool in case.instruments)
-    return math.isfinite(noise) and is_rough(noise, case.problem.value)
+def _is_rough(session: Session) -> bool:
+    noise = sum(tool.noise or 0.0 for tool in session.instruments)
+    return math.isfinite(noise) and is_rough(noise, session.problem.value)
 
 
-def _rounding(case: Case, comparison: Comparison) -> Comparison:
+def _rounding(session: Session, comparison: Comparison) -> Comparison:
     """Backprop's own arithmetic rounds, and where a trained network's gradient is the small rest of large terms (an
     output of 0.9999 minus a label of 1) the rounding is no longer small against it.
 
     How large such terms are is read off the same network with every array shuffled and its signs redrawn: one of the
     same scales that no training has led to, in which nothing cancels.
     """
-    scale = ROUNDINGS * case.problem.precision
-    glance = max(comparison.measured_norm, _norm_at(_untrained(case), comparison.name, 1))
-    underflow = ROUNDINGS * case.problem.quantum * math.sqrt(comparison.size)
-    if max(scale * glance * FAR, underflow) < comparison.at_least * comparison.measured_norm:
+    scale = ROUNDINGS * session.problem.precision
+    quick_check = max(comparison.measured_norm, _norm_at(_untrained(session), comparison.name, 1))
+    underflow = ROUNDINGS * session.problem.quantum * math.sqrt(comparison.size)
+    if max(scale * quick_check * FAR, underflow) < comparison.at_least * comparison.measured_norm:
         return comparison
-    rounding = max(scale * max(glance, _uncancelled_norm(case, comparison.name)), underflow)
-    again = case.compare(comparison.name, rounding)
+    rounding = max(scale * max(quick_check, _uncancelled_norm(session, comparison.name)), underflow)
+    again = session.compare(comparison.name, rounding)
     if again.verdict is not Verdict.INCONCLUSIVE or comparison.measured_norm == 0:
         return again
     return again.noted(f"backprop's own rounding may be {rounding / comparison.measured_norm:.0e} of it")
 
 
-def _uncancelled_norm(case: Case, name: str) -> float:
+def _uncancelled_norm(session: Session, name: str) -> float:
     """Norm of a parameter's gradient where nothing cancels: the largest of a few untrained networks', each estimated
     from a few directions."""
-    return max(_norm_at(_untrained(case), name, REFERENCE_DIRECTIONS) for _ in range(REFERENCES))
+    return max(_norm_at(_untrained(session), name, REFERENCE_DIRECTIONS) for _ in range(REFERENCES))
 
 
-def _untrained(case: Case) -> Case:
-    return case.elsewhere(untrained(case.problem, case.generator, off_zero=True))
+def _untrained(session: Session) -> Session:
+    return session.elsewhere(untrained(session.problem, session.generator, off_zero=True))
 
 
-def _norm_at(case: Case, name: str, directions: int) -> float:
-    if not math.isfinite(case.problem.value):  # out of the loss's domain, where a complex logarithm is still finite
+def _norm_at(session: Session, name: str, directions: int) -> float:
+    if not math.isfinite(session.problem.value):  # out of the loss's domain, where a complex logarithm is still finite
         return 0.0
-    probes = [direction_within(case.problem, case.generator, name) for _ in range(directions)]
-    size = math.hypot(*(case.slope(probe)[0] for probe in probes)) / math.sqrt(len(probes))
+    probes = [direction_within(session.problem, session.generator, name) for _ in range(directions)]
+    size = math.hypot(*(session.slope(probe)[0] for probe in probes)) / math.sqrt(len(probes))
     return size if math.isfinite(size) else 0.0
 
 
-def settle_kink(case: Case, comparison: Comparison) -> Comparison:
+def settle_kink(session: Session, comparison: Comparison) -> Comparison:
     """At a kink (a ReLU whose input is exactly zero) the slopes to the left and to the right are both right. A hair
     away there is none: where backprop, run there, agrees with the slopes there, it agrees.
 
     Also for a parameter that is not accused, but whose bar a kink makes too wide to tell.
     """
-    if case.problem.gradient is None:
-        if not _stands_on_kink(case, comparison):
+    if session.problem.gradient is None:
+        if not _stands_on_kink(session, comparison):
             return comparison
         note = "a kink at this very point, where backprop and measurement may take another side each: hand in the"
         return comparison.noted(f"{note} gradient as a function", Verdict.INCONCLUSIVE)
-    for problem in _a_hair_away(case.problem, case.generator):
-        moved = case.elsewhere(problem).with_noise_measured_anew()
-        if _agrees(moved, case.probes_of(comparison)):
-            return min(comparison, _compared_at(case, comparison, moved), key=lambda c: c.verdict)
-    if _is_rough(case) and case.evidence.parameters[comparison.name].statuses[Status.KINK]:
+    for problem in _a_hair_away(session.problem, session.generator):
+        moved = session.elsewhere(problem).with_noise_measured_anew()
+        if _agrees(moved, session.probes_of(comparison)):
+            return min(comparison, _compared_at(session, comparison, moved), key=lambda c: c.verdict)
+    if _is_rough(session) and session.measurements.parameters[comparison.name].statuses[Status.KINK]:
         note = "a kink was met, closer than the steps that so noisy a loss needs"
         return comparison.noted(note, Verdict.INCONCLUSIVE)
     return comparison
@@ -136,7 +136,7 @@ def _shifted(problem: Problem, shifts: Mapping[str, Any]) -> Problem:
     return problem.at(point)
 
 
-def _agrees(moved: Case, probes: list[Probe]) -> bool:
+def _agrees(moved: Session, probes: list[Probe]) -> bool:
     """Whether what looked wrong agrees at the moved point."""
     for probe in probes:
         if probe.name not in moved.problem.grads:
@@ -148,27 +148,27 @@ def _agrees(moved: Case, probes: list[Probe]) -> bool:
     return True
 
 
-def _compared_at(case: Case, comparison: Comparison, moved: Case) -> Comparison:
+def _compared_at(session: Session, comparison: Comparison, moved: Session) -> Comparison:
     """The whole parameter, compared at the moved point on the same basis."""
     name = comparison.name
     if comparison.basis is Basis.ESTIMATED:
-        moved.measure(case.probes_of(comparison))
+        moved.measure(session.probes_of(comparison))
     else:
         moved.measure(Entry(name, index, moved.problem.scales[name]) for index in range(comparison.size))
     return moved.compare(name).noted("a kink was met: compared a hair away from it")
 
 
-def _stands_on_kink(case: Case, comparison: Comparison) -> bool:
+def _stands_on_kink(session: Session, comparison: Comparison) -> bool:
     """Whether a slope to the right was not the slope to the left, or is not where it looks most wrong."""
-    if case.evidence.parameters[comparison.name].statuses[Status.KINK]:
+    if session.measurements.parameters[comparison.name].statuses[Status.KINK]:
         return True
-    if all(tool.method is central for tool in case.instruments):  # which would have seen it
+    if all(tool.method is central for tool in session.instruments):  # which would have seen it
         return False
-    return any(_has_jump(case, probe) for probe in case.probes_of(comparison))
+    return any(_has_jump(session, probe) for probe in session.probes_of(comparison))
 
 
-def _has_jump(case: Case, probe: Probe) -> bool:
-    (right, right_error), (left, left_error) = case.slope(probe), case.slope(_backwards(case.problem, probe))
+def _has_jump(session: Session, probe: Probe) -> bool:
+    (right, right_error), (left, left_error) = session.slope(probe), session.slope(_backwards(session.problem, probe))
     return abs(right + left) > right_error + left_error
 
 
@@ -180,39 +180,39 @@ def _backwards(problem: Problem, probe: Probe) -> Direction:
     return Direction({probe.name: unit}, probe.scale, probe.name)
 
 
-def _another_step(case: Case, comparison: Comparison) -> Comparison:
+def _another_step(session: Session, comparison: Comparison) -> Comparison:
     """A slope can be wrong at one step and right at another: central differences over a kink nearby at every step that
     reaches it, and any method where the loss itself is rounded to steps (the logarithm of 1 - p where p is almost 1) at
     all steps that are too small to see over them. Where another step agrees with backprop, nothing is certain."""
-    probes = case.probes_of(comparison)
-    if all(_agrees_at_another_step(case, probe) for probe in probes):
+    probes = session.probes_of(comparison)
+    if all(_agrees_at_another_step(session, probe) for probe in probes):
         return comparison.noted("another step size agrees with backprop", Verdict.INCONCLUSIVE)
     return comparison
 
 
-def _agrees_at_another_step(case: Case, probe: Probe) -> bool:
+def _agrees_at_another_step(session: Session, probe: Probe) -> bool:
     """Whether the slope at some step, which halving it changes by much less than the discrepancy, is backprop's."""
-    backprop = probe.slope(case.problem.grads)
-    away = abs(case.sketched_residual(probe)[0])
-    noise = sum(tool.noise or 0.0 for tool in case.instruments) or EPS * abs(case.problem.value)
-    every, finer = 1 if any(tool.method is central for tool in case.instruments) else 3, _finer(case, probe)
+    backprop = probe.slope(session.problem.grads)
+    away = abs(session.quick_residual(probe)[0])
+    noise = sum(tool.noise or 0.0 for tool in session.instruments) or EPS * abs(session.problem.value)
+    every, finer = 1 if any(tool.method is central for tool in session.instruments) else 3, _finer(session, probe)
     for step in (probe.scale * LARGEST_STEP / 8.0**k for k in range(0, 9 + finer, every)):
-        slope = case.plain_slope(probe, step)
+        slope = session.plain_slope(probe, step)
         bar = noise_bar(noise, step)
         if bar > away / 4:
             return finer > OTHER_UNITS
-        if abs(slope - backprop) <= away / 4 and abs(case.plain_slope(probe, step / 2) - slope) <= away / 4:
+        if abs(slope - backprop) <= away / 4 and abs(session.plain_slope(probe, step / 2) - slope) <= away / 4:
             return True
     return False
 
 
-def _finer(case: Case, probe: Probe) -> int:
+def _finer(session: Session, probe: Probe) -> int:
     """How many eighths a parameter's own unit of length may lie below the one that steps were chosen by, which is taken
     from the other parameters where it is zero or much smaller than they are.
 
     Its own size is one guess; how far it goes until the loss has changed by itself, by backprop's account, another."""
-    size = root_mean_square(case.problem.point[probe.name]) if probe.name is not None else 0.0
-    slope = abs(probe.slope(case.problem.grads))
-    guesses = (size, abs(case.problem.value) / slope if slope > 0 else 0.0)
+    size = root_mean_square(session.problem.point[probe.name]) if probe.name is not None else 0.0
+    slope = abs(probe.slope(session.problem.grads))
+    guesses = (size, abs(session.problem.value) / slope if slope > 0 else 0.0)
     own = min((guess for guess in guesses if guess > 0), default=probe.scale)
     return math.ceil(math.log(probe.scale / own, 8)) if own < probe.scale else 0

@@ -12,50 +12,50 @@ from gc_hooks.problem import Problem
 from gc_hooks.report import CheckReport
 from gc_hooks.report.comparison import Comparison
 from gc_hooks.report.diagnosis import Diagnosis
-from gc_hooks.slopes.measurements import Evidence
-from gc_hooks.verdicts.plot_data import Illustrations
-from gc_hooks.verdicts.session import Case
+from gc_hooks.slopes.measurements import Measurements
+from gc_hooks.verdicts.plot_data import PlotData
+from gc_hooks.verdicts.session import Session
 
 
 def write_report(
-    case: Case,
+    session: Session,
     comparisons: dict[str, Comparison],
     diagnoses: tuple[Diagnosis, ...],
     *,
     step: int,
     seed: int,
-    illustrations: Illustrations | None = None,
+    plot_data: PlotData | None = None,
 ) -> CheckReport:
     """Everything that a check has found, in one document."""
-    difference, error = overall(case.problem, case.evidence, comparisons)
-    meter = case.problem.meter
+    difference, error = overall(session.problem, session.measurements, comparisons)
+    meter = session.problem.meter
     return CheckReport(
         parameters=comparisons,
         diagnoses=diagnoses,
         difference=difference,
         error=error,
-        loss=case.problem.value,
+        loss=session.problem.value,
         step=step,
-        method=" + ".join(dict.fromkeys(tool.name for tool in case.instruments)),
+        method=" + ".join(dict.fromkeys(tool.name for tool in session.instruments)),
         seed=seed,
         evaluations=meter.evaluations,
         complex_evaluations=meter.complex_evaluations,
         gradients=meter.gradients,
         seconds=meter.seconds,
-        penalty_share=penalty_share(comparisons) if len(case.problem.terms) > 1 else math.nan,
-        bands=case.tolerance.bands,
-        pictures=illustrations.parameters if illustrations else {},
-        curve=illustrations.curve if illustrations else None,
-        notes=(*case.problem.notes, *_notes(case)),
+        penalty_share=penalty_share(comparisons) if len(session.problem.terms) > 1 else math.nan,
+        bands=session.tolerance.bands,
+        pictures=plot_data.parameters if plot_data else {},
+        curve=plot_data.curve if plot_data else None,
+        notes=(*session.problem.notes, *_notes(session)),
     )
 
 
-def _notes(case: Case) -> Iterator[str]:
+def _notes(session: Session) -> Iterator[str]:
     """What was noticed while measuring."""
-    yield from dict.fromkeys(note for tool in case.instruments for note in tool.notes)
-    if False in case.heeded:
-        yield _unheeded(case.problem)
-    if refusals := case.problem.meter.refusals:
+    yield from dict.fromkeys(note for tool in session.instruments for note in tool.notes)
+    if False in session.heeded:
+        yield _unheeded(session.problem)
+    if refusals := session.problem.meter.refusals:
         yield (
             f"The loss raised {refusals[0]} at {len(refusals)} of the points at which it was asked, taken to "
             "be outside of its domain."
@@ -75,14 +75,14 @@ def _unheeded(problem: Problem) -> str:
     )
 
 
-def overall(problem: Problem, evidence: Evidence, comparisons: dict[str, Comparison]) -> tuple[float, float]:
+def overall(problem: Problem, measurements: Measurements, comparisons: dict[str, Comparison]) -> tuple[float, float]:
     """The classic ratio over all parameters, and its error bar; NaN where nothing was compared."""
     parts = [c for c in comparisons.values() if math.isfinite(c.difference) and math.isfinite(c.backprop_norm)]
     if not parts:
         return math.nan, math.nan
     size = sum(math.hypot(*(getattr(part, side) for part in parts)) for side in ("backprop_norm", "measured_norm"))
-    if all(evidence.parameters[part.name].complete for part in parts):
-        difference = _exact_ratio(problem, evidence, [part.name for part in parts])
+    if all(measurements.parameters[part.name].complete for part in parts):
+        difference = _exact_ratio(problem, measurements, [part.name for part in parts])
     else:
         difference = _combined([part.difference for part in parts], parts, size)
     return difference, _combined([part.error for part in parts], parts, size)
@@ -96,9 +96,9 @@ def _combined(ratios: list[float], parts: list[Comparison], size: float) -> floa
     return min(1.0, math.hypot(*norms) / size)
 
 
-def _exact_ratio(problem: Problem, evidence: Evidence, names: list[str]) -> float:
+def _exact_ratio(problem: Problem, measurements: Measurements, names: list[str]) -> float:
     """The textbook's formula over all entries, in the textbook's order of operations."""
-    entries = [evidence.parameters[name].entries(problem.grads[name]) for name in names]
+    entries = [measurements.parameters[name].entries(problem.grads[name]) for name in names]
     grad, slopes = np.concatenate([e.grad for e in entries]), np.concatenate([e.slopes for e in entries])
     size = norm(grad) + norm(slopes)
     return norm(grad - slopes) / size if size > 0 else 0.0

@@ -19,9 +19,9 @@ import numpy as np
 from networks import SinglePrecision, random_network
 
 from gc_hooks import central, complex_step
-from gc_hooks.problem.validate import pose
+from gc_hooks.problem.validate import build_problem
 from gc_hooks.report.verdict import Tolerance
-from gc_hooks.slopes.parallel import gather
+from gc_hooks.slopes.measure import gather
 from gc_hooks.slopes.probes import Entry, direction_within, random_direction
 from gc_hooks.verdicts.bounds import entry_bars
 
@@ -53,12 +53,14 @@ def slopes_of(seed, method, single):
     if network.stands_on_kink:
         return np.empty((0, 4))
     checked = SinglePrecision(network) if single else network
-    problem = pose(checked.loss, checked.params, checked.gradient)
+    problem = build_problem(checked.loss, checked.params, checked.gradient)
     probes = [*some_entries(problem, rng), *some_directions(problem, rng)]
-    instruments, evidence = gather(problem, probes, method, rng)
+    instruments, measurements = gather(problem, probes, method, rng)
     if method is complex_step and not all(tool.name == "complex_step" for tool in instruments):
         return np.empty((0, 4))
-    rows = np.array([*rows_of_entries(network, problem, evidence), *rows_of_directions(network, problem, evidence)])
+    rows = np.array(
+        [*rows_of_entries(network, problem, measurements), *rows_of_directions(network, problem, measurements)]
+    )
     return np.column_stack([rows, np.full(len(rows), problem.meter.evaluations / len(probes))])
 
 
@@ -74,22 +76,28 @@ def some_directions(problem, rng):
         yield from (direction_within(problem, rng, name) for name in problem.point)
 
 
-def rows_of_entries(network, problem, evidence):
+def rows_of_entries(network, problem, measurements):
     for name in with_gradient(problem):
-        measured = evidence.parameters[name]
+        measured = measurements.parameters[name]
         entries = measured.entries(problem.grads[name])
         typical = np.sqrt(np.mean(entries.slopes**2))
-        floor = evidence.rounding.floors.get(name, 0.0) / np.sqrt(measured.size)
-        bars = entry_bars(entries, evidence.rounding, floor)
+        floor = measurements.rounding.floors.get(name, 0.0) / np.sqrt(measured.size)
+        bars = entry_bars(entries, measurements.rounding, floor)
         for index, slope, bar in zip(entries.indices, entries.slopes, bars, strict=True):
             true = truth(network, problem.point, Entry(name, int(index), 1.0))
             yield bar, abs(slope - true), 2 * max(abs(slope), typical)
 
 
-def rows_of_directions(network, problem, evidence):
-    for reading in chain(evidence.joint, *(evidence.parameters[name].directions for name in with_gradient(problem))):
+def rows_of_directions(network, problem, measurements):
+    for reading in chain(
+        measurements.joint, *(measurements.parameters[name].directions for name in with_gradient(problem))
+    ):
         true = truth(network, problem.point, reading.probe)
-        yield reading.bar(evidence.rounding), abs(reading.slope - true), 2 * max(abs(reading.slope), reading.typical)
+        yield (
+            reading.bar(measurements.rounding),
+            abs(reading.slope - true),
+            2 * max(abs(reading.slope), reading.typical),
+        )
 
 
 def with_gradient(problem):

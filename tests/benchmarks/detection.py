@@ -48,14 +48,14 @@ def main():
     tally, seeds = Counter(), range(options.seed, options.seed + options.networks)
     with ProcessPoolExecutor() as pool:
         for counts in pool.map(
-            partial(examine, ways=options.ways, peers_until=options.seed + options.peers), seeds, chunksize=4
+            partial(escalate, ways=options.ways, peers_until=options.seed + options.peers), seeds, chunksize=4
         ):
             tally.update(counts)
     print_ours(tally)
     print_peers(tally)
 
 
-def examine(seed, ways, peers_until):
+def escalate(seed, ways, peers_until):
     """Counts of what was said of one network."""
     rng, tally = np.random.default_rng(seed), Counter()
     network = random_network(rng, seed)

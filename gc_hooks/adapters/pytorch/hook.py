@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from gc_hooks._typing import Array, Loss
-from gc_hooks.adapters.pytorch_stage import Stage, as_array, as_gradient, eps_of, trained_parameters
-from gc_hooks.adapters.pytorch_witness import Witness
+from gc_hooks.adapters.pytorch.forward_recorder import ForwardRecorder
+from gc_hooks.adapters.pytorch.sandbox import Sandbox, as_array, as_gradient, eps_of, trained_parameters
 from gc_hooks.arrays.norms import in_double
 from gc_hooks.check import check_gradients
 from gc_hooks.errors import InvalidProblem, MissingDependency
-from gc_hooks.hooks.base import Watch, check_choice
+from gc_hooks.hooks.base import HookBase, check_choice
 from gc_hooks.hooks.questions import compare_buffers, differ, without_buffers
 from gc_hooks.report import CheckReport
 from gc_hooks.slopes.methods import central
@@ -32,7 +32,7 @@ NO_GRAD_ADVICE = (
 )
 
 
-class TorchGradCheckHook(Watch):
+class TorchGradCheckHook(HookBase):
     """Checks the gradient of a PyTorch training: of any `torch.nn.Module`, hand-written backward passes included.
 
     Parameters
@@ -100,7 +100,7 @@ class TorchGradCheckHook(Watch):
         self._dropout_off = dropout == "off"
         self._latest: tuple[int, Loss] | None = None
         self._previous: tuple[int, dict[str, Array]] = -1, {}
-        self._witness = Witness(self._may_be_due)
+        self._witness = ForwardRecorder(self._may_be_due)
         self._handles = [] if self._off else [model.register_forward_pre_hook(self._witness, with_kwargs=True)]
 
     def on_step(self, step: int, *, loss: Callable[[], Any]) -> None:
@@ -163,15 +163,15 @@ class TorchGradCheckHook(Watch):
         report = _unasked(self._ask_slopes(self._stage(loss), step, seed), "The last update has been made.")
         return report.noted(self._ended_early())
 
-    def _stage(self, loss: Loss) -> Stage:
+    def _stage(self, loss: Loss) -> Sandbox:
         if not callable(loss):
             raise InvalidProblem(
                 f"loss={loss!r} is no function. The loss has to be computed again at other parameters. Try "
                 "loss=lambda: criterion(model(x), y)."
             )
-        return Stage(self._model, self._witness, loss, self._dropout_off)
+        return Sandbox(self._model, self._witness, loss, self._dropout_off)
 
-    def _ask_slopes(self, stage: Stage, step: int, seed: int) -> CheckReport:
+    def _ask_slopes(self, stage: Sandbox, step: int, seed: int) -> CheckReport:
         """The module's own backward against slopes, in float64 where it can be run in it."""
         point = in_double(self._weights())
         dropout = "off" if self._dropout_off else "on, with fixed masks"
@@ -191,7 +191,7 @@ class TorchGradCheckHook(Watch):
         report = replace(report, asked=(f"Slopes in the module's own precision, dropout {dropout}.",))
         return report.noted(trouble)
 
-    def _with_grads(self, report: CheckReport, stage: Stage) -> CheckReport:
+    def _with_grads(self, report: CheckReport, stage: Sandbox) -> CheckReport:
         """Whether ``.grad`` holds what a fresh backward pass gives."""
         trained = trained_parameters(self._model)
         live = {name: as_gradient(parameter.grad, parameter) for name, parameter in trained.items()}
@@ -209,7 +209,7 @@ class TorchGradCheckHook(Watch):
         changed = any(diagnosis.code == "buffers_differ" for diagnosis in report.diagnoses)
         return report.noted(CHANGED_SINCE) if changed else report
 
-    def _without_grads(self, report: CheckReport, stage: Stage) -> CheckReport:
+    def _without_grads(self, report: CheckReport, stage: Sandbox) -> CheckReport:
         """No ``.grad`` at all: backward was forgotten, unless its turn has not come (an optimiser with a closure)."""
         fresh = {} if self._witness.idle else stage.fresh_passes()[0]
         if not any(map(np.any, fresh.values())):
@@ -221,7 +221,7 @@ def _unasked(report: CheckReport, reason: str) -> CheckReport:
     return replace(report, unasked=(f"does .grad equal a fresh backward pass? {reason}",))
 
 
-def _constants(witness: Witness) -> dict[str, float]:
+def _constants(witness: ForwardRecorder) -> dict[str, float]:
     return {"batch size": witness.batch_size} if witness.batch_size > 1 else {}
 
 

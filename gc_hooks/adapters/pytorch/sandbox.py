@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gc_hooks._typing import Array, Params
-from gc_hooks.adapters.pytorch_witness import Witness
+from gc_hooks.adapters.pytorch.forward_recorder import ForwardRecorder
 from gc_hooks.errors import InvalidProblem
 from gc_hooks.isolation.rng import global_random_state_kept
 
@@ -28,7 +28,7 @@ RANDOM = (
 )
 
 
-class Stage:
+class Sandbox:
     """A module on which a closure is evaluated as a function of the parameters.
 
     Parameters
@@ -42,7 +42,7 @@ class Stage:
         Every dropout rate is zero, in training mode; else the masks are the same at each evaluation.
     """
 
-    def __init__(self, model: Any, witness: Witness, closure: Callable[[], Any], dropout_off: bool) -> None:
+    def __init__(self, model: Any, witness: ForwardRecorder, closure: Callable[[], Any], dropout_off: bool) -> None:
         self._model, self._witness, self._closure, self._dropout_off = model, witness, closure, dropout_off
         self._trained = trained_parameters(model)
 

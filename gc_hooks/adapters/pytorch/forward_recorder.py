@@ -9,7 +9,7 @@ from typing import Any
 from gc_hooks.isolation.rng import global_random_state, set_global_random_state
 
 
-class Witness:
+class ForwardRecorder:
     """A forward pre-hook. Between two calls of the training's hook it keeps what the module was run on, and the random
     states at that moment; a replay begins each pass with them.
 
@@ -32,7 +32,7 @@ class Witness:
         self.batch_size = 0
 
     def __reduce__(self) -> Any:
-        return Witness, ()
+        return ForwardRecorder, ()
 
     def __call__(self, module: Any, args: Any, kwargs: Any) -> Any:
         """Before each forward pass of the module."""

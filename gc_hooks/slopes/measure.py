@@ -15,8 +15,8 @@ from gc_hooks._typing import Generator
 from gc_hooks.errors import GradCheckError, InvalidProblem
 from gc_hooks.problem import BudgetSpent, Meter, Problem
 from gc_hooks.slopes.estimate import Method
-from gc_hooks.slopes.instrument import Instrument, assumed_rounding, calibrate, rounding_of
-from gc_hooks.slopes.measurements import Evidence
+from gc_hooks.slopes.instrument import Instrument, assumed_rounding, prepare_instruments, rounding_of
+from gc_hooks.slopes.measurements import Measurements
 from gc_hooks.slopes.methods import complex_casts_refused
 from gc_hooks.slopes.probes import Direction, Entry, Probe
 from gc_hooks.slopes.progress import Progress, progress_shown
@@ -26,9 +26,9 @@ def measure(
     problem: Problem,
     probes: Iterable[Probe],
     instruments: list[Instrument],
-    evidence: Evidence,
+    measurements: Measurements,
     progress: Progress | None = None,
-) -> Evidence:
+) -> Measurements:
     """Measure probes until there are no more or the budget is spent.
 
     Parameters
@@ -44,21 +44,21 @@ def measure(
     Evidence
         The one that was handed in.
     """
-    total = sum(measured.size for measured in evidence.parameters.values())
+    total = sum(measured.size for measured in measurements.parameters.values())
     with complex_casts_refused():
         for done, probe in enumerate(probes, start=1):
             try:
-                evidence.add(
+                measurements.add(
                     problem, probe, [tool.measure(problem, probe, term) for term, tool in enumerate(instruments)]
                 )
             except BudgetSpent:
                 break
             if progress is not None:
                 progress(done, total)
-    return evidence
+    return measurements
 
 
-Share: TypeAlias = tuple[Evidence, int, int]
+Share: TypeAlias = tuple[Measurements, int, int]
 """What a worker sends back: its evidence, and how many evaluations, and complex ones, that took."""
 
 CHUNK_SECONDS = 0.5
@@ -72,9 +72,9 @@ def measure_on(
     problem: Problem,
     probes: Iterable[Probe],
     instruments: list[Instrument],
-    evidence: Evidence,
+    measurements: Measurements,
     progress: Progress | None = None,
-) -> Evidence:
+) -> Measurements:
     """Measure entries on an executor; directions, which are few, are measured here.
 
     Chunks take about half a second each, so that handing them over costs little and a cancelled check ends soon.
@@ -92,26 +92,26 @@ def measure_on(
             "and workers would change it under each other's hands. Try a loss that takes the parameters, or leave "
             "executor out."
         )
-    entries = _entries_only(problem, probes, instruments, evidence)
+    entries = _entries_only(problem, probes, instruments, measurements)
     crew = _Crew(executor, problem, instruments)
     try:
         for share, done in crew.shares(entries):
-            evidence.merge([share])
+            measurements.merge([share])
             if progress is not None:
-                progress(done, sum(measured.size for measured in evidence.parameters.values()))
+                progress(done, sum(measured.size for measured in measurements.parameters.values()))
     finally:
         crew.dismiss()
-    return evidence
+    return measurements
 
 
 def _entries_only(
-    problem: Problem, probes: Iterable[Probe], instruments: list[Instrument], evidence: Evidence
+    problem: Problem, probes: Iterable[Probe], instruments: list[Instrument], measurements: Measurements
 ) -> Iterator[Entry]:
     for probe in probes:
         if isinstance(probe, Entry):
             yield probe
         else:
-            measure(problem, [probe], instruments, evidence)
+            measure(problem, [probe], instruments, measurements)
 
 
 class _Crew:
@@ -126,7 +126,7 @@ class _Crew:
         self.out: dict[Future[Share], tuple[int, float]] = {}
         self.chunk = FIRST_CHUNK
 
-    def shares(self, entries: Iterator[Entry]) -> Iterator[tuple[Evidence, int]]:
+    def shares(self, entries: Iterator[Entry]) -> Iterator[tuple[Measurements, int]]:
         """Keep a few chunks out until all entries are measured or the budget is spent."""
         done = 0
         while self._hand_out(entries):
@@ -196,8 +196,8 @@ def _is_about_pickling(error: BaseException) -> bool:
 def _work(problem: Problem, instruments: list[Instrument], chunk: list[Entry]) -> Share:
     """Measure some entries in a worker, which counts from zero."""
     mine = replace(problem, meter=Meter())
-    evidence = measure(mine, chunk, instruments, Evidence.empty(problem))
-    return evidence, mine.meter.evaluations, mine.meter.complex_evaluations
+    measurements = measure(mine, chunk, instruments, Measurements.empty(problem))
+    return measurements, mine.meter.evaluations, mine.meter.complex_evaluations
 
 
 def gather(
@@ -207,25 +207,25 @@ def gather(
     generator: Generator,
     executor: Executor | None = None,
     progress: Progress | None = None,
-) -> tuple[list[Instrument], Evidence]:
+) -> tuple[list[Instrument], Measurements]:
     """Make the instruments ready and send the probes through them.
 
     A direction through all parameters, where the probes begin with one, also serves to try complex step on. Nothing is
     measured where the loss is not finite.
     """
     if not math.isfinite(problem.value):
-        return [], Evidence.empty(problem)
+        return [], Measurements.empty(problem)
     probes = iter(probes)
     first = list(islice(probes, 1))
     along = next((probe for probe in first if isinstance(probe, Direction) and probe.name is None), None)
     try:
-        instruments = calibrate(problem, method, generator, along)
+        instruments = prepare_instruments(problem, method, generator, along)
     except BudgetSpent:
-        return [], Evidence.empty(problem)
+        return [], Measurements.empty(problem)
     rounding = rounding_of(problem, instruments, generator) if along is None else assumed_rounding(instruments)
-    evidence = Evidence.empty(problem, rounding)
+    measurements = Measurements.empty(problem, rounding)
     every = chain(first, probes)
-    with complex_casts_refused(), progress_shown(progress) as told:
+    with complex_casts_refused(), progress_shown(progress) as explained:
         if executor is None:
-            return instruments, measure(problem, every, instruments, evidence, told)
-        return instruments, measure_on(executor, problem, every, instruments, evidence, told)
+            return instruments, measure(problem, every, instruments, measurements, explained)
+        return instruments, measure_on(executor, problem, every, instruments, measurements, explained)

@@ -1,0 +1,1 @@
+"""Check PyTorch modules and hand-written `torch.autograd.Function`s."""
