@@ -9,10 +9,10 @@ BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo view test lint clean
+.PHONY: help demo view test test-all lint clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "  PYTHON=python3.12    the interpreter that .venv is made with"
 	@echo "  LOG_DIR=runs/mine    where demo writes and view looks (now: $(LOG_DIR))"
@@ -24,10 +24,15 @@ demo: $(VENV)/run.stamp ## train a network on handwritten digits while its gradi
 view: $(VENV)/run.stamp ## show in TensorBoard what the demo wrote
 	$(BIN)/gc-hooks view "$(LOG_DIR)" $(ARGS)
 
+test: $(VENV)/test.stamp ## run the tests, and measure their branch coverage
+	UNTESTED=$$($(HAS_TORCH) && echo nothing || echo '*/pytorch/*') $(PYTEST) --cov -m 'not slow' $(ARGS)
+
+test-all: test ## run the tests, and then the long hunts
+	FUZZ_EXAMPLES=60 $(PYTEST) -m slow $(ARGS)
+
+PYTEST := $(BIN)/python -m pytest
 # Without PyTorch its adapter is not tested, and does not count.
-test: $(VENV)/test.stamp ## run all tests and measure their branch coverage
-	UNTESTED=$$($(BIN)/python -c 'import importlib.util as u; print("" if u.find_spec("torch") else "*/pytorch/*.py")') \
-		$(BIN)/python -m pytest --cov $(ARGS)
+HAS_TORCH := $(BIN)/python -c 'import importlib.util as u; raise SystemExit(u.find_spec("torch") is None)'
 
 lint: $(VENV)/dev.stamp ## check style, format and types
 	$(BIN)/ruff check
@@ -36,7 +41,7 @@ lint: $(VENV)/dev.stamp ## check style, format and types
 
 clean: ## remove .venv and all caches and builds; training logs stay
 	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* htmlcov
-	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .hypothesis .mypy_cache .nox .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each stamp says that .venv holds the package with what one purpose needs; a change of the requirements outdates it.

@@ -75,7 +75,7 @@ BUGS = (
 def find(bug):
     """The sentences that the check says of a bug; none for the right gradient."""
     report = check_gradients(loss, PARAMS, lambda p: backward(p, bug), constants={"batch size": len(X)})
-    return [f"{diagnosis.code}: {diagnosis.message} {diagnosis.measurements}" for diagnosis in report.diagnoses]
+    return [f"{diagnosis.code}: {diagnosis.message} {diagnosis.evidence}" for diagnosis in report.diagnoses]
 
 
 if __name__ == "__main__":

@@ -16,10 +16,9 @@ from gc_hooks.report import CheckReport
 from gc_hooks.report.comparison import Basis, Comparison
 from gc_hooks.report.diagnosis import Diagnosis
 from gc_hooks.report.verdict import Status, Tolerance, Verdict
-from gc_hooks.reporters import ConsoleReporter, JsonlReporter, Log, TensorBoardReporter, read_jsonl, read_log
+from gc_hooks.reporters import ConsoleReporter, JsonlReporter, Log, Reporter, TensorBoardReporter, read_jsonl, read_log
 from gc_hooks.schedule import any_of, at, drift, every, first, logspaced
-from gc_hooks.slopes.estimate import Estimate
-from gc_hooks.slopes.methods import central, complex_step, fixed_step
+from gc_hooks.slopes.methods import Estimate, Method, central, complex_step, fixed_step
 from gc_hooks.slopes.probes import entries, joint, per_parameter
 from gc_hooks.testing import assert_gradients
 from gc_hooks.training import Callback, TrainState
@@ -27,47 +26,13 @@ from gc_hooks.training import Callback, TrainState
 __version__ = "0.1.0"
 
 __all__ = [
-    "Basis",
-    "Callback",
-    "CheckReport",
-    "Comparison",
-    "ConsoleReporter",
-    "Diagnosis",
-    "Estimate",
-    "GradCheckError",
-    "GradCheckHook",
-    "GradCheckWarning",
-    "GradientMismatch",
-    "InvalidProblem",
-    "JsonlReporter",
-    "Log",
-    "MissingDependency",
-    "NondeterministicLoss",
-    "Status",
-    "TensorBoardReporter",
-    "Tolerance",
-    "TrainState",
-    "Verdict",
-    "adapters",
-    "any_of",
-    "assert_gradients",
-    "at",
-    "central",
-    "check_gradients",
-    "check_layers",
-    "complex_step",
-    "drift",
-    "entries",
-    "every",
-    "first",
-    "fixed_step",
-    "joint",
-    "logspaced",
-    "nn",
-    "per_parameter",
-    "read_jsonl",
-    "read_log",
-]
+    "Basis", "Callback", "CheckReport", "Comparison", "ConsoleReporter", "Diagnosis", "Estimate", "GradCheckError",
+    "GradCheckHook", "GradCheckWarning", "GradientMismatch", "InvalidProblem", "JsonlReporter", "Log", "Method",
+    "MissingDependency", "NondeterministicLoss", "Reporter", "Status", "TensorBoardReporter", "Tolerance", "TrainState",
+    "Verdict", "adapters", "any_of", "assert_gradients", "at", "central", "check_gradients", "check_layers",
+    "complex_step", "drift", "entries", "every", "first", "fixed_step", "joint", "logspaced", "nn", "per_parameter",
+    "read_jsonl", "read_log",
+]  # fmt: skip
 
 
 def __dir__() -> list[str]:

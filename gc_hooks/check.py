@@ -2,40 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from typing import Any
+from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
 from gc_hooks._typing import Loss
 from gc_hooks.errors import InvalidProblem
-from gc_hooks.isolation.object_graph import generators_kept
-from gc_hooks.isolation.rng import global_random_state_kept
+from gc_hooks.isolation.generators import find_generators
+from gc_hooks.isolation.rng import preserve_global_random_state
 from gc_hooks.problem import Meter, Problem, put_back
 from gc_hooks.problem.validate import build_problem
 from gc_hooks.report import CheckReport
-from gc_hooks.report.verdict import Tolerance
+from gc_hooks.report.comparison import Basis
+from gc_hooks.report.diagnosis import Diagnosis
+from gc_hooks.report.verdict import Tolerance, Verdict
 from gc_hooks.rules import diagnose
-from gc_hooks.slopes.estimate import Method
-from gc_hooks.slopes.measure import gather
-from gc_hooks.slopes.methods import central, complex_step, fixed_step
-from gc_hooks.slopes.probes import Depth, automatic, entries
-from gc_hooks.slopes.progress import Progress
+from gc_hooks.slopes import Slopes
+from gc_hooks.slopes.measurements import Measurements
+from gc_hooks.slopes.methods import Estimate, Method, fixed_step
+from gc_hooks.slopes.parallel import measure_on
+from gc_hooks.slopes.probes import Depth, Direction, automatic, entries
+from gc_hooks.slopes.progress import PATIENCE, Progress
+from gc_hooks.verdicts.compare import compare
 from gc_hooks.verdicts.escalate import escalate
 from gc_hooks.verdicts.plot_data import collect_plot_data
 from gc_hooks.verdicts.session import Session
 from gc_hooks.verdicts.summary import write_report
 
 
+def check_problem(problem: Problem, options: CheckOptions) -> CheckReport:
+    """Prepare, measure, compare, look closer where it is not clear, diagnose, and report."""
+    generator = np.random.default_rng(options.seed)
+    with np.errstate(all="ignore"):
+        session = _measure(problem, options, generator)
+        comparisons = compare(problem, session.measurements, options.tolerance)
+        if not all(c.basis is Basis.EXACT and c.verdict is Verdict.GOOD for c in comparisons.values()):
+            comparisons = escalate(session, comparisons)
+        diagnoses: tuple[Diagnosis, ...] = ()
+        if any(comparison.verdict > Verdict.INCONCLUSIVE for comparison in comparisons.values()):
+            diagnoses = diagnose(session, comparisons, options.constants)
+        plot_data = collect_plot_data(session, comparisons) if options.pictures else None
+        return write_report(session, comparisons, diagnoses, step=options.step, seed=options.seed, plot_data=plot_data)
+
+
+def _measure(problem: Problem, options: CheckOptions, generator: np.random.Generator) -> Session:
+    """Prepare the instruments, and measure along the probes that the depth chooses."""
+    probes = iter(options.depth(problem, generator))
+    first = next(probes, None)
+    # A direction through all parameters, where a depth begins with one, also serves to try complex step on.
+    along = first if isinstance(first, Direction) and first.name is None else None
+    slopes = Slopes.prepare(problem, options.method, generator, along)
+    rounding = slopes.rounding(generator) if along is None else slopes.assumed_rounding
+    measurements = Measurements.empty(problem, rounding)
+    if slopes.instruments and first is not None:
+        every = chain([first], probes)
+        if options.executor is None:
+            slopes.measure(every, measurements, options.progress, PATIENCE)
+        else:
+            measure_on(options.executor, slopes, every, measurements, options.progress)
+    return Session(slopes, measurements, options.tolerance, generator)
+
+
 def check_gradients(
     loss: Loss,
-    params: Any,
-    grads: Any,
+    params: object,
+    grads: object,
     *,
     in_place: bool = False,
     penalty: Loss | None = None,
-    method: Method | None = None,
+    method: Method | Callable[..., Estimate] | None = None,
     probes: Depth | None = None,
     tolerance: Tolerance = Tolerance(),
     executor: Executor | None = None,
@@ -66,9 +104,9 @@ def check_gradients(
     penalty : callable, optional
         A regularisation term, a function like the loss. ``loss`` is then the data's part alone, and ``grads`` the
         gradient of the sum; each part is measured on its own and the report states the penalty's share.
-    method : callable, optional
-        `complex_step`, `central`, `fixed_step(h)`, or your own. By default complex step where it can be trusted, and
-        central differences elsewhere.
+    method : Method or callable, optional
+        `complex_step`, `central`, `fixed_step(h)`, or your own: a function ``(line, *, scale, noise) -> Estimate``, or
+        a `Method`. By default complex step where it can be trusted, and central differences elsewhere.
     probes : callable, optional
         Where to look: `entries`, `per_parameter` or `joint`. By default parameters of up to 16 entries are measured
         entry by entry, and larger ones along random directions; more than 500 parameters along a joint one first.
@@ -78,13 +116,13 @@ def check_gradients(
         Spread an entry-by-entry check over threads, processes (the loss has to be picklable), or an existing cluster,
         such as Dask's ``client.get_executor()``. Not for losses that read your own arrays.
     max_evaluations : int, optional
-        Stop measuring after so many evaluations of the loss; what was not looked at is INCONCLUSIVE.
+        Stop measuring after this many evaluations of the loss; a parameter that was not measured is INCONCLUSIVE.
     max_seconds : float, optional
-        The same in seconds.
+        Stop measuring after this many seconds.
     seed : int
-        Of the directions along which complex step is put to the test, and of the order of the entries.
+        Seed of the random directions and of the order of the entries.
     step : int
-        Written into the report.
+        The training step, for the report.
     progress : callable, optional
         Called with the number of entries measured so far and the number of all. By default a check that takes longer
         than a second shows a bar on a terminal, with an estimate of the time left.
@@ -108,10 +146,10 @@ def check_gradients(
 
     Notes
     -----
-    Costs, for a check that passes: two evaluations of the loss at the door, four to make complex step ready; then an
-    evaluation for each entry or direction (6 to 12 with central differences). What looks wrong costs more: up to 16
-    directions, about 50 evaluations of second thoughts, and the search for the wrong entries. A missing gradient, or
-    one of the wrong shape, is a finding on that parameter and not an error.
+    A check that passes costs two evaluations of the loss to validate it, four to prepare complex step, and one for each
+    entry or direction (6 to 12 with central differences). A parameter that looks wrong costs more: up to 16 directions,
+    about 50 evaluations to measure it in other ways, and the search for the wrong entries. A missing gradient, or one
+    of the wrong shape, is a finding on that parameter and not an error.
 
     Put back afterwards are the parameters that are changed in place and all random generators that the functions can
     reach: the global ones, and NumPy's, Python's and torch's in variables, defaults, attributes, containers and modules
@@ -133,76 +171,60 @@ def check_gradients(
     >>> print(check_gradients(loss, params, {"dw": 2 * grads["dw"]}).parameters["w"].verdict)
     WORRY
     """
-    check_options(method, tolerance, max_evaluations, max_seconds, probes)
-    kept = generators_kept(loss, grads, penalty)
-    with np.errstate(all="ignore"), global_random_state_kept(), kept as lost:  # all of it is meant for the training
+    options = CheckOptions(
+        method, probes, tolerance, executor, max_evaluations, max_seconds, seed, step, progress, constants, pictures
+    )
+    kept = find_generators(loss, grads, penalty).preserve()
+    # All errors of floating point are expected, and all random numbers are meant for the training.
+    with np.errstate(all="ignore"), preserve_global_random_state(), kept as lost:
         meter = Meter(max_evaluations, max_seconds)
         problem = build_problem(loss, params, grads, in_place=in_place, penalty=penalty, meter=meter)
         try:
-            report = check_problem(
-                problem,
-                method=method,
-                probes=probes,
-                tolerance=tolerance,
-                executor=executor,
-                seed=seed,
-                step=step,
-                progress=progress,
-                constants=constants,
-                pictures=pictures,
-            )
-        finally:  # wherever a Ctrl-C came
+            report = check_problem(problem, options)
+        finally:  # also after Ctrl-C
             put_back(problem.live or {}, problem.home or {})
-    return report.noted(*lost)
+    return report.noted(*lost) if lost else report
 
 
-def check_problem(
-    problem: Problem,
-    *,
-    method: Method | None = None,
-    probes: Depth | None = None,
-    tolerance: Tolerance = Tolerance(),
-    executor: Executor | None = None,
-    seed: int = 0,
-    step: int = 0,
-    progress: Progress | None = None,
-    constants: Mapping[str, float] | None = None,
-    pictures: bool = False,
-) -> CheckReport:
-    """The same for a problem that has come through the door."""
-    generator = np.random.default_rng(seed)
-    with np.errstate(all="ignore"):
-        plan = (probes or _default_depth(method))(problem, generator)
-        instruments, measurements = gather(problem, plan, method, generator, executor, progress)
-        session = Session(problem, instruments, measurements, tolerance, generator)
-        comparisons = escalate(session, session.compare_all())
-        diagnoses = diagnose(problem, comparisons, session, constants)
-        plot_data = collect_plot_data(session, comparisons) if pictures else None
-        return write_report(session, comparisons, diagnoses, step=step, seed=seed, plot_data=plot_data)
+@dataclass(frozen=True)
+class CheckOptions:
+    """The keywords of `check_gradients`, validated before anything is measured."""
 
+    method: Method | Callable[..., Estimate] | None = None
+    probes: Depth | None = None
+    tolerance: Tolerance = Tolerance()
+    executor: Executor | None = None
+    max_evaluations: int | None = None
+    max_seconds: float | None = None
+    seed: int = 0
+    step: int = 0
+    progress: Progress | None = None
+    constants: Mapping[str, float] | None = None
+    pictures: bool = False
 
-def check_options(
-    method: Any, tolerance: Any, max_evaluations: Any = None, max_seconds: Any = None, probes: Any = None
-) -> None:
-    """Refuse what is no method, no tolerance, no limit and no depth, before anything is measured.
+    def __post_init__(self) -> None:
+        method: object = self.method
+        if method is fixed_step:
+            raise InvalidProblem("method=fixed_step lacks the step. Try method=fixed_step(1e-7), the textbooks' one.")
+        if not (method is None or callable(method)):
+            raise InvalidProblem(
+                f"method must be a callable, got {method!r}. Try central, complex_step or fixed_step(1e-7)."
+            )
+        if not (self.probes is None or callable(self.probes)):
+            raise InvalidProblem(
+                f"probes must be a callable, got {self.probes!r}. Try entries, per_parameter or joint."
+            )
+        if not isinstance(self.tolerance, Tolerance):
+            raise InvalidProblem(f"tolerance must be a Tolerance, got {self.tolerance!r}. Try Tolerance(good=1e-7).")
+        for name, limit in (("max_evaluations", self.max_evaluations), ("max_seconds", self.max_seconds)):
+            if limit is not None and not (isinstance(limit, (int, float, np.number)) and limit >= 0):
+                raise InvalidProblem(
+                    f"{name} must be a number, zero or more, got {limit!r}. Leave it out for no limit."
+                )
 
-    Raises
-    ------
-    InvalidProblem
-    """
-    if method is fixed_step:
-        raise InvalidProblem("method=fixed_step lacks the step. Try method=fixed_step(1e-7), the textbooks' one.")
-    if not (method is None or callable(method)):
-        raise InvalidProblem(f"method={method!r} is no function. Try central, complex_step or fixed_step(1e-7).")
-    if not (probes is None or callable(probes)):
-        raise InvalidProblem(f"probes={probes!r} is no function. Try entries, per_parameter or joint.")
-    if not isinstance(tolerance, Tolerance):
-        raise InvalidProblem(f"tolerance={tolerance!r} has to be a Tolerance. Try Tolerance(good=1e-7).")
-    for name, limit in (("max_evaluations", max_evaluations), ("max_seconds", max_seconds)):
-        if limit is not None and not (isinstance(limit, (int, float, np.number)) and limit >= 0):
-            raise InvalidProblem(f"{name}={limit!r}: a limit is a number, zero or more. Leave it out for no limit.")
-
-
-def _default_depth(method: Method | None) -> Depth:
-    """Entry by entry for methods that do not adapt to a direction, such as the textbook's."""
-    return automatic if method in (None, central, complex_step) else entries
+    @property
+    def depth(self) -> Depth:
+        """Return where to measure: entry by entry for a method whose step suits no random direction."""
+        if self.probes is not None:
+            return self.probes
+        return automatic if self.method is None or Method.of(self.method).adapts_step else entries

@@ -19,36 +19,19 @@ INPUT = "input"
 
 @dataclass(frozen=True)
 class LayerView:
-    """One layer.
-
-    Attributes
-    ----------
-    name : str
-    point : dict of str to ndarray
-        Its parameters, and its input under the name "input" where that is made of real numbers.
-    forward : callable
-        ``forward(point) -> outputs``, a pure function.
-    backward : callable
-        ``backward(point, upstream) -> gradients`` by the names of the point.
-    where : str
-        File and line of the layer's own backward.
-    notes : tuple of str
-        What a report should say of it.
-    """
+    """One layer as pure functions of its point: its parameters, and its input where that is made of real numbers."""
 
     name: str
-    point: dict[str, Array]
-    forward: Callable[[Mapping[str, Array]], Any]
-    backward: Callable[[Mapping[str, Array], Array], dict[str, Any]]
-    where: str
-    notes: tuple[str, ...] = ()
+    point: dict[str, Array]  # the input stands under the name "input"
+    forward: Callable[[Mapping[str, Array]], Any]  # forward(point) -> outputs
+    backward: Callable[[Mapping[str, Array], Array], dict[str, Any]]  # backward(point, upstream) -> gradients by name
+    where: str  # file and line of the layer's own backward
+    notes: tuple[str, ...] = ()  # for the report
 
 
 def location(function: Any) -> str:
-    """File and line of a function, as far as it can be told.
+    """Return file and line of a function; an empty text where Python does not know them.
 
-    Examples
-    --------
     >>> location(location).startswith("layer_view.py:"), location(len)
     (True, '')
     """
@@ -60,13 +43,10 @@ def location(function: Any) -> str:
 
 
 def layer_views(layers: Iterable[Any], inputs: Array) -> Iterator[LayerView]:
-    """Layers of anybody's: objects with ``forward(inputs)`` and ``backward(upstream)``, and, if they have parameters,
-    ``params`` and ``grads`` as twin dicts or lists. Copies are run, so that the caller's keep what they carry.
+    """Yield a view of each layer: any objects with ``forward(inputs)`` and ``backward(upstream)``.
 
-    Raises
-    ------
-    InvalidProblem
-        There are none, or one lacks forward or backward.
+    Layers with parameters have ``params`` and ``grads`` as twin dicts or lists. Copies are run, so that the caller's
+    layers keep their caches.
     """
     layers = list(layers)
     if not layers:
@@ -78,37 +58,45 @@ def layer_views(layers: Iterable[Any], inputs: Array) -> Iterator[LayerView]:
                     f"Layer {number}, {layer!r}, has no {method}(). check_layers needs objects with forward(inputs) "
                     "and backward(upstream). Try to wrap it in a small class that has both."
                 )
-        name = f"{number} {type(layer).__name__}"
-        point = {key: np.array(array, dtype=np.float64) for key, array in _named(layer, "params").items()}
+        point = {key: np.array(array, dtype=np.float64) for key, array in _arrays_of(layer, "params").items()}
         inputs = np.asarray(inputs)
         if inputs.dtype.kind == "f":
             point[INPUT] = inputs.astype(np.float64)
-        piece = _foreign(name, layer, point, inputs)
-        yield piece
-        inputs = piece.forward(piece.point)
+        view = _view(f"{number} {type(layer).__name__}", layer, point, inputs)
+        yield view
+        inputs = view.forward(view.point)
 
 
-def _foreign(name: str, layer: Any, point: dict[str, Array], inputs: Array) -> LayerView:
+def _view(name: str, layer: Any, point: dict[str, Array], inputs: Array) -> LayerView:
     twin = copy.deepcopy(layer)
 
-    def forward(p: Mapping[str, Array]) -> Any:
-        for key, array in _named(twin, "params").items():
-            array[...] = p[key]
-        outputs = twin.forward(p.get(INPUT, inputs))
+    def forward(point: Mapping[str, Array]) -> Any:
+        for key, array in _arrays_of(twin, "params").items():
+            array[...] = point[key]
+        outputs = twin.forward(point.get(INPUT, inputs))
         return outputs[0] if isinstance(outputs, tuple) else outputs
 
-    def backward(p: Mapping[str, Array], upstream: Array) -> dict[str, Any]:
-        forward(p)
-        below = twin.backward(upstream)
-        below, own = (below[0], below[1:]) if isinstance(below, tuple) else (below, ())
-        grads = own[0] if own and isinstance(own[0], Mapping) else _named(twin, "grads")
-        return {**{key: np.array(grad) for key, grad in grads.items()}, **({INPUT: below} if INPUT in point else {})}
+    def backward(point: Mapping[str, Array], upstream: Array) -> dict[str, Any]:
+        forward(point)  # fills the caches that backward reads
+        below, gradients = twin.backward(upstream), _arrays_of(twin, "grads")
+        if isinstance(below, tuple):  # with the gradients of its parameters as a second value, perhaps
+            below, *own = below
+            if own and isinstance(own[0], Mapping):
+                gradients = dict(own[0])
+        for key, gradient in gradients.items():
+            gradients[key] = np.array(gradient)  # a copy: the next call may write into the layer's own
+        if INPUT in point:
+            gradients[INPUT] = below
+        return gradients
 
     return LayerView(name, point, forward, backward, location(type(layer).backward))
 
 
-def _named(layer: Any, attribute: str) -> dict[str, Any]:
-    """A layer's parameters or gradients by name; those of a list by their position."""
-    held = getattr(layer, attribute, None) or {}
-    held = held() if callable(held) else held
-    return dict(held) if isinstance(held, Mapping) else {str(k): array for k, array in enumerate(held)}
+def _arrays_of(layer: object, attribute: str) -> dict[str, Any]:
+    """Return a layer's parameters or gradients by name, those of a list by position."""
+    arrays = getattr(layer, attribute, None) or {}
+    if callable(arrays):
+        arrays = arrays()
+    if isinstance(arrays, Mapping):
+        return dict(arrays)
+    return {str(position): array for position, array in enumerate(arrays)}

@@ -1,4 +1,4 @@
-"""Layer by layer: each backward on its own, for its parameters and its input."""
+"""Check a network layer by layer: each backward on its own, for its parameters and its input."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ import numpy as np
 from gc_hooks._typing import Array
 from gc_hooks.check import check_gradients
 from gc_hooks.layer_view import INPUT, LayerView, layer_views
+from gc_hooks.nn.model import Sequential
 from gc_hooks.report import CheckReport
-from gc_hooks.report.diagnosis import Diagnosis, listed
+from gc_hooks.report.diagnosis import Code, Diagnosis, listed
 from gc_hooks.report.verdict import Verdict
 
 
-def check_layers(layers: Any, inputs: Array, **options: Any) -> dict[str, CheckReport]:
+def check_layers(layers: Sequential | Iterable[Any], inputs: Array, **options: object) -> dict[str, CheckReport]:
     """Check each layer's backward alone: a bug in one does not show in the others.
 
     Parameters
     ----------
     layers : nn.Sequential, or list of objects
         A model of `gc_hooks.nn`, or layers from inputs to outputs with ``forward(inputs)`` and ``backward(upstream)``,
-        which may hand over the gradients of their parameters as a second value, and ``params`` and ``grads`` as twin
+        which may return the gradients of their parameters as a second value, and ``params`` and ``grads`` as twin
         dicts or lists. Copies are run.
     inputs : ndarray, (N, ...)
         What the first layer gets; the others get what the one before makes of it.
@@ -33,8 +34,8 @@ def check_layers(layers: Any, inputs: Array, **options: Any) -> dict[str, CheckR
     Returns
     -------
     dict of str to CheckReport
-        By the layer's place and class, in their order. In each, the gradient for the layer's input is judged beside
-        those of its parameters, under the name "input"; a note says where its backward stands.
+        By the layer's place and class, in their order. The gradient for the layer's input is judged under the name
+        "input", beside those of its parameters; a note says where its backward stands.
 
     Raises
     ------
@@ -53,56 +54,57 @@ def check_layers(layers: Any, inputs: Array, **options: Any) -> dict[str, CheckR
     >>> {name: report.verdict.name for name, report in check_layers(model, np.ones((5, 3))).items()}
     {'1 Dense': 'GOOD', '2 Tanh': 'GOOD', '3 Dense': 'GOOD'}
     """
-    pieces = layers.pieces(inputs) if hasattr(layers, "pieces") else layer_views(layers, inputs)
-    return check_layer_views(pieces, **options)
+    if isinstance(layers, Sequential):
+        return check_layer_views(layers.pieces(inputs), **options)
+    return check_layer_views(layer_views(layers, inputs), **options)
 
 
-def check_layer_views(pieces: Iterable[LayerView], **options: Any) -> dict[str, CheckReport]:
-    """The same for a network that has been taken apart."""
-    return {piece.name: _check(piece, options) for piece in pieces if piece.point}
+def check_layer_views(views: Iterable[LayerView], **options: object) -> dict[str, CheckReport]:
+    """Check each layer of a network that has been taken apart, where it has parameters or a real input."""
+    return {view.name: _check_layer(view, options) for view in views if view.point}
 
 
-def _check(piece: LayerView, options: dict[str, Any]) -> CheckReport:
-    outputs = np.asarray(piece.forward(piece.point))
+def _check_layer(view: LayerView, options: dict[str, Any]) -> CheckReport:
+    outputs = np.asarray(view.forward(view.point))
     upstream = np.asarray(np.random.default_rng(options.get("seed", 0)).standard_normal(outputs.shape))
     report = check_gradients(
-        lambda p: np.sum(upstream * piece.forward(p)),
-        piece.point,
-        lambda p: piece.backward(p, upstream),
+        lambda params: np.sum(upstream * view.forward(params)),
+        view.point,
+        lambda params: view.backward(params, upstream),
         **options,
     )
-    report = report.noted(*([f"Its backward: {piece.where}."] if piece.where else []), *piece.notes)
-    return replace(report, diagnoses=(*report.diagnoses, *_nothing_from_nothing(piece, upstream)))
-
-
-def _nothing_from_nothing(piece: LayerView, upstream: Array) -> Iterator[Diagnosis]:
-    """Backward is linear in what comes from above: of zeros it makes zeros."""
-    grads = piece.backward(piece.point, 0.0 * upstream)
-    moved = [name for name, grad in grads.items() if grad is not None and np.any(np.asarray(grad) != 0)]
-    if moved:
-        yield Diagnosis(
-            "not_linear",
-            tuple(moved),
-            f"For an upstream gradient of zeros the layer's backward does not give zeros, for {listed(moved)}.",
-            advice="This usually means a buffer that is added to and never set to zero, or something added that does "
-            "not come from above (a penalty inside the layer). Try to write = where it says +=.",
+    if view.where:
+        report = report.noted(f"Its backward: {view.where}.")
+    diagnoses = list(report.diagnoses)
+    # Backward is linear in the upstream gradient: of zeros it makes zeros.
+    nonzero = []
+    for name, grad in view.backward(view.point, 0.0 * upstream).items():
+        if grad is not None and np.any(np.asarray(grad) != 0):
+            nonzero.append(name)
+    if nonzero:
+        message = f"For an upstream gradient of zeros the layer's backward does not give zeros, for {listed(nonzero)}."
+        advice = (
+            "This usually means a buffer that is added to and never set to zero, or something added that does not come "
+            "from above (a penalty inside the layer). Try to write = where it says +=."
         )
+        diagnoses.append(Diagnosis(Code.NOT_LINEAR, tuple(nonzero), message, advice=advice))
+    return replace(report.noted(*view.notes), diagnoses=tuple(diagnoses))
 
 
-def layers_at_fault(reports: dict[str, CheckReport], pieces: Iterable[LayerView]) -> Iterator[Diagnosis]:
-    """A diagnosis for each layer whose own backward is wrong, from the loss down, but not for a block around it."""
-    where = {piece.name: piece.where for piece in pieces}
+def layers_at_fault(reports: dict[str, CheckReport], views: Iterable[LayerView]) -> Iterator[Diagnosis]:
+    """Yield a diagnosis for each layer whose own backward is wrong, from the loss down; not for blocks around it."""
+    where = {view.name: view.where for view in views}
     named: list[str] = []
     for name, report in reversed(reports.items()):
-        wrong = [key for key, comparison in report.parameters.items() if comparison.verdict > Verdict.INCONCLUSIVE]
-        if wrong and not any(other.startswith(f"{name.split()[0]}.") for other in named):
-            named.append(name)
-            what = " and ".join("its input" if key == INPUT else key for key in wrong)
-            explained = " ".join(d.message for d in report.diagnoses if d.code not in ("unexplained", "other_loss"))
-            yield Diagnosis(
-                "layer",
-                tuple(wrong),
-                f"Checked alone, the backward of layer {name} ({where[name]}) is wrong for {what}.",
-                f"The difference there is {report.difference:.1e}. {explained}".strip(),
-                "Try that function first.",
-            )
+        wrong = [c.name for c in report.parameters.values() if c.verdict > Verdict.INCONCLUSIVE]
+        # A block "2 Sequential" around a wrong layer "2.1 Dense" is wrong too, and comes after it here.
+        if not wrong or any(other.startswith(f"{name.split()[0]}.") for other in named):
+            continue
+        named.append(name)
+        evidence = f"The difference there is {report.difference:.1e}."
+        for diagnosis in report.diagnoses:
+            if diagnosis.code not in (Code.UNEXPLAINED, Code.OTHER_LOSS):
+                evidence += f" {diagnosis.message}"
+        what = " and ".join("its input" if key == INPUT else key for key in wrong)
+        message = f"Checked alone, the backward of layer {name} ({where[name]}) is wrong for {what}."
+        yield Diagnosis(Code.LAYER, tuple(wrong), message, evidence, "Try that function first.")

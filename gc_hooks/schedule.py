@@ -1,4 +1,4 @@
-"""When a check is due: a schedule is asked with the number of calls that the hook has had before."""
+"""When a check is due: a schedule is a function of the number of calls that the hook has had before."""
 
 from __future__ import annotations
 
@@ -7,77 +7,79 @@ import numbers
 from collections.abc import Callable
 
 from gc_hooks._typing import Schedule
-from gc_hooks.errors import InvalidProblem
+from gc_hooks.errors import InvalidProblem, require
+
+DECADES = 18
+"""`logspaced` ends after 10**18 calls: more than any training makes, at a nanosecond a call 30 years."""
 
 
 def at(*calls: int) -> Schedule:
-    """At these calls, counted from 0.
+    """Check at these calls, counted from 0.
 
     Examples
     --------
     >>> [call for call in range(2000) if at(0, 1, 1000)(call)]
     [0, 1, 1000]
     """
-    chosen = frozenset(_whole("at", call, 0) for call in calls)
-    return chosen.__contains__
+    for call in calls:
+        _require_count("at", call, 0)
+    return frozenset(calls).__contains__
 
 
 def first(count: int) -> Schedule:
-    """At each of the first calls.
+    """Check at each of the first ``count`` calls.
 
     Examples
     --------
     >>> [call for call in range(10) if first(3)(call)]
     [0, 1, 2]
     """
-    limit = _whole("first", count, 0)
-    return lambda calls: calls < limit
+    _require_count("first", count, 0)
+    return lambda calls: calls < count
 
 
 def every(period: int) -> Schedule:
-    """Once in so many calls, beginning with the first.
+    """Check once in ``period`` calls, beginning with the first.
 
     Examples
     --------
     >>> [call for call in range(1000) if every(300)(call)]
     [0, 300, 600, 900]
     """
-    length = _whole("every", period, 1)
-    return lambda calls: calls % length == 0
+    _require_count("every", period, 1)
+    return lambda calls: calls % period == 0
 
 
 def logspaced(per_decade: int = 3) -> Schedule:
-    """More and more seldom: so many checks for each tenfold number of calls, as bugs tend to show early.
+    """Check ``per_decade`` times between 10 and 100 calls, between 100 and 1000, and so on: bugs tend to show early.
 
     Examples
     --------
     >>> [call for call in range(2000) if logspaced(2)(call)]
     [0, 1, 3, 10, 32, 100, 316, 1000]
     """
-    density = _whole("logspaced", per_decade, 1)
-    points = frozenset(round(10 ** (k / density)) for k in range(18 * density))
-    return lambda calls: calls == 0 or calls in points
+    _require_count("logspaced", per_decade, 1)
+    points = {0}
+    for k in range(DECADES * per_decade):
+        points.add(round(10 ** (k / per_decade)))
+    return points.__contains__
 
 
 class Drifting:
-    """A schedule that also sees how far the weights have moved from where they were last checked.
+    """A schedule that also asks how far the weights have moved since the last check (``threshold``: see `drift`)."""
 
-    Attributes
-    ----------
-    share : float
-    """
-
-    def __init__(self, share: float, otherwise: Schedule) -> None:
-        self.share = share
+    def __init__(self, threshold: float, otherwise: Schedule) -> None:
+        self.threshold = threshold
         self._otherwise = otherwise
 
     def __call__(self, calls: int, moved: Callable[[], float] | None = None) -> bool:
-        """``moved`` measures ``||w - w_last|| / ||w_last||``; without it the number of calls decides alone."""
-        return self._otherwise(calls) or (moved is not None and moved() >= self.share)
+        """Return whether a check is due; ``moved()`` measures ``||w - w_last|| / ||w_last||``."""
+        # Measuring costs a pass over the weights, so it comes last; without it the number of calls decides alone.
+        return self._otherwise(calls) or (moved is not None and moved() >= self.threshold)
 
 
 def drift(share: float) -> Schedule:
-    """Whenever the weights have moved by this share from where they were last checked, and at the first call.
+    """Check at the first call, and whenever the weights have moved since the last check by this part of their norm.
 
     Parameters
     ----------
@@ -86,8 +88,8 @@ def drift(share: float) -> Schedule:
 
     Notes
     -----
-    Costs a pass over the weights at every call, about as much as the update of plain gradient descent. With ``any_of``
-    the others are asked first, and what they set off counts as a check. One that failed counts too.
+    Costs a pass over the weights at every call, about as much as the update of plain gradient descent. A check that
+    another schedule in `any_of` causes counts as the last one, and so does a check that failed.
 
     Examples
     --------
@@ -95,54 +97,61 @@ def drift(share: float) -> Schedule:
     >>> schedule(1), schedule(2, lambda: 0.05), schedule(3, lambda: 0.12)
     (True, False, True)
     """
+    # True is a number for Python, and a mistake here.
     if isinstance(share, bool) or not isinstance(share, numbers.Real) or not 0 < share < math.inf:
-        raise InvalidProblem(f"drift({share!r}): a share of the weights' norm is needed, above 0. Try drift(0.1).")
+        raise InvalidProblem(f"drift needs a share of the weights' norm, above 0, got {share!r}. Try drift(0.1).")
     return Drifting(float(share), never)
 
 
 def any_of(*schedules: Schedule) -> Schedule:
-    """Whenever one of them says so.
+    """Check whenever one of the schedules is due.
 
     Examples
     --------
     >>> [call for call in range(10) if any_of(at(1), every(4))(call)]
     [0, 1, 4, 8]
     """
+    thresholds = []
     for schedule in schedules:
-        if not callable(schedule):
-            raise InvalidProblem(
-                f"any_of: {schedule!r} is no schedule. A schedule is a function of the number of calls, such as at(0, "
-                "1, 1000) or every(500)."
-            )
-    drifting = [schedule for schedule in schedules if isinstance(schedule, Drifting)]
+        _require_schedule(schedule)
+        if isinstance(schedule, Drifting):
+            thresholds.append(schedule.threshold)
 
     def due(calls: int) -> bool:
         return any(schedule(calls) for schedule in schedules)
 
-    return Drifting(min(schedule.share for schedule in drifting), due) if drifting else due
+    return Drifting(min(thresholds), due) if thresholds else due  # the smallest is reached first
 
 
-def whole_and_periodic(schedule: Schedule | None, after: int | None, period: int | None) -> tuple[Schedule, Schedule]:
-    """When a hook makes a whole check (at its calls 0, 1 and N, unless a schedule is given), and when a periodic one.
+def full_and_periodic(schedule: Schedule | None, after: int | None, period: int | None) -> tuple[Schedule, Schedule]:
+    """Return when a hook makes a full check (at its calls 0, 1 and N, unless a schedule is given), and a periodic one.
 
-    Examples
-    --------
-    >>> whole, periodic = whole_and_periodic(None, 7, 5)
-    >>> [call for call in range(20) if whole(call)], [call for call in range(20) if periodic(call)]
+    >>> full, periodic = full_and_periodic(None, 7, 5)
+    >>> [call for call in range(20) if full(call)], [call for call in range(20) if periodic(call)]
     ([0, 1, 7], [0, 5, 10, 15])
     """
     if schedule is not None:
-        any_of(schedule)
+        _require_schedule(schedule)
         return schedule, never
-    return at(0, 1) if after is None else at(0, 1, after), never if period is None else every(period)
+    calls = [0, 1]  # a buffer that is never set to zero looks right at call 0
+    if after is not None:
+        _require_count("after", after, 0)
+        calls.append(after)
+    return at(*calls), never if period is None else every(period)
 
 
 def never(calls: int) -> bool:
-    """At no call."""
+    """Check at no call."""
     return False
 
 
-def _whole(name: str, number: int, least: int) -> int:
-    if isinstance(number, bool) or not isinstance(number, int) or number < least:
-        raise InvalidProblem(f"{name}({number!r}): a whole number of calls, at least {least}, is needed.")
-    return number
+def _require_schedule(schedule: object) -> None:
+    if not callable(schedule):
+        raise InvalidProblem(
+            f"A schedule must be a function of the number of calls, got {schedule!r}. Try at(0, 1, 1000) or every(500)."
+        )
+
+
+def _require_count(name: str, count: int, least: int) -> None:
+    is_count = isinstance(count, int) and not isinstance(count, bool) and count >= least
+    require(is_count, f"{name} needs a whole number, {least} or more, got {count!r}. Try 10.")

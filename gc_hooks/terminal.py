@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from gc_hooks.isolation.rng import global_random_state_kept
+from gc_hooks.isolation.rng import preserve_global_random_state
 
 
 def load_rich() -> Any:
@@ -20,7 +20,7 @@ def load_rich() -> Any:
     ImportError
         Rich is not installed.
     """
-    with global_random_state_kept():
+    with preserve_global_random_state():
         import rich.box
         import rich.console
         import rich.errors
@@ -31,7 +31,7 @@ def load_rich() -> Any:
 
 
 @contextmanager
-def progress_bar(console: Any, description: str, total: int, *, transient: bool) -> Iterator[tuple[Any, Any]]:
+def progress_bar(console: object, description: str, total: int, *, transient: bool) -> Iterator[tuple[Any, Any]]:
     """Show a bar with the count, the time left and some figures; yield Rich's ``Progress`` and the task in it.
 
     Parameters
@@ -57,7 +57,7 @@ def progress_bar(console: Any, description: str, total: int, *, transient: bool)
         parts.TimeRemainingColumn(),
         parts.TextColumn("{task.fields[figures]}"),
     )
-    with global_random_state_kept():
+    with preserve_global_random_state():
         bar = parts.Progress(*columns, console=console, transient=transient)
     with bar:
         yield bar, bar.add_task(description, total=total, figures="")

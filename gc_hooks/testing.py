@@ -10,7 +10,7 @@ from gc_hooks.errors import GradientMismatch
 from gc_hooks.report import CheckReport
 
 
-def assert_gradients(loss: Loss, params: Any, grads: Any, **options: Any) -> CheckReport:
+def assert_gradients(loss: Loss, params: object, grads: object, **options: Any) -> CheckReport:
     """Assert that backprop's gradient is the slope of the loss.
 
     Parameters

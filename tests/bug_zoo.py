@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gc_hooks import CheckReport, GradCheckHook, check_gradients, check_layers, nn
 from zoo import ACTIVATIONS, WRONG_DERIVATIVES
 
 STRENGTH, KEEP, TEMPERATURE = 0.01, 0.8, 4.0
@@ -281,3 +282,147 @@ BUGS["unscaled mask"] = Bug(
     edit=lambda g, e: {n: g[n] for n in g},
     apart=True,
 )
+
+
+@dataclass(frozen=True)
+class OtherBug:
+    """A bug outside of the perceptron: in another network, a layer, a training loop.
+
+    ``reports(wrong)`` returns the reports of its checks, with the bug or, where ``wrong`` is False, without. All codes
+    are named in them.
+    """
+
+    codes: tuple[str, ...]
+    reports: Callable[[bool], list[CheckReport]]
+
+
+def embedding(wrong):
+    """Words that occur several times in a batch: with ``grad[words] += delta`` one of them counts."""
+    rng = np.random.default_rng(0)
+    words, targets, output = np.array([0, 1, 1, 2, 2, 2, 3, 3, 4, 4, 5, 6]), rng.normal(size=12), rng.normal(size=5)
+
+    def backward(p):
+        hidden, grad = np.tanh(p["E"][words]), np.zeros_like(p["E"])
+        delta = np.outer(hidden @ output - targets, output) * (1 - hidden**2) / 12
+        if wrong:
+            grad[words] += delta
+        else:
+            np.add.at(grad, words, delta)
+        return {"E": grad}
+
+    def loss(p):
+        return 0.5 * np.mean((np.tanh(p["E"][words]) @ output - targets) ** 2)
+
+    return [check_gradients(loss, {"E": rng.normal(size=(7, 5))}, backward)]
+
+
+def convolution(wrong):
+    """A convolution of images with a kernel, whose gradient comes out turned round."""
+    rng = np.random.default_rng(0)
+    images, targets = rng.normal(size=(4, 8, 8)), rng.normal(size=(4, 6, 6))
+    patches = np.lib.stride_tricks.sliding_window_view(images, (3, 3), axis=(1, 2))
+
+    def loss(p):
+        return 0.5 * np.mean((np.einsum("nijkl,kl->nij", patches, p["K"]) - targets) ** 2)
+
+    def backward(p):
+        delta = (np.einsum("nijkl,kl->nij", patches, p["K"]) - targets) / targets.size
+        grad = np.einsum("nijkl,nij->kl", patches, delta)
+        return {"K": grad[::-1, ::-1] if wrong else grad}
+
+    return [check_gradients(loss, {"K": rng.normal(size=(3, 3))}, backward)]
+
+
+def buffer_of_backward(wrong):
+    """A backward pass that adds to a buffer which nobody sets to zero."""
+    buffer = np.zeros(3)
+
+    def backward(p):
+        buffer[...] = 2 * p["w"] + (buffer if wrong else 0)
+        return {"w": buffer}
+
+    return [check_gradients(lambda p: np.sum(p["w"] ** 2), {"w": np.arange(1.0, 4.0)}, backward)]
+
+
+class Affine:
+    """A layer that one writes oneself."""
+
+    def __init__(self, wrong):
+        self.params = {"W": np.random.default_rng(0).normal(size=(4, 3))}
+        self.grads, self.wrong = {"W": np.zeros((4, 3))}, wrong
+
+    def forward(self, inputs):
+        self.inputs = inputs
+        return inputs @ self.params["W"]
+
+    def backward(self, upstream):
+        self.grads["W"][...] = self.inputs.T @ upstream + (self.params["W"] if self.wrong else 0)
+        return upstream @ self.params["W"].T
+
+
+def training(chain=nn.Sequential, dense=nn.Dense, activation=nn.Tanh):
+    """Reports of the first steps of a training with our trainer, in which one class is replaced by a wrong one."""
+
+    def reports(wrong):
+        classes = (chain, dense, activation) if wrong else (nn.Sequential, nn.Dense, nn.Tanh)
+        rng, hook = np.random.default_rng(6), GradCheckHook(after=2, reporters=[], on_fail=lambda report: None)
+        model = classes[0]([classes[1](4, 6), classes[2](), nn.Dense(6, 3)])
+        inputs, labels = rng.normal(size=(36, 4)), rng.integers(3, size=36)
+        nn.Trainer(model, nn.SoftmaxCrossEntropy(), nn.SGD(0.1), callbacks=[hook]).fit(inputs, labels, batch_size=9)
+        return hook.reports
+
+    return reports
+
+
+class NeverZeroed(nn.Sequential):
+    def store(self, grads):
+        for name, grad in grads.items():
+            self.grads[name] += grad
+
+
+class WrittenOnce(nn.Sequential):
+    def store(self, grads):
+        if not any(grad.any() for grad in self.grads.values()):
+            super().store(grads)
+
+
+class ClippedAfterwards(nn.Sequential):
+    def store(self, grads):
+        super().store({name: np.clip(grad, -1e-3, 1e-3) for name, grad in grads.items()})
+
+
+class NoDerivative(nn.Tanh):
+    def backward(self, params, cache, upstream):
+        return upstream, {}
+
+
+class NextSample(nn.Tanh):
+    def backward(self, params, cache, upstream):
+        upstream, grads = super().backward(params, cache, upstream)
+        return np.roll(upstream, 1, axis=0), grads
+
+
+class AveragedTwice(nn.Dense):
+    def backward(self, params, cache, upstream):
+        upstream, grads = super().backward(params, cache, upstream)
+        return upstream, {**grads, "b": grads["b"] / len(upstream)}
+
+
+OTHER_BUGS = {
+    "words that occur twice": OtherBug(("rows",), embedding),
+    "a kernel turned round": OtherBug(("unexplained",), convolution),
+    "a buffer inside backward": OtherBug(("not_repeatable",), buffer_of_backward),
+    "a penalty inside a layer": OtherBug(
+        ("l2_factor", "not_linear"), lambda wrong: list(check_layers([Affine(wrong)], np.ones((5, 4))).values())
+    ),
+    "buffers never set to zero": OtherBug(("accumulated",), training(chain=NeverZeroed)),
+    "buffers written once": OtherBug(("stale",), training(chain=WrittenOnce)),
+    "buffers clipped": OtherBug(("buffers_differ",), training(chain=ClippedAfterwards)),
+    "no derivative in a layer": OtherBug(("wrong_below", "layer"), training(activation=NoDerivative)),
+    "delta of the next sample": OtherBug(
+        ("unexplained", "order_matters", "samples_mixed", "layer"), training(activation=NextSample)
+    ),
+    "bias averaged twice": OtherBug(
+        ("scaled", "batch_size_matters", "samples_mixed", "layer"), training(dense=AveragedTwice)
+    ),
+}

@@ -15,8 +15,19 @@ import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PATIENCE = 60.0
-"""Seconds after which something that should have happened is taken for a failure."""
+SAFETY_LIMIT = 20 * 60
+"""Seconds after which a child process that hangs is given up. It ends a run that is broken anyway: no test's outcome
+depends on it, and half or double of it would do as well."""
+
+
+def run_python(*arguments, status=0, environment=(), **options):
+    """Run Python with these arguments, where this package can be imported, until it ends, with this status if any."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **dict(environment)}
+    command = [sys.executable, *map(str, arguments)]
+    options = {"env": environment, "capture_output": True, "text": True, "timeout": SAFETY_LIMIT, **options}
+    finished = subprocess.run(command, check=False, **options)
+    assert status in (None, finished.returncode), finished.stdout + finished.stderr
+    return finished
 
 
 WITHOUT_THE_TAB = """
@@ -59,9 +70,9 @@ def told_address(process, output):
 
 def patiently(ask):
     """The first answer that is not empty."""
-    deadline = time.monotonic() + PATIENCE
+    limit = time.monotonic() + SAFETY_LIMIT
     while not (answer := ask()):
-        assert time.monotonic() < deadline, "no answer"
+        assert time.monotonic() < limit, "no answer"
         time.sleep(0.1)
     return answer
 
@@ -69,7 +80,8 @@ def patiently(ask):
 def fetch(address, route, **query):
     """JSON from TensorBoard, None as long as it has not loaded it."""
     try:
-        with urllib.request.urlopen(f"{address}/data/{route}?{urllib.parse.urlencode(query)}", timeout=10) as answer:
+        url = f"{address}/data/{route}?{urllib.parse.urlencode(query)}"
+        with urllib.request.urlopen(url, timeout=SAFETY_LIMIT) as answer:
             return json.load(answer)
     except (urllib.error.URLError, TimeoutError):
         return None

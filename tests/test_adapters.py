@@ -18,9 +18,11 @@ from gc_hooks import (
     check_gradients,
     entries,
     joint,
+    nn,
     per_parameter,
 )
 from gc_hooks.isolation.object_graph import changeable
+from hunts import some
 
 RNG = np.random.default_rng(3)
 X, Y = RNG.normal(size=(12, 3)), RNG.normal(size=(12, 2))
@@ -530,6 +532,8 @@ SHAPES = [
     DictsByRule, DictsByMap, ReturnedTogether, ReturnedOneByOne, Lists, Generators, Layered, Tuples, Methods,
     Properties, Nested, Attributes, Numbers, Flat, Pure, Scalars, Recorded, Recovered,
 ]  # fmt: skip
+FEW = [DictsByRule, Layered, Numbers, Recorded]
+"""Mappings, objects, numbers and updates, where all the others are left to the long hunts."""
 each_shape = pytest.mark.parametrize("shape", SHAPES)
 
 
@@ -559,7 +563,7 @@ def test_a_right_gradient_is_good(shape):
     assert sorted(losses, reverse=True) == losses
 
 
-@each_shape
+@pytest.mark.parametrize("shape", some(SHAPES, [*FEW, Flat]))
 def test_a_doubled_bias_is_found_and_named(shape):
     """WORRY on the bias alone, and the factor by its name."""
     hook = a_hook()
@@ -574,9 +578,9 @@ def test_a_doubled_bias_is_found_and_named(shape):
         assert diagnosis.code == ("single_entries" if shape in (Flat, Pure) else "scaled")
 
 
-@each_shape
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("wrong", [False, True])
+@pytest.mark.parametrize("shape", some(SHAPES, FEW))
+@pytest.mark.parametrize("dtype", some([np.float64, np.float32], [np.float64]))
+@pytest.mark.parametrize("wrong", some([False, True], [True]))
 def test_the_training_is_the_same_to_the_bit(shape, dtype, wrong):
     """Parameters, gradients, caches, counters and global random states, with the hook and without."""
     before = np.random.get_state()[1].tobytes()
@@ -588,7 +592,7 @@ def test_the_training_is_the_same_to_the_bit(shape, dtype, wrong):
     assert np.random.get_state()[1].tobytes() == before
 
 
-@each_shape
+@pytest.mark.parametrize("shape", some(SHAPES, FEW))
 def test_float32_is_never_accused(shape):
     """Trained in float32 a right gradient is GOOD or INCONCLUSIVE, and a doubled bias is not GOOD."""
     hook, wrong = a_hook(), a_hook()
@@ -604,7 +608,7 @@ def test_attaching_takes_at_most_ten_lines(shape):
     assert len(inspect.getsource(shape.attach).splitlines()) - 1 <= 10
 
 
-@each_shape
+@pytest.mark.parametrize("shape", some(SHAPES, FEW))
 def test_an_attachment_may_be_made_once(shape):
     """Made before the loop it reads parameters and gradients anew; those that bind them at once are made each time."""
     trainer = shape(False, np.float64)
@@ -690,6 +694,13 @@ def test_a_shared_layer_is_met_once():
     report = check_gradients(**adapters.layers([layer, layer], loss=lambda: np.sum(layer.params["W"])))
     assert list(report.parameters) == ["0.W", "0.b"]
     assert report.ok
+
+
+def test_layers_that_refer_to_each_other_go_by_their_shortest_names():
+    """In their own order; a method does not lead to another model, whose parameters are not in the loss."""
+    first, second, other = (Dense(np.ones((2, 2)), np.zeros(2)) for _ in range(3))
+    first.next, second.previous, second.monitor = second, first, other.forward
+    assert list(adapters.layers([first, second], loss=lambda: 0.0)["params"]) == ["0.W", "0.b", "1.W", "1.b"]
 
 
 def test_parameters_that_overlap_in_part_are_refused():
@@ -795,7 +806,7 @@ def test_another_factor_is_said_explicitly():
 
 @pytest.mark.parametrize("loss", [0.5, None])
 def test_a_loss_that_is_no_function_is_refused(loss):
-    with pytest.raises(InvalidProblem, match=r"is no function.*lambda: model\.loss\(inputs, targets\)"):
+    with pytest.raises(InvalidProblem, match=r"must be a callable, got.*lambda: model\.loss\(inputs, targets\)"):
         adapters.parallel([np.ones(2)], [np.ones(2)], loss=loss)
 
 
@@ -887,6 +898,23 @@ def test_frozen_needs_a_backward_pass():
         Noisy("").attach(frozen=True)
 
 
+def test_backward_goes_with_a_loss_that_takes_nothing():
+    """A backward pass that fills buffers reads the arrays themselves, and so has the loss to."""
+    w = {"w": np.ones(3)}
+    with pytest.raises(InvalidProblem, match=r"got backward= without in_place=True\..*Try in_place=True"):
+        adapters.dicts(w, w, loss=lambda p: 0.0, backward=lambda: None)
+
+
+def test_gradients_in_place_may_be_returned_by_one_call_in_any_container():
+    """A list, a tuple and a dictionary are paired as they are where the parameters are handed in."""
+    w = {"w": np.array([1.0, 2.0])}
+    for grads in ({"dw": 2 * w["w"]}, {"w": 2 * w["w"]}):
+        both = lambda grads=grads: (np.sum(w["w"] ** 2), grads)  # noqa: E731 - a function of nothing
+        assert check_gradients(**adapters.returned(both, w, in_place=True)).ok
+    vector = w["w"]
+    assert check_gradients(**adapters.returned(lambda: (vector @ vector, 2 * vector), vector, in_place=True)).ok
+
+
 def test_what_is_only_updated_on_the_way_is_no_hindrance():
     """Running statistics that the loss does not use, caches and counters are put back, and the check goes through."""
     net = Noisy("")
@@ -975,7 +1003,7 @@ def test_a_small_gradient_below_its_bar_is_never_good(factor, expected):
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("rate", [1.0, 1e-2, 1e-5, 1e-9])
+@pytest.mark.parametrize("rate", some([1.0, 1e-2, 1e-5, 1e-9], [1e-2, 1e-9]))
 @pytest.mark.parametrize("wrong", [False, True])
 def test_a_recovered_gradient_is_judged_within_its_bar(dtype, rate, wrong):
     """Whatever the learning rate leaves of it: a right one is never accused, a doubled bias never good."""
@@ -1026,7 +1054,7 @@ def test_a_step_of_tied_arrays_is_recovered_whole(transposed):
 
 
 def test_a_rate_that_is_none_is_refused():
-    with pytest.raises(InvalidProblem, match="learning_rate=0: the step's own rate"):
+    with pytest.raises(InvalidProblem, match="learning_rate must be a positive number, got 0"):
         adapters.recovered(None, step=None, loss=lambda: 0.0, params=dict, learning_rate=0)
 
 
@@ -1146,7 +1174,7 @@ def fitted(in_place, late, checked):
     return net.marks(seen), hook.reports
 
 
-@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("in_place", some([True, False], [True]))
 def test_an_update_before_the_delta_is_seen_where_gradients_are_recorded(in_place):
     """The optimiser does its work while it is listened to: what the update spoils below it is wrong, and named."""
     for report in fitted(in_place, True, True)[1][:2]:
@@ -1155,8 +1183,8 @@ def test_an_update_before_the_delta_is_seen_where_gradients_are_recorded(in_plac
     assert all(report.ok for report in fitted(in_place, False, True)[1])
 
 
-@pytest.mark.parametrize("in_place", [True, False])
-@pytest.mark.parametrize("late", [True, False])
+@pytest.mark.parametrize("in_place", some([True, False], [True]))
+@pytest.mark.parametrize("late", some([True, False], [True]))
 def test_what_step_refers_to_is_put_back_beside_the_owner(in_place, late):
     """The owners are the layers; the model behind them and a list around the step are as without the hook."""
     marks, reports = fitted(in_place, late, True)
@@ -1169,6 +1197,9 @@ def test_data_sets_are_not_copied():
     samples, large, history, small = [(np.ones(2), 1)] * 2000, np.zeros(2**18), [0.5] * 2000, np.ones(2)
     found = changeable(lambda: (samples, large, history, small, np.linalg, len))
     assert {id(thing) for thing in found} == {id(history), id(small)}
+    polynomial, namespace, layer = np.poly1d([1]), SimpleNamespace(), nn.Dense(2, 2)
+    found = changeable(lambda: (polynomial, namespace, layer))
+    assert {id(thing) for thing in found} == {id(namespace), id(layer)}
 
 
 def loss_of(p):
@@ -1198,8 +1229,14 @@ NOTHING = {"step": lambda: None, "loss": lambda: 0.0, "params": dict}
         (lambda: adapters.returned(both, W_ONLY, grads=5), "with no place 5 for the gradients"),
         (lambda: adapters.returned(both, W_ONLY, grads=[1, 2]), "with no place 2 for the gradients"),
         (lambda: adapters.returned(loss_of, W_ONLY), "returned a float64, with no place 0 for the loss"),
-        (lambda: adapters.returned(lambda p: both(p)[::-1], W_ONLY), "stands a dict.*Try loss=1, grads=0"),
-        (lambda: adapters.returned(lambda p: (p["w"], [1, [2]]), W_ONLY), "stands a ndarray.*Try loss=1, grads=0"),
+        (
+            lambda: adapters.returned(lambda p: both(p)[::-1], W_ONLY),
+            "position 0, where the loss should be, .* returned a dict.*Try loss=1, grads=0",
+        ),
+        (
+            lambda: adapters.returned(lambda p: (p["w"], [1, [2]]), W_ONLY),
+            "where the loss should be, .* returned a ndarray.*Try loss=1, grads=0",
+        ),
         (lambda: adapters.layers(None, loss=lambda: 0.0), "no parameters: nothing in None has 'params'.*Try params="),
         (lambda: adapters.layers([OWNER], loss=lambda: 0.0), "nothing in a list has 'params'"),
         (lambda: adapters.scalars([], loss=lambda: 0.0), "no parameters: there are no values.*Try values="),
@@ -1229,8 +1266,11 @@ def test_what_cannot_work_is_refused_by_the_check_in_three_beats(make, said):
             lambda: adapters.recovered(None, **{**NOTHING, "params": W_ONLY}, learning_rate=0.1),
             r"params is \{.*\}, not a function.*Try params=lambda",
         ),
-        (lambda: adapters.recovered(None, **{**NOTHING, "step": 5}, learning_rate=0.1), "step=5 is no function"),
-        (lambda: adapters.recorded(OWNER, **{**NOTHING, "step": 5}), "step=5 is no function.*Try step=lambda"),
+        (
+            lambda: adapters.recovered(None, **{**NOTHING, "step": 5}, learning_rate=0.1),
+            "step must be a function, got 5",
+        ),
+        (lambda: adapters.recorded(OWNER, **{**NOTHING, "step": 5}), "step must be a function, got 5.*Try step=lambda"),
         (lambda: adapters.recorded([], **NOTHING), r"no optimizer in \[\].*second argument"),
         (lambda: adapters.recorded(OWNER, "adam", **NOTHING), "no adam in "),
     ],

@@ -16,9 +16,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "gc_hooks"
 
 LAW = """
-errors _typing
-arrays report training schedule layer_view
-isolation tensorboard_tab
+errors _typing numerics
+report training schedule layer_view
+arrays isolation tensorboard_tab
 terminal
 nn problem reporters
 slopes cli
@@ -188,7 +188,8 @@ def test_public_names_stand_in_the_table_of_the_readme():
     """The README's table of public names is complete."""
     rows = [line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("|")]
     words = set(re.findall(r"\w+", " ".join(re.findall("`([^`]+)`", "\n".join(rows)))))
-    assert not {*gc_hooks.__all__, *gc_hooks.nn.__all__, *gc_hooks.adapters.__all__} - words
+    missing = {*gc_hooks.__all__, *gc_hooks.nn.__all__, *gc_hooks.adapters.__all__} - words
+    assert not missing
 
 
 def test_all_public_names_are_listed_in_order():
@@ -226,3 +227,102 @@ def test_a_global_draw_is_seen(source):
     """However it is spelt, a global draw is seen, and a generator of one's own is none."""
     assert global_draws(ast.parse(source))
     assert not global_draws(ast.parse("generator = np.random.default_rng(0)\ngenerator.normal()"))
+
+
+# Decisions are made by types, traits and members of enums: never by a sentence, by which method it is, or by asking one
+# of our own objects what it can do.
+
+SENTENCES = {"advice", "evidence", "message", "note", "outcome", "sentence", "words"}
+"""What variables and fields that hold a sentence are called."""
+METHODS = {"central", "complex_step"}
+OWN_OBJECTS = {"method", "objective", "reporter", "rule", "tool"}
+ASK = {"hasattr", "getattr"}
+SEARCH = {"count", "endswith", "find", "fullmatch", "index", "match", "search", "startswith"}
+
+CHOOSES_THE_METHOD = {"slopes.instrument": {"method is not complex_step", "method is complex_step"}}
+"""Whoever asks for complex step gets it only after its trial: there the check has to know who was asked for."""
+TAKES_FOREIGN_OBJECTS = {"reporters.base": {"getattr(reporter, 'report', None)"}}
+"""An object that inherits nothing is wrapped in a `Reporter`, once."""
+
+
+def last_name(node):
+    """Return "note" for ``note``, ``comparison.note`` and ``notes[0].note``, else an empty text."""
+    return getattr(node, "attr", None) or getattr(node, "id", "")
+
+
+def decisions(tree):
+    """Return the expressions that ask a sentence, which method it is, or what one of our own objects has."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            sides += [item for side in sides if isinstance(side, (ast.Tuple, ast.List, ast.Set)) for item in side.elts]
+            # `note in notes` asks a list, and `"word" in note` a sentence.
+            of_sentence = node.comparators if isinstance(node.ops[0], (ast.In, ast.NotIn)) else sides
+            asks = {last_name(side) for side in sides} & METHODS or {
+                last_name(side) for side in of_sentence
+            } & SENTENCES
+        elif isinstance(node, ast.Call):
+            texts = [getattr(node.func, "value", None), *node.args]
+            asks = (last_name(node.func) in SEARCH and {last_name(text) for text in texts} & SENTENCES) or (
+                last_name(node.func) in ASK and last_name(node.args[0]) in OWN_OBJECTS
+            )
+        else:
+            asks = False
+        if asks:
+            found.add(ast.unparse(node))
+    return found
+
+
+def test_nothing_is_decided_by_a_sentence_by_identity_or_by_asking():
+    """No ``is central``, no ``"..." in note``, no ``startswith`` of a sentence, no ``hasattr`` of a reporter."""
+    allowed = CHOOSES_THE_METHOD | TAKES_FOREIGN_OBJECTS
+    assert not {m: found for m, tree in TREES.items() if (found := decisions(tree) - allowed.get(m, set()))}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "tool.method is central",
+        "method in (None, central, complex_step)",
+        "method != methods.central",
+        'found = "is not finite" in comparison.note',
+        'note == "no gradient"',
+        'diagnosis.evidence.startswith("With ")',
+        're.search("kink", c.note)',
+        'hasattr(reporter, "say")',
+        'getattr(state.objective, "penalty", None)',
+    ],
+)
+def test_a_decision_by_text_or_identity_is_seen(source):
+    """However it is spelt; a trait, a member of an enum and a list of notes may be asked."""
+    assert len(decisions(ast.parse(source))) == 1
+    assert not decisions(ast.parse("tool.method.is_exact and c.reason is Reason.KINK and note not in notes"))
+
+
+COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+
+
+def nested_comprehensions(tree):
+    """Return the lines at which a comprehension begins inside of another one."""
+    lines = set()
+    for outer in ast.walk(tree):
+        if isinstance(outer, COMPREHENSIONS):
+            lines |= {node.lineno for node in ast.walk(outer) if isinstance(node, COMPREHENSIONS) and node is not outer}
+    return lines
+
+
+def test_no_comprehension_stands_inside_another():
+    """One thought a statement: what needs two loops is written as loops, or gets a name."""
+    assert not {module: lines for module, tree in TREES.items() if (lines := nested_comprehensions(tree))}
+
+
+def test_a_nested_comprehension_is_seen():
+    """In the element, in the condition and in what is looped over; two after each other are not nested."""
+    for source in (
+        "[[x for x in row] for row in a]",
+        "[x for x in a if any(y for y in x)]",
+        "{x for x in [y for y in a]}",
+    ):
+        assert nested_comprehensions(ast.parse(source))
+    assert not nested_comprehensions(ast.parse("b = [x for x in a]\nc = [x for row in a for x in row]"))

@@ -21,6 +21,7 @@ from gc_hooks import (
     entries,
     fixed_step,
 )
+from hunts import seeds, some
 from zoo import EDITS, WRONG_DERIVATIVES, network
 
 GOOD, INCONCLUSIVE, DOUBLE_CHECK, WORRY = Verdict
@@ -41,10 +42,10 @@ def test_the_one_parameter_exercise_gives_the_textbooks_number():
     """J(theta) = theta * x at x = 2, theta = 4: the difference that every course prints."""
     report = check_gradients(lambda theta: theta * 2.0, 4.0, 2.0, method=fixed_step(1e-7))
     assert report.loss == 8.0
-    assert report.difference == 2.919335883291695e-10
+    assert report.difference == pytest.approx(2.919335883291695e-10, rel=1e-12)
 
 
-@pytest.mark.parametrize(("bugs", "difference"), [(True, 0.2850931567761624), (False, 1.1890913e-07)])
+@pytest.mark.parametrize(("bugs", "difference"), [(True, 0.2850931567761624), (False, 1.189e-07)])
 def test_the_three_layer_exercise(bugs, difference):
     """The textbook's step calls the repaired network a mistake by its own threshold; the default names the truth."""
     x, y, params = EXERCISE["exercise"]()
@@ -54,17 +55,20 @@ def test_the_three_layer_exercise(bugs, difference):
         return EXERCISE["forward"](p, x, y)[0]
 
     textbook = check_gradients(loss, params, grads, method=fixed_step(1e-7))
-    assert textbook.difference == pytest.approx(difference, rel=1e-12 if bugs else 1e-3)
+    # The last bit of the loss, 1e-16, is divided by the step: each processor has its own digits after the ninth, and a
+    # difference of 1e-7 has two that all share.
+    assert textbook.difference == pytest.approx(difference, rel=1e-9 if bugs else 0.05)
     report = check_gradients(loss, params, grads)
     assert {name for name, verdict in verdicts(report).items() if verdict > GOOD} == ({"W2", "b1"} if bugs else set())
     assert bugs or report.difference < 1e-13
 
 
-@pytest.mark.parametrize("activation", WRONG_DERIVATIVES)
+@pytest.mark.parametrize("activation", some(WRONG_DERIVATIVES, ["relu", "tanh"]))
+@seeds(1, 12)
 @methods
-def test_clean_networks_are_never_accused(activation, method):
+def test_clean_networks_are_never_accused(activation, method, seeds):
     """Weights from tiny to saturating, losses from 1e-6 to 1e6, with and without L2, buffers and functions."""
-    for seed in range(12):
+    for seed in seeds:
         for size in (0.01, 0.3, 1.0, 10.0):
             for factor in (1e-6, 1.0, 1e6):
                 net = network(seed, activation, size=size, factor=factor, strength=0.1 * (seed % 2))
@@ -75,13 +79,14 @@ def test_clean_networks_are_never_accused(activation, method):
                     assert report.verdict is GOOD
 
 
-@pytest.mark.parametrize("bug", EDITS)
-@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("bug", some(EDITS, ["scaled", "last sample only", "L2 missing"]))
+@pytest.mark.parametrize("activation", some(["relu", "tanh"], ["tanh"]))
+@seeds(1, 6)
 @methods
-def test_planted_bugs_are_found_where_they_are(bug, activation, method):
+def test_planted_bugs_are_found_where_they_are(bug, activation, method, seeds):
     """A spoilt gradient is accused and all others are good, at any magnitude of the loss."""
     (name,) = EDITS[bug]
-    for seed in range(6):
+    for seed in seeds:
         for factor in (1e-6, 1.0, 1e6):
             net = network(seed, activation, strength=0.1, factor=factor, edits=EDITS[bug])
             for grads in (net.backward, net.backward(net.params)):
@@ -91,10 +96,11 @@ def test_planted_bugs_are_found_where_they_are(bug, activation, method):
 
 
 @pytest.mark.parametrize("activation", WRONG_DERIVATIVES)
+@seeds(1, 6)
 @methods
-def test_a_wrong_activation_derivative_shows_below(activation, method):
+def test_a_wrong_activation_derivative_shows_below(activation, method, seeds):
     """The layers below the wrong derivative are accused, the one above is good."""
-    for seed in range(6):
+    for seed in seeds:
         net = network(seed, activation, derivative=WRONG_DERIVATIVES[activation])
         found = verdicts(check_gradients(net.loss, net.params, net.backward, method=method, seed=seed))
         assert found["W3"] is found["b3"] is GOOD
@@ -103,10 +109,11 @@ def test_a_wrong_activation_derivative_shows_below(activation, method):
 
 @pytest.mark.parametrize("size", [0.01, 10.0])
 @pytest.mark.parametrize("bug", EDITS)
-def test_planted_bugs_are_never_good_in_extreme_networks(bug, size):
+@seeds(1, 4)
+def test_planted_bugs_are_never_good_in_extreme_networks(bug, size, seeds):
     """Where weights are tiny or units saturated a bug may be hard to see; it is never called good."""
     for activation in ("relu", "tanh", "sigmoid"):
-        for seed in range(4):
+        for seed in seeds:
             net = network(seed, activation, size=size, strength=0.1, edits=EDITS[bug])
             (name,) = EDITS[bug]
             clean = network(seed, activation, size=size, strength=0.1).backward(net.params)[name]
@@ -184,7 +191,7 @@ def test_a_gradient_that_is_not_finite_is_shown_where():
     grads = np.full((2, 3), np.inf)
     grads[0, 1], grads[1] = 2.0, [2.0, np.nan, -np.inf]
     (found,) = check_gradients(squares, np.ones((2, 3)), grads).diagnoses
-    assert found.measurements == "dtheta: 4 of 6 entries, [0, 0] is inf, [0, 2] is inf, [1, 1] is nan and 1 more."
+    assert found.evidence == "dtheta: 4 of 6 entries, [0, 0] is inf, [0, 2] is inf, [1, 1] is nan and 1 more."
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -357,12 +364,12 @@ def test_a_nondeterministic_loss_is_refused():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"method": "central"}, "method='central' is no function.*central, complex_step or fixed_step"),
-        ({"method": 1e-7}, "method=1e-07 is no function"),
+        ({"method": "central"}, "method must be a callable, got 'central'.*central, complex_step or fixed_step"),
+        ({"method": 1e-7}, "method must be a callable, got 1e-07"),
         ({"method": fixed_step}, r"fixed_step lacks the step.*fixed_step\(1e-7\)"),
-        ({"probes": "entries"}, "probes='entries' is no function"),
-        ({"tolerance": 1e-7}, r"tolerance=1e-07 has to be a Tolerance.*Tolerance\(good=1e-7\)"),
-        ({"tolerance": None}, "tolerance=None has to be a Tolerance"),
+        ({"probes": "entries"}, "probes must be a callable, got 'entries'"),
+        ({"tolerance": 1e-7}, r"tolerance must be a Tolerance, got 1e-07.*Tolerance\(good=1e-7\)"),
+        ({"tolerance": None}, "tolerance must be a Tolerance, got None"),
     ],
 )
 def test_wrong_options_are_refused(options, said):
@@ -418,3 +425,17 @@ def test_empty_arrays_are_good():
     report = check_gradients(lambda p: squares(p["w"]), {"w": W, "e": empty}, {"w": 2 * W, "e": empty})
     assert report.ok
     assert report.parameters["e"].note == "no entries"
+
+
+@pytest.mark.filterwarnings("ignore::numpy.exceptions.ComplexWarning")
+def test_a_loss_that_drops_imaginary_parts_of_its_own_is_checked():
+    """A spectral loss casts complex numbers to real ones; only in a complex evaluation is that a refusal."""
+
+    def spectral(w):
+        return float(np.sum(np.fft.ifft(2 * np.fft.fft(w)).astype(float) ** 2))
+
+    w = np.linspace(1, 2, 40)
+    report = check_gradients(spectral, w, 8 * w)
+    assert report.ok
+    assert report.method == "central"
+    assert check_gradients(spectral, w, 4 * w).verdict is Verdict.WORRY

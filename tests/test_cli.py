@@ -15,7 +15,7 @@ from contextlib import nullcontext
 import pytest
 
 from gc_hooks import cli
-from servers import PATIENCE, a_process, fetch, patiently
+from servers import SAFETY_LIMIT, a_process, fetch, patiently
 
 
 @pytest.fixture
@@ -103,11 +103,13 @@ def view_until(signal_number, tmp_path):
     with a_process("-c", code, *arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         patiently(lambda: fetch(f"http://127.0.0.1:{port}", "environment"))
         process.send_signal(signal_number)
-        return process.wait(PATIENCE), port
+        return process.wait(SAFETY_LIMIT), port
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 0), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_tensorboard_does_not_outlive_the_command(tmp_path, number, status):
     """Ctrl-C ends both with status 0 and without a traceback; a kill ends both too."""
     ended, port = view_until(number, tmp_path)
@@ -137,7 +139,7 @@ def test_the_browser_is_opened_once_tensorboard_answers(monkeypatch, tmp_path):
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
     monkeypatch.setattr(webbrowser, "open", lambda address: (opened.append(address), done.set()))
     monkeypatch.setattr(cli, "_is_free", lambda host, port: True)
-    monkeypatch.setattr(cli, "_run", lambda command: 0 if done.wait(30) else 1)
+    monkeypatch.setattr(cli, "_run", lambda command: 0 if done.wait(SAFETY_LIMIT) else 1)
     assert cli.main(["view", str(tmp_path), "--open"]) == 0
     assert opened == ["http://localhost:6006/#gradcheck"]
     answers[:] = [OSError("never")] * 2

@@ -39,7 +39,7 @@ def test_nothing_set_is_nothing_overridden():
         == EnvironmentSettings()
         == read_environment({"GC_HOOKS": " ", "GC_HOOKS_AT": "", "GC_HOOKS_LOG_DIR": ""})
     )
-    assert EnvironmentSettings().told == ""
+    assert EnvironmentSettings().message == ""
 
 
 @pytest.mark.parametrize("value", ["off", "OFF", "0", "false", "no", " off "])
@@ -113,11 +113,11 @@ def test_without_a_reporter_that_talks_it_is_a_warning(monkeypatch):
     ("name", "value", "seen"),
     [
         ("GC_HOOKS", "perhaps", r"GC_HOOKS='perhaps' is not understood, and is ignored. Try GC_HOOKS=off"),
-        ("GC_HOOKS_AT", "0,x", r"GC_HOOKS_AT='0,x' is ignored: 'x' is no number of calls.*Try GC_HOOKS_AT=0,1,500"),
-        ("GC_HOOKS_AT", "-1", "'-1' is no number"),
-        ("GC_HOOKS_AT", "1;2", "'1;2' is no number"),
-        ("GC_HOOKS_AT", "0,,2", "'' is no number"),
-        ("GC_HOOKS_AT", "1.5", "'1.5' is no number"),
+        ("GC_HOOKS_AT", "0,x", r"GC_HOOKS_AT='0,x' is ignored: 'x' is not a number of calls.*Try GC_HOOKS_AT=0,1,500"),
+        ("GC_HOOKS_AT", "-1", "'-1' is not a number"),
+        ("GC_HOOKS_AT", "1;2", "'1;2' is not a number"),
+        ("GC_HOOKS_AT", "0,,2", "'' is not a number"),
+        ("GC_HOOKS_AT", "1.5", "'1.5' is not a number"),
     ],
 )
 def test_what_cannot_be_understood_is_ignored_with_a_warning(monkeypatch, name, value, seen):
@@ -132,5 +132,5 @@ def test_what_cannot_be_understood_is_ignored_with_a_warning(monkeypatch, name, 
 def test_wrong_arguments_are_refused_all_the_same(monkeypatch):
     """A switch hides no mistake in the code."""
     monkeypatch.setenv("GC_HOOKS_AT", "0")
-    with pytest.raises(InvalidProblem, match="500 is no schedule"):
+    with pytest.raises(InvalidProblem, match="A schedule must be a function of the number of calls, got 500"):
         GradCheckHook(schedule=500)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import runpy
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
 import pytest
 
 from gc_hooks import GradCheckWarning, Verdict, nn
+from hunts import some
+from servers import run_python
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 SUSPECT = re.compile("WORRY|DOUBLE_CHECK")
+TEXTBOOK_DIGITS = 1e-9
+"""How far processors may differ, relative: the last bit of a loss of about 1 (1e-16), divided by twice the textbook's
+step of 1e-7. The linear algebra of each rounds in its own way; 1.6e-11 has been seen."""
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +40,16 @@ def test_the_textbook_on_one_parameter(first_check):
 
 def test_the_planted_bugs_are_found_where_they_are(first_check):
     """With both bugs the textbook's difference is the known one, and gc_hooks accuses W2 and b1 alone."""
-    assert "0.2850931567761624, there is a mistake" in first_check[1]
+    (difference,) = re.findall(r"difference (\S+), there is a mistake", first_check[1])
+    assert float(difference) == pytest.approx(0.2850931567761624, rel=TEXTBOOK_DIGITS)
     assert sorted(re.findall(r"^(\S+) +\d+x\d+ +WORRY", first_check[1], re.MULTILINE)) == ["W2", "b1"]
     assert len(re.findall(r"^\S+ +\d+x\d+ +GOOD", first_check[1], re.MULTILINE)) == 4
 
 
 def test_the_repaired_gradient_is_good_where_the_textbook_errs(first_check):
     """The textbook still says that there is a mistake; the default check says GOOD, at about 1e-14."""
-    assert re.search(r"1\.18909\d*e-07, there is a mistake", first_check[2])
+    (difference,) = re.findall(r"difference (\S+), there is a mistake", first_check[2])
+    assert float(difference) == pytest.approx(1.189e-07, rel=0.05)  # at 1e-7 two digits are left
     assert not SUSPECT.search(first_check[2])
     (difference,) = re.findall(r"GOOD, difference (\S+)", first_check[2])
     assert float(difference) < 1e-13
@@ -107,7 +111,7 @@ RIGHT_AT_FIRST = ("penalty-on-biases", "never-zeroed")
 BUGS = ("doubled", "averaged-bias", "relu-mask", "no-penalty", *RIGHT_AT_FIRST)
 
 
-@pytest.mark.parametrize("bug", BUGS)
+@pytest.mark.parametrize("bug", some(BUGS, ["doubled", "never-zeroed"]))
 def test_a_planted_bug_is_found_where_it_is(digits, tmp_path, bug, capsys):
     """WORRY or DOUBLE_CHECK on exactly the parameters that are wrong, GOOD on the others, from the step it shows at."""
     planted = digits.digit_bugs.BUGS[bug]
@@ -126,6 +130,7 @@ def test_a_planted_bug_is_found_where_it_is(digits, tmp_path, bug, capsys):
 LATE = "capped-logits"
 
 
+@pytest.mark.slow
 def test_a_bug_that_appears_late_is_found_when_it_does(digits, tmp_path, monkeypatch):
     """GOOD as long as the logits are small; once they reach the cap every parameter is accused, and the loss named."""
     monkeypatch.setattr(digits.digit_bugs.CappedLogits, "CAP", 4.0)  # the small network's do not grow as far
@@ -145,11 +150,7 @@ def test_every_planted_bug_is_tried(digits):
 
 def test_the_example_starts_from_anywhere(tmp_path):
     """The script finds its parts from another directory, and tells its options."""
-    command = [sys.executable, "-W", "error", str(EXAMPLES / "02_train_digits.py"), "--help"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    told = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=True
-    )
+    told = run_python("-W", "error", EXAMPLES / "02_train_digits.py", "--help", cwd=tmp_path)
     assert all(option in told.stdout for option in ("--bug", "--epochs", "--after", "--seed", "--log-dir"))
 
 
@@ -162,23 +163,21 @@ def test_ten_bugs_are_found_and_named():
     assert example["find"]("") == []
 
 
-def run_script(name, *arguments, missing=(), cwd=ROOT):
+def run_script(name, *arguments, missing=(), **options):
     """A script as a user starts it, with one thread for each library; packages that are missing cannot be imported."""
     code = f"import runpy, sys; sys.modules.update(dict.fromkeys({missing!r})); sys.argv = {[name, *arguments]!r}\n"
     code += f"runpy.run_path({str(EXAMPLES / name)!r}, run_name='__main__')"
-    command = [sys.executable, str(EXAMPLES / name), *arguments] if not missing else [sys.executable, "-c", code]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    command = ["-c", code] if missing else [EXAMPLES / name, *arguments]
+    return run_python(*command, environment={"OMP_NUM_THREADS": "1", "COLUMNS": "200"}, **options)
 
 
-@pytest.mark.parametrize("bug", [False, True])
+@pytest.mark.parametrize("bug", some([False, True], [True]))
 def test_the_pytorch_example_names_the_bug_in_the_training_s_own_log(tmp_path, bug):
     """Beside the training's loss stand the checks; the slope's gradient is accused, with the batch size, or nothing."""
     pytest.importorskip("torch")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     told = run_script("06_pytorch.py", "--log-dir", str(tmp_path / "log"), *(["--bug"] if bug else []))
-    assert told.returncode == 0, told.stderr
     assert re.findall(r"step (\d+): (GOOD|WORRY)", told.stdout) == [
         (step, "WORRY" if bug else "GOOD") for step in ("0", "1", "200")
     ]
@@ -191,12 +190,11 @@ def test_the_pytorch_example_names_the_bug_in_the_training_s_own_log(tmp_path, b
     assert difference == bug
 
 
-@pytest.mark.parametrize("bug", [False, True])
+@pytest.mark.parametrize("bug", some([False, True], [True]))
 def test_the_cluster_example_finds_one_entry_of_1500(bug):
     """Over a Dask cluster on this machine every entry is measured, and the wrong one is told."""
     pytest.importorskip("distributed")
     told = run_script("08_on_a_cluster.py", *(["--bug"] if bug else []))
-    assert told.returncode == 0, told.stderr
     assert ("step 0: DOUBLE_CHECK" if bug else "step 0: GOOD") in told.stdout
     assert ("single_entries: dW1 is wrong in entry [3, 4] only." in told.stdout) == bug
     assert re.search(r"1[6-9]\d\d evaluations over LocalCluster", told.stdout)
@@ -208,8 +206,7 @@ def test_the_cluster_example_finds_one_entry_of_1500(bug):
 )
 def test_an_example_says_which_extra_it_needs(tmp_path, name, missing, extra):
     """Without the package there is one line that says what to install, and no traceback."""
-    told = run_script(name, missing=missing, cwd=tmp_path)
-    assert told.returncode == 1
+    told = run_script(name, missing=missing, cwd=tmp_path, status=1)
     assert f"pip install gc_hooks[{extra}]" in told.stderr
     assert "Traceback" not in told.stderr
 
@@ -250,6 +247,7 @@ def test_layers_and_lists():
     assert "3 gradients for 4 parameters" in short.notes[0]
 
 
+@pytest.mark.slow
 def test_the_convolutional_example_is_good_at_every_check(tmp_path, capsys):
     """With a quarter of the channels and of the epochs: GOOD at 0, 1 and N, and most of the digits are read."""
     example = runpy.run_path(str(EXAMPLES / "09_convolutional_digits.py"))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gc_hooks import NondeterministicLoss, Verdict, central, check_gradients, entries, joint, nn, per_parameter
+from hunts import seeds
 from zoo import network, trained
 
 RNG = np.random.default_rng(11)
@@ -115,9 +116,10 @@ def dropped(rate, where, rng):
 @everywhere
 @methods
 @pytest.mark.parametrize("where", ["inputs", "hidden"])
-def test_5_dropout_in_front_of_weights_that_are_zero(where, method, probes):
+@seeds(2, 10)
+def test_5_dropout_in_front_of_weights_that_are_zero(where, method, probes, seeds):
     """At the point the loss repeats itself whatever the mask; asked away from it, it does not, and is told why."""
-    for seed in range(10):
+    for seed in seeds:
         options = {"method": method, "probes": probes, "seed": seed}
         loss, params, backward = dropped(0.2, where, np.random.default_rng(seed))
         with pytest.raises(NondeterministicLoss, match=r"away from those .* It draws from masks.*dropout"):

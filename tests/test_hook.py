@@ -516,7 +516,7 @@ def test_a_log_directory_that_cannot_be_made_is_one_warning(tmp_path, path, belo
     hook = GradCheckHook(after=2, log_dir=tmp_path / "taken" / below)
     with pytest.warns(
         GradCheckWarning,
-        match=r"TensorBoardReporter failed with NotADirectoryError: .*taken.* stands a file.*Try the name",
+        match=r"TensorBoardReporter failed with NotADirectoryError: .*taken.* a file stands there.*Try the name",
     ) as caught:
         assert train_right(hook, 4, path) == 4
     assert len(caught) == 1
@@ -561,13 +561,13 @@ def test_reporters_and_a_log_directory_are_both_told(tmp_path, capsys):
         ({"batch_size": 0}, "batch_size=0"),
         ({"batch_size": True}, "batch_size=True"),
         ({"batch_size": 2.0}, r"batch_size=2.0"),
-        ({"after": -1}, r"at\(-1\)"),
-        ({"after": 10.0}, r"at\(10.0\)"),
-        ({"every": 0}, r"every\(0\)"),
-        ({"schedule": 500}, "500 is no schedule"),
+        ({"after": -1}, "after needs a whole number, 0 or more, got -1"),
+        ({"after": 10.0}, "after needs a whole number, 0 or more, got 10.0"),
+        ({"every": 0}, "every needs a whole number, 1 or more, got 0"),
+        ({"schedule": 500}, "A schedule must be a function of the number of calls, got 500"),
         ({"reporters": [Listener(), print]}, r"print.*has no method report\(report\).*Try ConsoleReporter\(\)"),
-        ({"reporters": [Listener]}, r"the class Listener. Try Listener\(\)"),
-        ({"reporters": Listener()}, "is no list of reporters. Try reporters="),
+        ({"reporters": [Listener]}, r"the class Listener. Try an object: Listener\(\)"),
+        ({"reporters": Listener()}, "must be a list, got .*Try reporters="),
     ],
 )
 def test_arguments_that_cannot_be_used_are_refused(options, seen):

@@ -8,17 +8,20 @@ import numpy as np
 import pytest
 
 from gc_hooks import GradCheckHook, Verdict, check_gradients, drift, joint, per_parameter
+from gc_hooks import problem as problem_module
 from gc_hooks.arrays import large
 from gc_hooks.arrays.large import Normals, inner, jittered, normals, sampled, scrambled, shifted_within, view_or_copy
-from gc_hooks.slopes import instrument
+from gc_hooks.problem import validate
+from gc_hooks.slopes import instrument, probes
 from gc_hooks.verdicts import localize
+from hunts import some
 from zoo import network
 
 
 @pytest.fixture(autouse=True)
 def small_is_large(monkeypatch):
     """From twelve entries on, in blocks of five."""
-    for module in (large, instrument, localize):
+    for module in (large, problem_module, validate, probes, instrument, localize):
         monkeypatch.setattr(module, "LARGE", 12)
     monkeypatch.setattr(large, "BLOCK", 5)
     monkeypatch.setattr(large, "SAMPLE", 6)
@@ -53,18 +56,19 @@ def test_going_along_a_direction_and_its_slope_are_those_of_the_whole_vector(dra
 
 
 def test_a_jitter_moves_every_entry_by_a_share_of_itself(rng):
-    """And the array that was moved is nobody's to write to."""
+    """And the large array that was moved is nobody's to write to."""
     array = rng.standard_normal((4, 8))
     moved = jittered(array, 1e-3, rng)
     assert 0 < np.max(np.abs(moved / array - 1)) < 1e-2
     assert not moved.flags.writeable
-    assert jittered(array[:1], 1e-3, rng).flags.writeable
 
 
-def test_a_jitter_moves_a_bias_that_is_zero_by_a_share_of_a_unit(rng):
-    moved = jittered(np.zeros(3), 1e-3, rng, 10.0)
-    assert np.all(moved != 0)
-    assert np.max(np.abs(moved)) < 0.1
+def test_a_jitter_moves_a_bias_that_is_zero_by_the_rounding_of_its_unit(rng):
+    point = {"W": 10 * np.ones((2, 2)), "b": np.zeros(3)}
+    moved = validate.build_problem(lambda p: np.sum(p["W"]), point, point).jittered(rng).point
+    assert 0 < np.max(np.abs(moved["W"] / 10 - 1)) < 1e-14
+    assert np.all(moved["b"] != 0)
+    assert np.max(np.abs(moved["b"])) < 1e-13
 
 
 def test_scrambled_entries_have_the_same_sizes_block_by_block(rng):
@@ -95,10 +99,10 @@ def test_a_sample_has_the_norm_of_the_whole(rng):
     assert np.array_equal(sampled(array[:3]), array[:3])
 
 
-@pytest.mark.parametrize("activation", ["tanh", "relu", "sigmoid"])
+@pytest.mark.parametrize("activation", some(["tanh", "relu", "sigmoid"], ["relu"]))
 @pytest.mark.parametrize("probes", [None, per_parameter, joint])
 @pytest.mark.parametrize("way", ["function", "buffers", "in place"])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", some(range(3), [0]))
 def test_large_arrays_are_judged_as_others_are(activation, probes, way, seed):
     """A correct network is never accused, one with a wrong weight matrix is, and both are left as they were."""
     right = network(seed, activation)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gc_hooks import InvalidProblem, central, complex_step, fixed_step
 from gc_hooks.report.verdict import Status
-from gc_hooks.slopes.estimate import Curve, Estimate
+from gc_hooks.slopes.methods import Curve, Estimate
 from gc_hooks.slopes.noise import measure_noise
 
 SMOOTH = {

@@ -146,5 +146,5 @@ def test_softmax_is_over_the_last_axis_whatever_stands_before():
 @pytest.mark.parametrize("alpha", [0, -1.0, float("nan"), float("inf")])
 def test_an_alpha_that_is_not_positive_is_refused(alpha):
     """It would be another activation."""
-    with pytest.raises(InvalidProblem, match=r"ELU got alpha=.*limit on the far left.*such as 1\.0, or use ReLU"):
+    with pytest.raises(InvalidProblem, match=r"ELU got alpha=.*limit on the far left.*Try 1\.0, or the layer ReLU"):
         nn.ELU(alpha)

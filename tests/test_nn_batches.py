@@ -55,7 +55,7 @@ def test_a_broken_epoch_goes_on_from_its_random_state(done):
     [
         ([1, 2], [1], 1, r"inputs of shape \(2,\) and targets of shape \(1,\): 2 and 1 samples.*Try inputs\.T"),
         ([], [], 1, r"0 and 0 samples"),
-        ([1], [1], 0, r"Batches got batch_size=0.*rounded to zero.*at least 1"),
+        ([1], [1], 0, r"Batches got batch_size=0, but it must be at least 1.*rounded to zero"),
     ],
 )
 def test_data_that_do_not_fit_are_explained(inputs, targets, size, message):

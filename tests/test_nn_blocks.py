@@ -135,8 +135,8 @@ def test_a_block_that_changes_the_shape_is_explained():
     ("make", "message"),
     [
         (lambda: nn.Residual([]), "Residual got no layers"),
-        (lambda: nn.Residual(nn.Sequential([nn.Tanh()])), "Residual got Sequential.* no layer.*Try Residual"),
-        (lambda: nn.Residual([nn.Tanh()], shortcut=[nn.Tanh]), "Residual's shortcut got <class .*no layer"),
+        (lambda: nn.Residual(nn.Sequential([nn.Tanh()])), "Residual got Sequential.* not a layer.*Try Residual"),
+        (lambda: nn.Residual([nn.Tanh()], shortcut=[nn.Tanh]), "Residual's shortcut got <class .*not a layer"),
     ],
 )
 def test_a_block_without_proper_layers_is_refused(make, message):
@@ -341,6 +341,13 @@ def test_a_layer_may_be_unfrozen_between_two_checks(kind, verdict):
     first, second = hook.reports
     assert (first.verdict, second.verdict) == (Verdict.GOOD, verdict)
     assert set(first.parameters) < set(second.parameters) == set(model.params)
+
+
+def test_a_layer_and_its_parameter_may_be_frozen_in_one_call():
+    """What two names have in common is frozen once."""
+    model = nn.Sequential([nn.Dense(5, 4), nn.Dense(4, 3)])
+    model.freeze("dense1.W", "dense1")
+    assert model.frozen == ("dense1.W", "dense1.b")
 
 
 @pytest.mark.parametrize(

@@ -224,7 +224,7 @@ def test_a_layer_prints_its_configuration():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: nn.Conv2D(0, 3), r"Conv2D\(0, 3\) has a side without channels.*such as Conv2D\(1, 8\)"),
+        (lambda: nn.Conv2D(0, 3), r"Conv2D got inputs=0, but it must be at least 1.*channels.*Try Conv2D\(1, 8\)"),
         (lambda: nn.Conv2D(1, 3, 0), r"size=0 is neither a whole number of at least 1.*Try size=1"),
         (lambda: nn.Conv2D(1, 3, stride=(1, 2, 3)), r"stride=\(1, 2, 3\) is neither"),
         (lambda: nn.Conv2D(1, 3, padding=-1), r"padding=-1 is neither a whole number of at least 0"),
@@ -244,8 +244,8 @@ def test_a_setting_out_of_range_is_explained(make, message):
         (nn.Conv2D(1, 2), (5, 64), r"got inputs of shape \(5, 64\) where \(samples, height, width, 1\).*reshape"),
         (nn.Conv2D(1, 2), (5, 1, 8, 8), r"channels first.*transpose\(0, 2, 3, 1\)"),
         (nn.MaxPool2D(), (8, 8, 3), r"\(samples, height, width, channels\)"),
-        (nn.MaxPool2D(3), (5, 2, 9, 3), r"images of 2x9, and its windows of 3x3 find no room.*Try fewer"),
-        (nn.Conv2D(3, 2, 5), (5, 4, 4, 3), "find no room"),
+        (nn.MaxPool2D(3), (5, 2, 9, 3), r"\(5, 2, 9, 3\) where room for a window of 3x3 is needed.*Try fewer"),
+        (nn.Conv2D(3, 2, 5), (5, 4, 4, 3), "room for a window of 5x5 is needed"),
     ],
 )
 def test_images_that_do_not_fit_are_explained(layer, shape, message):

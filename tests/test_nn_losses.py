@@ -214,7 +214,7 @@ def test_a_regression_predicts_its_outputs_and_has_no_metrics():
         (np.array([0.0, 1.0]), r"labels of type float64.*must be integers.*Try labels\.astype"),
         (np.array([0, 3]), r"1 label\(s\) outside 0 to 2, such as 3.*count from 1.*Try labels - 1"),
         (np.array([-1, 5]), r"2 label\(s\) outside 0 to 2, such as -1"),
-        (np.array([0, 1, 2]), r"outputs of shape \(2, 3\) and targets of shape \(3,\).*one row of logits.*Try"),
+        (np.array([0, 1, 2]), r"outputs of shape \(2, 3\) and targets of shape \(3,\).*a row of logits.*Try"),
         (np.array([[0], [1]]), r"targets of shape \(2, 1\).*Try targets\.ravel"),
         (np.array([[1.0, 2, 3], [1, 0, 0]]), r"1 target row\(s\) .*row 0 sums to 6.*counts or logits.*Try dividing"),
         (np.array([[1.0, 0, 0], [2, -1, 0]]), r"row 1 sums to 1, its smallest entry is -1"),
@@ -237,7 +237,7 @@ def test_softmax_explains_outputs_that_are_no_rows():
         (np.zeros((2, 2)), [0, 1], r"outputs of shape \(2, 2\).*one logit and one target.*Try Dense\(\.\.\., 1\)"),
         (np.zeros((2, 1)), [0, 1, 1], r"targets of shape \(3,\)"),
         (np.zeros((2, 1)), [[0, 1], [1, 0]], r"targets of shape \(2, 2\)"),
-        (np.zeros((2, 1)), [-1, 1], r"1 target\(s\) outside \[0, 1\], such as -1.*named -1 and 1.*Try"),
+        (np.zeros((2, 1)), [-1, 1], r"1 target\(s\) outside \[0, 1\], such as -1.*classes may be -1 and 1.*Try"),
         (np.zeros((2, 1)), [np.nan, 1], r"such as nan"),
     ],
 )
@@ -282,7 +282,7 @@ def test_l2_of_no_weights_is_zero():
 
 @pytest.mark.parametrize("strength", [-1e-4, float("nan"), float("inf")])
 def test_a_negative_or_infinite_penalty_is_refused(strength):
-    with pytest.raises(InvalidProblem, match=r"L2 got strength=.*rewards large weights.*zero or more"):
+    with pytest.raises(InvalidProblem, match=r"L2 got strength=.*zero or more.*rewards large weights.*Try L2"):
         L2(strength)
 
 

@@ -143,10 +143,16 @@ def test_a_batch_of_one_sample_becomes_beta_and_stays_finite():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: nn.BatchNorm(0), r"BatchNorm got features=0.*Try 1e-5"),
-        (lambda: nn.LayerNorm(3, epsilon=0), r"LayerNorm got features=3, epsilon=0\..*divides zero by zero"),
-        (lambda: nn.BatchNorm(3, momentum=0), r"momentum=0, outside \(0, 1\].*share of the newest.*Try 0\.1"),
-        (lambda: nn.Sequential([nn.LayerNorm(3)])(INPUTS), r"LayerNorm\(3\) got inputs of shape \(40, 4\).*last"),
+        (lambda: nn.BatchNorm(0), r"BatchNorm got features=0, but it must be at least 1.*last axis"),
+        (
+            lambda: nn.LayerNorm(3, epsilon=0),
+            r"got epsilon=0, but it must be positive.*zero by zero.*Try 1e-5",
+        ),
+        (lambda: nn.BatchNorm(3, momentum=0), r"momentum=0, outside \(0, 1\].*weight of the newest.*Try 0\.1"),
+        (
+            lambda: nn.Sequential([nn.LayerNorm(3)])(INPUTS),
+            r"LayerNorm\(3\) got inputs.*\(40, 4\) where.*\.\.\., 3\) is",
+        ),
         (lambda: nn.Sequential([nn.BatchNorm(4)])(np.ones((2, 4, 5, 5))), r"Try .*transpose\(0, 2, 3, 1\)"),
     ],
 )

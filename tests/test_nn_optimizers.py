@@ -166,17 +166,20 @@ def test_a_schedule_sets_the_rate_of_every_update():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: nn.Nesterov(0.1, momentum=1), r"Nesterov got momentum=1, outside \[0, 1\).*Try 0\.9"),
+        (lambda: nn.Nesterov(0.1, momentum=1), r"Nesterov got momentum=1, but it must be in \[0, 1\).*Try 0\.9"),
         (lambda: nn.RMSProp(decay=1.5), r"RMSProp got decay=1\.5"),
-        (lambda: nn.RMSProp(epsilon=0), r"RMSProp got epsilon=0.*divides zero by zero.*1e-8"),
-        (lambda: nn.AdamW(decay=-1), r"AdamW got decay=-1.*grow without end.*zero or more"),
+        (lambda: nn.RMSProp(epsilon=0), r"RMSProp got epsilon=0.*divide zero by zero.*1e-8"),
+        (lambda: nn.AdamW(decay=-1), r"AdamW got decay=-1.*zero or more.*grow without end.*Try"),
         (lambda: nn.AdamW(-1), r"AdamW got learning_rate=-1"),
-        (lambda: nn.clip_by_norm(0), r"clip_by_norm got the limit 0.*Nothing would be left.*positive number"),
-        (lambda: nn.clip_by_value(np.nan), r"clip_by_value got the limit nan"),
-        (lambda: nn.step_decay(0.1, every=0), r"step_decay got every=0.*rounded to zero.*positive number"),
+        (lambda: nn.clip_by_norm(0), r"clip_by_norm got limit=0, but it must be positive.*nothing would be left.*Try"),
+        (lambda: nn.clip_by_value(np.nan), r"clip_by_value got limit=nan"),
+        (lambda: nn.step_decay(0.1, every=0), r"step_decay got every=0, but it must be positive.*rounded to zero.*Try"),
         (lambda: nn.exponential_decay(-0.1, 0.9), r"exponential_decay got rate=-0\.1"),
-        (lambda: nn.cosine_decay(0.1, 10, floor=0.2), r"cosine_decay got floor=0\.2 with rate=0\.1.*falls from.*floor"),
-        (lambda: nn.warm_up(3, 0.1), r"warm_up got after=0\.1.*no function.*lambda step: 0\.1"),
+        (
+            lambda: nn.cosine_decay(0.1, 10, floor=0.2),
+            r"floor=0\.2 with rate=0\.1.*falls to.*Try floor=0",
+        ),
+        (lambda: nn.warm_up(3, 0.1), r"warm_up got after=0\.1.*not a function of the step.*lambda step: 0\.1"),
         (lambda: nn.warm_up(0, lambda step: 0.1), r"warm_up got steps=0"),
     ],
 )

@@ -161,7 +161,7 @@ def test_huber_is_a_parabola_near_and_a_line_far():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: nn.SoftmaxCrossEntropy(smoothing=1), r"smoothing=1, outside \[0, 1\).*share.*Try 0\.1"),
+        (lambda: nn.SoftmaxCrossEntropy(smoothing=1), r"smoothing=1, but it must be in \[0, 1\).*fraction.*Try 0\.1"),
         (lambda: nn.SoftmaxCrossEntropy(smoothing=np.nan), r"smoothing=nan"),
         (lambda: nn.SoftmaxCrossEntropy(weights=[1, -1]), r"weights=\[1\.0, -1\.0\].*reward mistakes.*bincount"),
         (lambda: nn.SoftmaxCrossEntropy(weights=[0, 0]), r"with zeros alone nothing counts"),
@@ -172,8 +172,8 @@ def test_huber_is_a_parabola_near_and_a_line_far():
         ),
         (lambda: nn.SoftmaxCrossEntropy(ignore=-1).value(LOGITS, LABELS - 2), r"such as -2.*ignore="),
         (lambda: nn.SoftmaxCrossEntropy().value(LOGITS, LABELS[:, :3]), r"\(3, 4, 5\) and targets of shape \(3, 3\)"),
-        (lambda: nn.Huber(0), r"Huber got delta=0.*grows in a line.*positive number"),
-        (lambda: nn.Huber().value(np.ones((2, 1)), np.ones(3)), r"Huber got outputs of shape"),
+        (lambda: nn.Huber(0), r"Huber got delta=0, but it must be positive.*grows in a line.*Try"),
+        (lambda: nn.Huber().value(np.ones((2, 1)), np.ones(3)), r"Huber\(1\) got outputs of shape"),
         (lambda: nn.Masked(nn.SoftmaxCrossEntropy()), r"Masked got SoftmaxCrossEntropy\(\).*ignore=-1"),
         (lambda: nn.Masked(nn.Huber()).value(np.ones((2, 3)), np.ones(2)), r"Masked\(Huber\(1\)\) got outputs.*or NaN"),
         (

@@ -506,7 +506,7 @@ def test_early_stopping_without_its_figure_explains_itself():
 
 
 def test_early_stopping_without_patience_is_refused():
-    with pytest.raises(InvalidProblem, match=r"patience=0.*stop at once.*at least 1"):
+    with pytest.raises(InvalidProblem, match=r"patience=0, but it must be at least 1.*stop at once"):
         EarlyStopping(patience=0)
 
 
@@ -532,7 +532,7 @@ def test_data_that_do_not_fit_are_explained(inputs, targets, message):
 
 @pytest.mark.parametrize("option", ["epochs", "batch_size"])
 def test_counts_below_one_are_refused(option):
-    with pytest.raises(InvalidProblem, match=rf"fit got {option}=0\. Nothing would be trained.*at least 1"):
+    with pytest.raises(InvalidProblem, match=rf"fit got {option}=0, but it must be at least 1\. Nothing.*trained"):
         trainer().fit(INPUTS, LABELS, **{option: 0})
 
 

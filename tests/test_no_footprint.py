@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from gc_hooks import Callback, GradCheckHook, GradCheckWarning, Verdict, every, first, nn
+from hunts import some
 
 RNG = np.random.default_rng(5)
 LABELS = RNG.integers(3, size=40)
@@ -81,7 +82,8 @@ def a_hook(**options):
 
 LEAKS = {
     "parameter": lambda run, state: np.nextafter(run.model.params["dense1.b"], 1, out=run.model.params["dense1.b"]),
-    "gradient": lambda run, state: np.copyto(state.grads["dense2.b"], np.nextafter(state.grads["dense2.b"], 1)),
+    # An update may round the gradient's last bit away: which bits it keeps depends on the processor.
+    "gradient": lambda run, state: np.multiply(state.grads["dense2.b"], 1 + 1e-9, out=state.grads["dense2.b"]),
     "masks": lambda run, state: run._masks.random(),
     "orders": lambda run, state: run._orders.random(),
     "numpy": lambda run, state: np.random.rand(),
@@ -99,7 +101,7 @@ def test_the_comparison_sees_a_footprint(leak):
 
 
 @pytest.mark.parametrize("dropout", ["off", "frozen"])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", some(OPTIMIZERS, ["adam"]))
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_a_run_with_checks_equals_one_without(dtype, optimizer, dropout):
     """Parameters, gradients, optimiser, generators and history are the same bits after fourteen checks."""
@@ -177,8 +179,8 @@ def interrupted_and_continued(run):
 
 
 @pytest.mark.parametrize("dropout", ["off", "frozen"])
-@pytest.mark.parametrize("count", COUNTS)
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("count", some(COUNTS, [1, 3, 13]))
+@pytest.mark.parametrize("dtype", some([np.float64, np.float32], [np.float64]))
 def test_an_interrupted_check_leaves_no_trace(count, dropout, dtype):
     """Ctrl-C in the middle of a check leaves what Ctrl-C without one leaves, and a later training goes on the same."""
     hook = a_hook(dropout=dropout)
@@ -334,10 +336,14 @@ def test_a_generator_that_is_replaced_between_checks_is_put_back_too(listed):
 @pytest.mark.parametrize(
     "action",
     [
+        # Each needs a process of its own, in which nothing has been used before.
         "gc_hooks.ConsoleReporter().report(gc_hooks.check_gradients(lambda w: w**2, 1.0, lambda w: 2 * w))",
-        "gc_hooks.terminal.load_rich()",
-        "nn.Trainer(nn.Sequential([nn.Dense(2, 1)]), nn.MeanSquaredError(), nn.SGD(0.1)).fit("
-        "np.ones((4, 2)), np.ones((4, 1)), epochs=1)",
+        pytest.param("gc_hooks.terminal.load_rich()", marks=pytest.mark.slow),
+        pytest.param(
+            "nn.Trainer(nn.Sequential([nn.Dense(2, 1)]), nn.MeanSquaredError(), nn.SGD(0.1)).fit("
+            "np.ones((4, 2)), np.ones((4, 1)), epochs=1)",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_what_is_loaded_on_first_use_draws_no_random_number(action):

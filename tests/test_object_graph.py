@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 
 from gc_hooks import GradCheckHook, adapters, check_gradients
-from gc_hooks.isolation.object_graph import MOST, generators_kept, referred
+from gc_hooks.isolation.generators import MOST, find_generators
+from gc_hooks.isolation.object_graph import Node, all_ways, references
+from gc_hooks.isolation.object_graph import walk as walk_objects
+from gc_hooks.isolation.snapshot import preserve
 
 HERE = np.random.default_rng(1)
 
@@ -56,6 +59,45 @@ class Slotted:
         self.rng = rng
 
 
+class Hidden:
+    __slots__ = ("__rng",)
+
+    def __init__(self, rng):
+        self.__rng = rng
+
+    def __call__(self):
+        return self.__rng.random()
+
+
+class Late:
+    @functools.cached_property
+    def drawn(self):
+        return HERE.random()
+
+
+class Heir(Model):
+    """Whose generator stands in the class that it inherits from."""
+
+
+class Table(dict):
+    """A dictionary with attributes of its own."""
+
+
+class Layers(list):
+    """A list with attributes of its own."""
+
+
+def with_rng(thing, rng):
+    thing.rng = rng
+    return thing
+
+
+def array_of(*things):
+    array = np.empty(len(things), dtype=object)
+    array[:] = things
+    return array
+
+
 def fresh():
     return np.random.default_rng(3)
 
@@ -63,6 +105,16 @@ def fresh():
 def in_closure():
     rng = fresh()
     return lambda: rng.random()
+
+
+def in_closure_of_one_argument():
+    rng = fresh()
+    return lambda x: x + rng.random()
+
+
+def in_array():
+    array = array_of(None, Model(fresh()))
+    return lambda: array[1].own()
 
 
 def of_old_kinds():
@@ -118,6 +170,13 @@ FUNCTIONS = {
     "namespace": behind(lambda rng: SimpleNamespace(rng=rng)),
     "circle": behind(lambda rng: [parts := [rng], parts.append(parts)][:1]),
     "long history beside it": behind(lambda rng: Model(rng, [0.5] * 100_000)),
+    "private slot": Hidden(fresh()),
+    "attribute of a dictionary": behind(lambda rng: with_rng(Table(a=1), rng)),
+    "attribute of a list": behind(lambda rng: with_rng(Layers([1]), rng)),
+    "array of objects": in_array(),
+    "class that is inherited from": lambda: Heir.shared.random(),
+    "cached property": lambda: Late().drawn,
+    "vectorized function": functools.partial(np.vectorize(in_closure_of_one_argument()), [0.0]),
     "adapter": adapters.parallel([np.ones(1)], [np.ones(1)], loss=in_closure())["loss"],
 }
 
@@ -125,7 +184,7 @@ FUNCTIONS = {
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
 def test_a_generator_is_put_back_wherever_it_stands(function):
     """What it draws next is what it would have drawn; without the keeping it is not."""
-    with generators_kept(function) as notes:
+    with find_generators(function).preserve() as notes:
         first = [function() for _ in range(3)]
     assert [function() for _ in range(3)] == first
     assert function() != first[0]
@@ -141,7 +200,7 @@ def test_a_generator_that_was_replaced_stands_where_it_stood():
         return model.rng.random()
 
     before = model.rng, held["rng"]
-    with generators_kept(loss):
+    with find_generators(loss).preserve():
         loss()
         assert model.rng is not before[0]
     assert (model.rng, held["rng"]) == before
@@ -156,9 +215,9 @@ def test_what_cannot_be_put_back_is_told():
     """A generator without a state, and more objects than are looked at; the check is made all the same."""
     mute, many = Mute(1), [[Model()] for _ in range(900)]
     crowd = {number: [[[Model()]] for _ in range(20)] for number in range(MOST // 20)}
-    with generators_kept(lambda: (mute, many)) as notes:
+    with find_generators(lambda: (mute, many)).preserve() as notes:
         assert [note.partition(" does not")[0] for note in notes] == ["The random generator mute (Mute)"]
-    with generators_kept(lambda: crowd) as notes:
+    with find_generators(lambda: crowd).preserve() as notes:
         assert "More than 5,000 objects" in notes[0]
     report = check_gradients(lambda w: np.sum(w**2) + 0 * mute.random(), np.ones(2), 2 * np.ones(2))
     assert report.ok
@@ -179,16 +238,71 @@ def test_objects_that_do_not_want_to_be_looked_at_are_let_be():
     def loss():
         return shy, rng.random(), later
 
-    with generators_kept(loss, np.sum, None) as notes:
+    with find_generators(loss, np.sum, None).preserve() as notes:
         first = rng.random()
     assert rng.random() == first
     assert notes == ()
     later = 1
 
 
+class Dense:
+    def __init__(self):
+        self.params, self.grads = {"W": np.ones(1)}, {"W": np.ones(1)}
+        self.rng = fresh()
+
+
+class PrivatelySlotted:
+    __slots__ = ("__layer",)
+
+    def __init__(self, layer):
+        self.__layer = layer
+
+
+WHOLES = {
+    "attribute": lambda layer: SimpleNamespace(layer=layer),
+    "slot": Slotted,
+    "private slot": PrivatelySlotted,
+    "list": lambda layer: [layer],
+    "tuple": lambda layer: (1, layer),
+    "set": lambda layer: {layer},
+    "deque": lambda layer: collections.deque([layer]),
+    "dictionary": lambda layer: {"layer": layer},
+    "array of objects": lambda layer: array_of(None, layer),
+    "attribute of a list": lambda layer: with_rng(Layers([1]), layer),
+    "attribute of a dictionary": lambda layer: with_rng(Table(), layer),
+    "circle": lambda layer: [parts := [layer], parts.append(parts)][:1],
+}
+
+
+@pytest.mark.parametrize("make", WHOLES.values(), ids=WHOLES)
+def test_what_one_visitor_sees_the_others_see(make):
+    """A layer is found, copied and put back, and its generator is found, wherever the layer stands."""
+    layer = Dense()
+    thing = make(layer)
+    assert [node.thing for node in find_generators(lambda: thing).nodes] == [layer.rng]
+    with preserve(thing):
+        layer.params["W"][:] = 2.0
+        first = layer.rng.random()
+    assert (layer.params["W"], layer.rng.random()) == (1.0, first)
+    (name,) = adapters.layers(thing, loss=lambda: 0.0)["params"]
+    assert name.endswith(".W")
+
+
+def test_a_thing_goes_by_the_shortest_way_to_it():
+    """As a user would write it; the object of a method has the name under which the method stands."""
+    model = Model(parts=[{"a": Model()}, Slotted(np.ones(1))])
+    model.draw = model.parts[0]["a"].own
+    names = {id(node.thing): node.name for node in walk_objects([Node(model)], all_ways)}
+    assert names[id(model.parts[1].rng)] == "Model.parts[1].rng"
+    assert names[id(model.parts[0]["a"])] == "Model.draw"
+    assert names[id(Model.shared)] == "Model.shared"
+    (node,) = references(lambda: model)
+    assert (node.name, node.keys) == ("model", ["model"])
+
+
 def test_libraries_are_not_walked_through():
     """A function of NumPy's or of Python's leads to nothing, nor does the module that the code names."""
-    assert list(referred(lambda: (np.linalg.norm, itertools.chain, sys.modules, collections.Counter))) == []
+    assert references(lambda: (np.linalg.norm, itertools.chain, sys.modules, collections.Counter)) == []
 
 
 class Net:
@@ -272,6 +386,6 @@ def test_a_generator_of_torch_is_put_back():
     """It has a state of its own kind."""
     torch = pytest.importorskip("torch")
     generator = torch.Generator().manual_seed(1)
-    with generators_kept(lambda: generator):
+    with find_generators(lambda: generator).preserve():
         first = torch.rand(1, generator=generator).item()
     assert torch.rand(1, generator=generator).item() == first

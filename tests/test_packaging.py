@@ -85,7 +85,7 @@ def test_command_is_installed_and_loads() -> None:
     assert callable(command.load())
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "lint", "view", "clean", "help"])
+@pytest.mark.parametrize("target", ["demo", "test", "test-all", "lint", "view", "clean", "help"])
 def test_makefile_has_and_describes_its_targets(target: str) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert re.search(rf"^{target}:.*## \w", makefile, flags=re.MULTILINE)

@@ -79,7 +79,7 @@ def test_every_entry_is_probed_once(problem):
     """The probes of the default depth are all entries of all parameters, each with its parameter's unit."""
     probes = list(entries(problem, np.random.default_rng(0)))
     assert sorted((p.name, p.index) for p in probes) == [("W", k) for k in range(6)] + [("b", k) for k in range(2)]
-    assert {(p.name, p.scale) for p in probes} == set(problem.scales.items())
+    assert {(p.name, p.scale) for p in probes} == {(parameter.name, parameter.scale) for parameter in problem}
 
 
 def test_parameters_take_turns(problem):

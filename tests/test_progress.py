@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
+import sys
 
 import numpy as np
 import pytest
 import rich.console
 
 from gc_hooks import check_gradients, entries
-from gc_hooks.slopes import progress
 
 W = np.linspace(-1, 1, 40)
 
@@ -20,7 +20,7 @@ def screen(monkeypatch):
     written = io.StringIO()
     real = rich.console.Console
     monkeypatch.setattr(rich.console, "Console", lambda **options: real(file=written, force_terminal=True, width=100))
-    monkeypatch.setattr(progress, "PATIENCE", -1.0)
+    monkeypatch.setattr(sys.modules["gc_hooks.check"], "PATIENCE", -1.0)
     return written
 
 
@@ -37,14 +37,14 @@ def test_a_long_check_shows_a_bar_on_a_terminal(screen):
 
 def test_a_short_check_shows_nothing(screen, monkeypatch):
     """Before a moment has passed nothing is drawn."""
-    monkeypatch.setattr(progress, "PATIENCE", 60.0)
+    monkeypatch.setattr(sys.modules["gc_hooks.check"], "PATIENCE", 60.0)
     assert check().ok
     assert screen.getvalue() == ""
 
 
 def test_elsewhere_nothing_is_shown(capfd, monkeypatch):
     """A log file gets no bar."""
-    monkeypatch.setattr(progress, "PATIENCE", -1.0)
+    monkeypatch.setattr(sys.modules["gc_hooks.check"], "PATIENCE", -1.0)
     assert check().ok
     assert capfd.readouterr() == ("", "")
 

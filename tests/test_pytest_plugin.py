@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from importlib import metadata
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from servers import run_python
+
 TESTS = """
 import numpy as np
 
@@ -47,12 +44,9 @@ def test_loss_raises(gradcheck):
 
 def run_pytest(folder, *arguments):
     """Pytest as a user runs it, with no plugin but this one."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
-    command = [sys.executable, "-m", "pytest", "-p", "_gc_hooks_pytestplugin", "-p", "no:cacheprovider", *arguments]
-    finished = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
-    return finished.stdout
+    environment = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
+    plugins = ["-p", "_gc_hooks_pytestplugin", "-p", "no:cacheprovider"]
+    return run_python("-m", "pytest", *plugins, *arguments, cwd=folder, environment=environment, status=None).stdout
 
 
 @pytest.fixture(scope="module")

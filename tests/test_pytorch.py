@@ -13,6 +13,7 @@ import pytest
 
 from gc_hooks import GradCheckWarning, GradientMismatch, InvalidProblem, MissingDependency, Verdict, drift, every
 from gc_hooks.adapters import TorchGradCheckHook
+from hunts import some
 
 torch = pytest.importorskip("torch")
 nn, functional = torch.nn, torch.nn.functional
@@ -439,7 +440,7 @@ def test_a_module_that_knows_float32_alone(manner, bug):
     assert "the module's own precision" in report.asked[0]
 
 
-@pytest.mark.parametrize("dropout", ["off", "frozen"])
+@pytest.mark.parametrize("dropout", some(["off", "frozen"], ["frozen"]))
 @pytest.mark.parametrize("noise", ["loss", "mask", ""])
 def test_a_loss_that_draws_is_called_random(noise, dropout):
     """Noise in the closure or a mask by hand is no fault of the module's; without it there is nothing to say."""
@@ -476,6 +477,34 @@ def test_casts_inside_of_a_module_do_not_blur_it():
     train(model, hook, 1)
     assert verdicts_of(hook) == [GOOD]
     assert hook.reports[0].difference < 1e-9
+
+
+class PassedOn(torch.autograd.Function):
+    """The identity, whose backward multiplies by a factor."""
+
+    @staticmethod
+    def forward(ctx, inputs, factor):
+        ctx.factor = factor
+        return inputs.clone()
+
+    @staticmethod
+    def backward(ctx, upstream):
+        return upstream * ctx.factor, None
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_autocast_in_the_closure_raises_no_alarm_and_hides_no_bug(factor):
+    """In mixed precision a wrong backward is found, and its right twin is not accused."""
+    model = nn.Linear(6, 3)
+    hook = a_hook(model, after=None, on_fail=lambda report: None)
+
+    def cost(model, inputs, labels):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return functional.cross_entropy(PassedOn.apply(model(inputs), factor).float(), labels)
+
+    train(model, hook, 1, cost=cost)
+    (report,) = hook.reports
+    assert failing(report) == ({"weight", "bias"} if factor == 2 else set())
 
 
 class Recomputed(nn.Module):
@@ -520,7 +549,7 @@ def test_half_precision_is_judged_in_float64():
         (lambda loss: loss * torch.ones(2), r"shape \(2,\), not one number"),
         (lambda loss: loss.backward() or loss, "calls backward"),
         (lambda loss: 1 / 0, "ZeroDivisionError"),
-        (None, "is no function"),
+        (None, "loss must be a function, got None"),
     ],
 )
 def test_a_closure_that_cannot_be_used_ends_no_training(spoil, seen):
@@ -582,7 +611,7 @@ def traces(kind, optimizer, make_hook=None):
     return pickle.dumps((state, grads, slots, states, hidden, model.training))
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", some(OPTIMIZERS, ["adam"]))
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_training_with_checks_equals_one_without(kind, optimizer):
     """Parameters, gradients, optimiser, buffers, attributes and random states are the same bits, right or wrong."""
@@ -612,7 +641,7 @@ def test_the_comparison_sees_a_footprint():
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-@pytest.mark.parametrize("count", [1, 2, 3, 5, 9])
+@pytest.mark.parametrize("count", some([1, 2, 3, 5, 9], [1, 5]))
 def test_a_check_that_breaks_off_leaves_no_trace(count, error):
     """Wherever in a check the closure raises, the module is as it was."""
     model = network(dropout=0.4, norm=True)
@@ -766,7 +795,7 @@ def test_switched_off_the_hook_does_not_touch_the_module(monkeypatch):
 @pytest.mark.parametrize(
     ("model", "options", "seen"),
     [
-        (list, {}, r"is no torch.nn.Module. Try TorchGradCheckHook\(model\)"),
+        (list, {}, r"needs a torch.nn.Module, got \[\] of type list. Try TorchGradCheckHook\(model\)"),
         (nn.Tanh, {}, "Tanh has no parameter that is trained"),
         (lambda: nn.Linear(2, 2), {"dropout": "on"}, "dropout='on' is not known"),
         (lambda: nn.Linear(2, 2), {"on_fail": "explode"}, "on_fail='explode'"),

@@ -7,12 +7,13 @@ import math
 import numpy as np
 import pytest
 
-from gc_hooks import Callback, Tolerance, Verdict, entries, nn
-from gc_hooks.hooks.questions import check_slopes, differ, with_buffers
+from gc_hooks import Callback, TrainState, Verdict, entries, nn, training
+from gc_hooks.check import CheckOptions
+from gc_hooks.hooks.questions import check_slopes, differ, quick_check_slopes, with_buffers
+from gc_hooks.report.comparison import Reason
 
 RNG = np.random.default_rng(4)
 INPUTS, LABELS = RNG.normal(size=(12, 4)), RNG.integers(3, size=12)
-OPTIONS = {"method": None, "tolerance": Tolerance(), "seed": 0, "step": 0}
 MASKS = np.random.default_rng(9).bit_generator.state
 
 
@@ -39,7 +40,7 @@ def stopped_at_gradients(trainer, targets):
 
 
 def ask(state, random_state=None, **options):
-    return check_slopes(state, state.batch, random_state, {**OPTIONS, **options})
+    return check_slopes(state, state.batch, random_state, CheckOptions(**options))
 
 
 def verdicts(report):
@@ -187,6 +188,43 @@ def test_a_gradient_that_a_layer_does_not_return_is_a_finding():
     assert [diagnosis.code for diagnosis in report.diagnoses] == ["missing_gradient"]
 
 
+class OwnLine:
+    """The least that an objective has: a loss and its gradient, which may be wrong by a factor."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def data_loss(self, params, batch, random_state=None):
+        return np.mean((batch[0] @ params["w"] - batch[1]) ** 2)
+
+    def data_gradient(self, params, batch, random_state=None):
+        inputs, targets = batch
+        return {"w": self.factor * 2 * inputs.T @ (inputs @ params["w"] - targets) / len(targets)}
+
+
+class Line(OwnLine, training.Objective):
+    """The same, with the base class."""
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1.0, Verdict.GOOD), (2.0, Verdict.WORRY)])
+@pytest.mark.parametrize("check", [check_slopes, quick_check_slopes])
+@pytest.mark.parametrize("kind", [Line, OwnLine])
+def test_an_objective_needs_a_loss_and_its_gradient(factor, verdict, check, kind):
+    """Everything else has a default: no penalty, no notes, no constants, no layers, nothing that is truncated."""
+    params, batch = {"w": np.ones(4)}, (INPUTS, LABELS.astype(float))
+    objective = kind(factor)
+    state = TrainState(objective, params, objective.data_gradient(params, batch), batch=batch)
+    report = with_buffers(check(state, batch, None, CheckOptions()), state, None)
+    assert report.verdict is verdict
+    assert report.parameters["w"].difference == pytest.approx(0.0 if factor == 1 else 1 / 3, abs=1e-9)
+
+
+def test_an_objective_without_a_loss_is_refused():
+    """The base class names what is missing when the object is made, not in the middle of a training."""
+    with pytest.raises(TypeError, match="data_loss"):
+        type("Empty", (training.Objective,), {})()
+
+
 # Do the buffers equal a fresh pass, twice?
 
 
@@ -221,6 +259,7 @@ def test_what_the_buffers_hold_instead_is_named(change, code, dtype):
     assert {n for n, verdict in verdicts(report).items() if verdict > Verdict.GOOD} == {name}
     assert report.parameters[name].verdict is Verdict.WORRY
     assert "off a fresh backward pass by" in report.parameters[name].note
+    assert report.parameters[name].reason is Reason.HOOK
     assert report.difference > 1e-3
     assert report.asked == slopes.asked
 
@@ -289,4 +328,4 @@ def test_a_remainder_where_the_gradient_is_zero_is_no_difference():
     """Sums in another order leave another remainder of the whole gradient's size times the rounding; more is seen."""
     whole = {"W": np.ones(4), "b": np.array([1e-16])}
     for other, apart in ((-1e-16, False), (1e-12, True)):
-        assert differ(whole, {"W": np.ones(4), "b": np.array([other])}) == apart
+        assert bool(differ(whole, {"W": np.ones(4), "b": np.array([other])})) == apart

@@ -15,6 +15,7 @@ from gc_hooks.problem import Meter
 from gc_hooks.problem.validate import revisit
 from gc_hooks.quick_check import quick_check
 from gc_hooks.report.comparison import Basis
+from hunts import some
 
 WRONG = {
     "doubled": lambda g, rng: 2 * g,
@@ -65,7 +66,7 @@ def test_of_a_wrong_gradient_it_says_nothing(bug, name):
         assert looked_at(net.loss, wrong, net.params, seed=seed) is None
 
 
-@pytest.mark.parametrize("name", ["W1", "W3"])
+@pytest.mark.parametrize("name", some(["W1", "W3"], ["W1"]))
 def test_an_error_of_the_stated_sensitivity_is_seen(name):
     """In one entry, in two that are equal, and spread over all: in 99 of 100 cases."""
     net = zoo.network(3, "sigmoid")

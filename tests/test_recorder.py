@@ -8,11 +8,20 @@ import random
 import numpy as np
 import pytest
 
-from gc_hooks import CheckReport, GradCheckHook, GradCheckWarning, InvalidProblem, TensorBoardReporter, Verdict
+from gc_hooks import (
+    CheckReport,
+    GradCheckHook,
+    GradCheckWarning,
+    InvalidProblem,
+    Reporter,
+    TensorBoardReporter,
+    Verdict,
+)
 from gc_hooks.hooks.recorder import CheckRecorder
+from gc_hooks.reporters import choose_reporters
 
 
-class Listener:
+class Listener(Reporter):
     """A reporter that writes down what it is told, and fails at one verb."""
 
     def __init__(self, fails_at="", opening=""):
@@ -37,6 +46,14 @@ class Listener:
         self._hear("close")
 
 
+def checked(recorder, step, params, ask):
+    """Make a check with a recorder, as a hook does."""
+    with recorder.record(step) as check:
+        check.protect(params, ask)
+        check.report = ask(check.seed)
+    return check.report
+
+
 def seeded_report(seed):
     return CheckReport({}, seed=seed)
 
@@ -52,7 +69,7 @@ def test_a_check_is_kept_and_handed_on():
     """A report goes to every reporter, opened before, and into the list."""
     listeners = Listener(), Listener()
     recorder = CheckRecorder(listeners, 0)
-    report = recorder.check(3, np.ones(2), lambda seed: CheckReport({}, step=3))
+    report = checked(recorder, 3, np.ones(2), lambda seed: CheckReport({}, step=3))
     assert recorder.reports == [report]
     assert [listener.heard for listener in listeners] == [[("open", None), ("report", 3)]] * 2
     assert recorder.seconds > 0
@@ -60,7 +77,7 @@ def test_a_check_is_kept_and_handed_on():
 
 def test_what_a_reporter_says_on_opening_is_a_note_of_the_report():
     """Where the checks go is told with the first of them."""
-    report = CheckRecorder([Listener(opening="They go elsewhere."), Listener()], 0).check(0, 1.0, seeded_report)
+    report = checked(CheckRecorder([Listener(opening="They go elsewhere."), Listener()], 0), 0, 1.0, seeded_report)
     assert report.notes == ("They go elsewhere.",)
 
 
@@ -69,7 +86,7 @@ def test_each_check_has_a_seed_of_its_own_and_a_run_can_be_repeated():
     runs = []
     for seed in (0, 0, 1):
         recorder = CheckRecorder([], seed)
-        runs.append([recorder.check(step, 1.0, seeded_report).seed for step in range(3)])
+        runs.append([checked(recorder, step, 1.0, seeded_report).seed for step in range(3)])
     assert runs[0] == runs[1]
     assert len({*runs[0], *runs[2]}) == 6
 
@@ -79,7 +96,7 @@ def test_a_check_that_fails_is_one_warning_and_an_inconclusive_report():
     listener = Listener()
     recorder = CheckRecorder([listener], 0)
     with pytest.warns(GradCheckWarning, match="Nothing was checked.*step 5.*ZeroDivisionError: by hand") as caught:
-        report = recorder.check(5, 1.0, failing(ZeroDivisionError("by hand")))
+        report = checked(recorder, 5, 1.0, failing(ZeroDivisionError("by hand")))
     assert len(caught) == 1
     assert (report.verdict, report.step, report.ok) == (Verdict.INCONCLUSIVE, 5, False)
     assert "ZeroDivisionError: by hand" in report.notes[0]
@@ -96,7 +113,7 @@ def test_what_the_users_code_raised_is_found_in_it(ask, where):
     """File, line and function, past the library in which it came up; a message of our own needs no address."""
     line = of_nothing.__code__.co_firstlineno + 1
     with pytest.warns(GradCheckWarning, match=r"\. The training goes on") as caught:
-        CheckRecorder([], 0).check(0, 1.0, ask)
+        checked(CheckRecorder([], 0), 0, 1.0, ask)
     (text,) = (str(each.message) for each in caught)
     assert (f"It was raised in of_nothing (test_recorder.py:{line})." in text) == where
     assert "Try" in text
@@ -107,7 +124,7 @@ def test_what_ends_a_program_is_not_held_back(error):
     """Ctrl-C and an exit leave the recorder, without a record, and the time is counted nevertheless."""
     recorder = CheckRecorder([], 0)
     with pytest.raises(error):
-        recorder.check(0, 1.0, failing(error()))
+        checked(recorder, 0, 1.0, failing(error()))
     assert recorder.reports == []
     assert recorder.seconds > 0
 
@@ -120,10 +137,10 @@ def test_a_reporter_that_fails_is_left_out_from_then_on(verb):
 
     def make_checks():
         for step in range(3):
-            recorder.check(step, 1.0, lambda seed, step=step: CheckReport({}, step=step))
-            recorder.tell("say", "so far")
-        recorder.tell("close")
-        recorder.tell("close")
+            checked(recorder, step, 1.0, lambda seed, step=step: CheckReport({}, step=step))
+            recorder.say("so far")
+        recorder.close()
+        recorder.close()
 
     with pytest.warns(GradCheckWarning, match="Listener failed with OSError.*No space left.*not used") as caught:
         make_checks()
@@ -143,10 +160,10 @@ def test_a_reporter_need_not_have_every_verb():
             self.heard += 1
 
     plain = Plain()
-    recorder = CheckRecorder([plain], 0)
-    recorder.check(0, 1.0, seeded_report)
-    recorder.tell("say", "so far")
-    recorder.tell("close")
+    recorder = CheckRecorder(choose_reporters([plain], None, None), 0)
+    checked(recorder, 0, 1.0, seeded_report)
+    recorder.say("so far")
+    recorder.close()
     assert plain.heard == 1
 
 
@@ -154,31 +171,31 @@ def test_movement_is_measured_from_the_first_check():
     """The distance from the first check's weights, in units of their norm, whatever the structure of the parameters."""
     recorder = CheckRecorder([], 0)
     points = [{"a": np.array([3.0, 0.0]), "b": [4.0]}, {"a": np.array([3.0, 1.0]), "b": [4.0]}]
-    assert [recorder.check(0, point, seeded_report).moved for point in points] == [0.0, 0.2]
-    assert recorder.check(0, points[0], seeded_report).moved == 0.0
+    assert [checked(recorder, 0, point, seeded_report).moved for point in points] == [0.0, 0.2]
+    assert checked(recorder, 0, points[0], seeded_report).moved == 0.0
 
 
 def test_movement_from_zero_is_infinite():
     """From weights that are all zero, no movement is zero and any movement is more than can be said."""
     recorder = CheckRecorder([], 0)
-    moved = [recorder.check(0, np.array(value), seeded_report).moved for value in (0.0, 0.0, 1.0)]
+    moved = [checked(recorder, 0, np.array(value), seeded_report).moved for value in (0.0, 0.0, 1.0)]
     assert moved == [0.0, 0.0, math.inf]
 
 
 def test_the_weights_are_remembered_as_they_were():
     """An update in place does not move the point from which movement is measured."""
     recorder, w = CheckRecorder([], 0), np.array([1.0, 0.0], dtype=np.float32)
-    recorder.check(0, w, seeded_report)
+    checked(recorder, 0, w, seeded_report)
     w *= 2
-    assert recorder.check(1, w, seeded_report).moved == 1.0
+    assert checked(recorder, 1, w, seeded_report).moved == 1.0
 
 
 @pytest.mark.parametrize(("shift", "noted"), [(0.0, True), (1e-9, True), (1e-3, False), (math.nan, False)])
 def test_a_check_that_sees_nothing_new_says_so(shift, noted):
     """A second check at the same weights says that it has nothing new to see; at other weights, or NaN, it does not."""
     recorder = CheckRecorder([], 0)
-    first = recorder.check(0, 1.0, seeded_report)
-    second = recorder.check(1, 1.0 + shift, seeded_report)
+    first = checked(recorder, 0, 1.0, seeded_report)
+    second = checked(recorder, 1, 1.0 + shift, seeded_report)
     assert not any("nothing new" in note for note in first.notes)
     assert any("nothing new" in note for note in second.notes) == noted
 
@@ -193,7 +210,7 @@ def test_the_global_random_state_is_put_back():
 
     before = np.random.get_state()[1].copy(), random.getstate()
     with pytest.warns(GradCheckWarning, match="drawn"):
-        CheckRecorder([], 0).check(0, 1.0, draw)
+        checked(CheckRecorder([], 0), 0, 1.0, draw)
     assert np.array_equal(np.random.get_state()[1], before[0])
     assert random.getstate() == before[1]
 
@@ -204,7 +221,7 @@ def test_the_global_random_state_may_be_of_another_kind():
     try:
         np.random.set_bit_generator(np.random.PCG64(1))
         before = np.random.get_state(legacy=False)
-        CheckRecorder([], 0).check(0, 1.0, lambda seed: CheckReport({}, loss=np.random.rand()))
+        checked(CheckRecorder([], 0), 0, 1.0, lambda seed: CheckReport({}, loss=np.random.rand()))
         assert np.random.get_state(legacy=False) == before
     finally:
         np.random.set_bit_generator(original)

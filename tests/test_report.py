@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from gc_hooks import Basis, CheckReport, Comparison, Diagnosis, GradCheckError, Status, Verdict, check_gradients
+from gc_hooks.report import page_texts
 from gc_hooks.report.comparison import EntryComparison
-from gc_hooks.report.text import html_table, markdown_table, markdown_text, text_table
+from gc_hooks.report.plots import ParameterPlot, StepCurve
+from gc_hooks.report.text import html_table, markdown_table, markdown_text, parameter_facts, text_table
 
 GOOD, INCONCLUSIVE, DOUBLE_CHECK, WORRY = Verdict
 HOSTILE = [
@@ -140,7 +142,7 @@ def test_what_could_not_be_compared_has_no_difference():
     """Missing, misshapen or NaN: that of the others would look like its own."""
     nan = {"difference": math.nan, "verdict": WORRY}
     report = report_of(comparison("W", **nan), comparison("b", **nan), comparison("c"), difference=0.0, error=1e-14)
-    assert report.headline == "step 0: WORRY, 2 parameters not comparable, 2 of 3 parameters: W, b"
+    assert report.headline == "step 0: WORRY, 2 parameters not comparable, 2 of 3 parameters: W and b"
 
 
 def test_the_headline_of_an_empty_report_is_its_verdict():
@@ -153,6 +155,66 @@ def test_the_headline_of_a_bad_check_names_the_parameters():
     """At most four names, the worst first."""
     report = report_of(*(comparison(f"W{k}", WORRY, k / 10) for k in range(6)), comparison())
     assert report.headline == "step 0: WORRY, 6 of 7 parameters: W5, W4, W3, W2 and 2 more"
+
+
+def test_the_page_gets_the_words_of_the_console():
+    """The difference, the sentences and their order are those that are printed, and what the check cost is added."""
+    texts = page_texts(FULL)
+    assert texts["stated"] == FULL.stated == "2.5e-01 ± inf"
+    assert texts["facts"] == ["step 7", "difference 2.5e-01 ± inf", "loss nan", "42 evaluations, 0.12 s"]
+    assert texts["summary"] == "Not good: bad and nan."
+    *sentences, cost = texts["sentences"]
+    assert sentences == FULL.remarks
+    assert all(sentence in str(FULL).splitlines() for sentence in sentences)
+    assert cost == (
+        "Measured by central + complex_step; seed 3; 42 evaluations of the loss, 0 of them complex, 2 of the gradient."
+    )
+
+
+@pytest.mark.parametrize(
+    ("report", "summary"),
+    [
+        (report_of(comparison()), "Backprop's gradient is the slope of the loss, in 1 parameter."),
+        (report_of(comparison("a"), comparison("b")), "Backprop's gradient is the slope of the loss, in 2 parameters."),
+        (
+            report_of(*(comparison(f"W{k}", WORRY, k / 10) for k in range(8))),
+            "Not good: W7, W6, W5, W4, W3, W2 and 2 more.",
+        ),
+        (CheckReport({}), "Nothing was checked."),
+        (CheckReport({}, notes=("The loss raised.", "b")), "The loss raised."),
+    ],
+)
+def test_the_page_says_how_a_check_ended(report, summary):
+    """In one sentence, which stands where a diagnosis would."""
+    assert page_texts(report)["summary"] == summary
+
+
+def test_the_page_says_what_is_known_of_a_parameter():
+    """The difference as in the table, what it rests on, and whatever else is known and finite."""
+    exact = comparison(basis=Basis.EXACT, sensitivity=2e-7, backprop_norm=1.0, measured_norm=2.0, note="a note")
+    facts = dict(parameter_facts(replace(exact, penalty_share=0.25, weight_norm=3.0, moved=0.5)))
+    assert facts == {
+        "difference": "1.0e-10 ± 1e-12, all entries measured (6)",
+        "sensitivity": "a relative error above 2e-07 would have been seen",
+        "gradient": "norm 1 by backprop, 2 measured",
+        "penalty": "0.25 of the gradient",
+        "weights": "norm 3, moved by 0.5 of their norm since the first check",
+        "noted": "a note",
+    }
+    assert dict(parameter_facts(comparison(difference=math.nan))) == {
+        "difference": "nothing measured",
+        "gradient": "norm nan by backprop",
+    }
+    at_first = replace(exact, weight_norm=3.0, moved=0.0)
+    assert dict(parameter_facts(at_first))["weights"] == "norm 3, where the first check saw them"
+
+
+@pytest.mark.parametrize("basis", Basis)
+def test_the_page_says_what_every_difference_rests_on(basis):
+    """No basis is without words."""
+    (term, text), *_ = parameter_facts(comparison(basis=basis, directions=2, measured=3))
+    assert term == "difference"
+    assert len(text.partition(", ")[2]) > 10
 
 
 def test_what_is_printed_holds_everything_that_was_found():
@@ -215,6 +277,25 @@ def test_json_keeps_any_name(name):
     """Names with quotes, line breaks and any letters survive."""
     report = report_of(comparison(name))
     assert list(CheckReport.from_json(report.to_json()).parameters) == [name]
+
+
+def test_json_without_pictures():
+    """Whoever shows no pictures need not read them; everything else comes back."""
+    curve = StepCurve("w", (1.0, 0.5), (0.1, math.nan), 0.5, 1e-3, 1e-16)
+    plot = ParameterPlot(((0, 1.0, math.nan, 1e-9),), ((1.0, 0.5, 0.25),), (1, 2), -1.0, 1.0, curve)
+    report = replace(FULL, pictures={"bad": plot}, curve=curve)
+    assert same(CheckReport.from_json(report.to_json()), report)
+    assert same(CheckReport.from_json(report.to_json(), pictures=False), FULL)
+
+
+def test_json_of_an_earlier_writer_is_read():
+    """Fields that an older version did not know have the value that a report has without them."""
+    document = json.loads(report_of(comparison("w", WORRY, 0.5)).to_json())
+    early = {"name", "shape", "difference", "error", "verdict"}
+    document["parameters"]["w"] = {key: item for key, item in document["parameters"]["w"].items() if key in early}
+    for field in ("pictures", "curve", "bands", "diagnoses", "complex_evaluations", "penalty_share", "moved"):
+        del document[field]
+    assert same(CheckReport.from_json(json.dumps(document)), report_of(comparison("w", WORRY, 0.5)))
 
 
 def test_json_of_a_later_writer_is_read():

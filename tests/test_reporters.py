@@ -6,15 +6,14 @@ import io
 import math
 import os
 import re
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
+import gc_hooks
 from gc_hooks import (
     CheckReport,
     Comparison,
@@ -22,16 +21,18 @@ from gc_hooks import (
     Diagnosis,
     GradCheckError,
     GradCheckHook,
+    GradCheckWarning,
     InvalidProblem,
     JsonlReporter,
     MissingDependency,
+    Reporter,
     TensorBoardReporter,
     Verdict,
     read_jsonl,
 )
 from gc_hooks.reporters.tensorboard import unique_tags
+from servers import run_python
 
-ROOT = Path(__file__).parents[1]
 HOSTILE = [
     "[bold]x[/bold]",
     "a|b*c_d`e",
@@ -317,7 +318,7 @@ def test_a_directory_that_holds_checks_is_left_as_it_is(tmp_path):
     assert first.read_bytes() == before
     assert [scalars_of(tmp_path / f"gradcheck{k}", "verdict") for k in ("", "-2")] == [[(0, 0.0)], [(1, 0.0)]]
     assert not hooks[0].reports[0].notes
-    assert f"these go to {tmp_path / 'gradcheck-2'}." in hooks[1].reports[0].notes[-1]
+    assert f"these checks go to {tmp_path / 'gradcheck-2'}." in hooks[1].reports[0].notes[-1]
 
 
 def test_two_reporters_of_the_same_second_do_not_share_a_file(tmp_path):
@@ -366,7 +367,7 @@ def test_a_writer_of_ones_own_is_used_and_not_closed(tmp_path):
 @pytest.mark.parametrize("options", [{}, {"log_dir": "runs", "writer": object()}])
 def test_one_place_to_write_to_is_needed(options):
     """Neither and both of log_dir and writer are refused."""
-    with pytest.raises(InvalidProblem, match="give one of the two"):
+    with pytest.raises(InvalidProblem, match="Try one of the two"):
         TensorBoardReporter(**options)
 
 
@@ -407,6 +408,135 @@ reporter.report(CheckReport({}, step=3))
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_writes_nothing(tmp_path):
     """A data loader's child that inherits the reporter, uses and closes it, leaves no trace in the file."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", FORK, str(tmp_path)], check=True, timeout=60, env=environment)
+    run_python("-c", FORK, tmp_path)
     assert [step for step, _ in scalars_of(tmp_path / "gradcheck", "verdict")] == [1, 3]
+
+
+# Every reporter
+
+
+def public_reporters():
+    """Return the reporters that users can import, and whatever else inherits from the base class in the package."""
+    named = [getattr(gc_hooks, name) for name in gc_hooks.__all__]
+    kinds = {kind for kind in named if isinstance(kind, type) and issubclass(kind, Reporter)}
+    waiting = [Reporter]
+    while waiting:
+        kind = waiting.pop()
+        waiting += kind.__subclasses__()
+        if kind.__module__.startswith("gc_hooks.") and not kind.__name__.startswith("_"):
+            kinds.add(kind)
+    return sorted(kinds, key=lambda kind: kind.__name__)
+
+
+def an_object_of(kind, folder):
+    """Make a reporter that writes into the folder, if it writes: a new kind that needs more says so here."""
+    needed = {ConsoleReporter: {}, JsonlReporter: {"path": folder / "checks.jsonl"}, Reporter: {}}
+    try:
+        return kind(**needed.get(kind, {"log_dir": folder}))
+    except TypeError as error:
+        pytest.fail(f"{error}: say in an_object_of, in {__file__}, what {kind.__name__} needs.")
+
+
+each_reporter = pytest.mark.parametrize("kind", public_reporters())
+CHECKS = [
+    a_report(0),
+    a_report(1, 0.5, diagnoses=(Diagnosis("scaled", ("W",), "dW is twice the slope."),)),
+    a_report(1, math.nan, {"W": math.nan}, notes=("Not finite.",)),
+    CheckReport({}, notes=("The check failed.",)),
+]
+
+
+def test_the_reporters_of_the_package_are_public():
+    """Each can be imported from gc_hooks, and the three of today are among them."""
+    kinds = public_reporters()
+    assert {ConsoleReporter, JsonlReporter, TensorBoardReporter, Reporter} <= set(kinds)
+    assert all(getattr(gc_hooks, kind.__name__, None) is kind for kind in kinds)
+
+
+@each_reporter
+def test_a_reporter_takes_every_report(kind, tmp_path):
+    """GOOD, WORRY, NaN and a check that failed: nothing is raised, and nothing is returned."""
+    reporter = an_object_of(kind, tmp_path)
+    assert isinstance(reporter.open() or "", str)
+    assert [reporter.report(report) for report in CHECKS] == [None] * len(CHECKS)
+    assert isinstance(reporter.where() or "", str)
+    reporter.close()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in public_reporters() if kind is not Reporter])
+def test_a_reporter_writes_what_it_was_given(kind, tmp_path, capsys):
+    """The name of a wrong parameter is found in its file, or in what it prints."""
+    reporter = an_object_of(kind, tmp_path)
+    reporter.report(a_report(1, 0.5, {"kernel of layer 7": 0.5}))
+    reporter.close()
+    files = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    written = b"".join(files).decode(errors="replace") + capsys.readouterr().out
+    assert "kernel of layer 7" in written, f"{kind.__name__} wrote {written!r}."
+
+
+@each_reporter
+def test_a_reporter_may_be_closed_twice_and_used_again(kind, tmp_path):
+    """Closing without a report, closing twice, and a report after that are all allowed."""
+    reporter = an_object_of(kind, tmp_path)
+    reporter.close()
+    reporter.report(CHECKS[0])
+    reporter.close()
+    reporter.close()
+    reporter.report(CHECKS[1])
+    reporter.close()
+
+
+@each_reporter
+def test_a_reporter_says_whether_it_can_say_something(kind, tmp_path, capsys):
+    """What is said is printed, or the answer is False, so that the hook warns instead."""
+    reporter = an_object_of(kind, tmp_path)
+    assert (reporter.say("3 checks") is not False) == ("3 checks" in capsys.readouterr().out)
+    reporter.close()
+
+
+@each_reporter
+def test_a_hook_works_with_every_reporter(kind, tmp_path, recwarn):
+    """Checks of a right gradient reach it without a warning, and it is closed with the hook."""
+    with GradCheckHook(after=None, reporters=[an_object_of(kind, tmp_path)]) as hook:
+        for step in range(2):
+            hook.on_step(step, loss=lambda w: w**2, params=3.0, grads=6.0)
+    assert [report.ok for report in hook.reports] == [True, True]
+    assert not recwarn.list
+
+
+def test_what_is_said_is_never_lost(monkeypatch):
+    """A reporter of one's own that answers nothing counts as one that can say it; one that lacks `say` does not."""
+
+    class Loud(Reporter):
+        said = ()
+
+        def say(self, text):
+            self.said = (*self.said, text)
+
+    monkeypatch.setenv("GC_HOOKS", "off")
+    loud = Loud()
+    GradCheckHook(reporters=[loud])
+    assert len(loud.said) == 1
+    with pytest.warns(GradCheckWarning, match="GC_HOOKS=off"):
+        GradCheckHook(reporters=[Reporter()])
+
+
+def test_an_object_with_a_method_report_is_a_reporter():
+    """It need not inherit anything: what it has is called, and what draws gets the plot data."""
+
+    class Mine:
+        draws = True
+
+        def __init__(self):
+            self.heard = []
+
+        def report(self, report):
+            self.heard.append(bool(report.pictures))
+
+        def close(self):
+            self.heard.append("closed")
+
+    mine = Mine()
+    with GradCheckHook(after=None, reporters=[mine]) as hook:
+        hook.on_step(0, loss=lambda w: w**2, params=3.0, grads=6.0)
+    assert mine.heard == [True, "closed"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gc_hooks import Diagnosis, check_gradients
-from gc_hooks.problem.validate import build_problem
+from gc_hooks.report.diagnosis import agree, listed, plural, sentence
 from gc_hooks.rules import RULES, diagnose
 
 POINT = {"W": np.array([[1.0, 2.0, 3.0]]), "b": np.array([0.5])}
@@ -43,7 +43,7 @@ def test_a_bug_is_named_with_its_evidence_and_an_advice(code):
     grads, measurements, advice = BUGS[code]
     (diagnosis,) = check_gradients(loss, POINT, grads).diagnoses
     assert (diagnosis.code, diagnosis.parameters) == (code, ("W",))
-    assert measurements in diagnosis.measurements
+    assert measurements in diagnosis.evidence
     assert advice in diagnosis.advice
     assert "W" in diagnosis.message
 
@@ -68,7 +68,7 @@ def test_rules_are_not_asked_when_nothing_failed(monkeypatch):
     """A passing check costs no diagnosis."""
     monkeypatch.setattr("gc_hooks.rules.RULES", [lambda *_: pytest.fail("a rule was asked")])
     assert check_gradients(loss, POINT, CLEAN).ok
-    assert diagnose(build_problem(loss, POINT, CLEAN), {}) == ()
+    assert diagnose(None, {}) == ()  # where nothing was compared, the session is not looked at
 
 
 def test_a_wrong_gradient_without_a_known_name_gets_none():
@@ -82,6 +82,21 @@ def test_a_diagnosis_prints_what_it_knows():
     """Message, evidence and advice in one line; what is missing leaves no gap."""
     assert str(Diagnosis("code", ("W",), "Seen.", "Figures.", "Advice.")) == "Seen. Figures. Advice."
     assert str(Diagnosis("code", ("W",), "Seen.", advice="Advice.")) == "Seen. Advice."
+
+
+def test_names_and_counts_are_written_as_in_a_sentence():
+    """None, one, several, too many; a symbol keeps its small letter."""
+    assert [listed(names) for names in ([], ["W1"], ["W1", "b1"], ["W1", "b1", "W2"])] == [
+        "",
+        "W1",
+        "W1 and b1",
+        "W1, b1 and W2",
+    ]
+    assert listed("abcd", most=2) == "a, b and 2 more"
+    assert (plural(1, "check"), plural(2, "check"), plural(0, "check")) == ("1 check", "2 checks", "0 checks")
+    assert (agree(["W1"], "is", "are"), agree(["W1", "b1"], "is", "are")) == ("is", "are")
+    assert sentence("the gradient of dense1.W is zero.") == "The gradient of dense1.W is zero."
+    assert sentence("dW1 is zero.") == "dW1 is zero."
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)

@@ -31,7 +31,7 @@ class Held(list):
 
 def changed(target):
     """What a second look finds changed, by name."""
-    return {change.path for change in target.changes()}
+    return {change.name for change in target.changes()}
 
 
 def after(thing, touch):
@@ -64,7 +64,7 @@ def test_arrays_are_restored_in_place(dtype, order):
 def test_the_payload_of_nan_and_the_sign_of_zero_are_bits_too():
     """Restored is what was there, not what is equal to it."""
     array = np.array([-0.0, np.nan, np.inf])
-    array.view(np.uint64)[1] |= 0xBEEF
+    array.view(np.uint64)[1] |= np.uint64(0xBEEF)
     before = array.tobytes()
     after(array, lambda a: a.fill(0.0))
     assert array.tobytes() == before
@@ -268,6 +268,52 @@ def test_what_nobody_changed_is_not_written():
         pass
 
 
+class Shared:
+    """With state that all its objects share, as a default in the class is."""
+
+    cache, W, rng = {}, np.ones(2), np.random.default_rng(4)
+
+    def forward(self):
+        self.cache["h"] = self.W.sum()
+        self.W += 1
+        return self.rng.random()
+
+
+def test_what_stands_in_a_class_is_put_back():
+    """Its contents, as far as the class is the user's; which object stands there is not."""
+    net = Shared()
+    with preserve(net):
+        drawn = net.forward()
+    assert (Shared.cache, Shared.W.tolist(), Shared.rng.random()) == ({}, [1.0, 1.0], drawn)
+
+
+def test_a_generator_of_torch_is_put_back():
+    """It is a generator as NumPy's are; everything else of torch's is left alone."""
+    torch = pytest.importorskip("torch")
+    model = Model(rng=torch.Generator().manual_seed(1), weight=torch.ones(1))
+    seen = Snapshot(model)
+    with preserve(model):
+        first = torch.rand(1, generator=model.rng).item()
+        model.weight += 1
+        assert changed(seen) == {"Model.rng"}
+    assert changed(seen) == set()
+    assert torch.rand(1, generator=model.rng).item() == first
+    assert model.weight.item() == 2
+
+
+def test_an_object_that_raises_when_it_is_looked_into_is_let_be():
+    """An empty slot is not asked for through __getattr__, and what stands beside it is put back."""
+
+    class Shy:
+        __slots__ = ("rng",)
+
+        def __getattr__(self, name):
+            raise RuntimeError("planted")
+
+    model = Model(shy=Shy(), seen=[])
+    after(model, lambda m: m.seen.append(1))
+
+
 def test_what_has_threads_and_files_is_left_alone(tmp_path):
     """Objects of the standard library, of TensorBoard and of torch are not looked into."""
     with (tmp_path / "log").open("w", encoding="utf-8") as file:
@@ -387,6 +433,30 @@ class Callable:
         return self.total
 
 
+MASKS = np.random.default_rng(2)
+
+
+class Masked:
+    """Whose method draws from a generator of the module, or of the class."""
+
+    shared = np.random.default_rng(3)
+
+    def globally(self, w):
+        return np.sum(w * MASKS.random(3))
+
+    def by_class(self, w):
+        return np.sum(w * type(self).shared.random(3))
+
+
+MASKED = Masked()
+
+
+def in_a_list():
+    rng = np.random.default_rng(5)
+    layers = [lambda w: w * rng.random(3)]
+    return lambda w: np.sum(layers[0](w))
+
+
 def ending():
     left = [0.25, 0.5]
     return lambda w: np.sum(w) * left.pop()
@@ -408,6 +478,10 @@ def unfilled():
         (Callable(), r"changes Callable\.total, and"),
         (unfilled(), r"draws from NET\.rng"),
         (partial(Unsteady.dropout, NET), r"draws from Unsteady\.rng"),
+        (MASKED.globally, r"draws from MASKS, and"),
+        (lambda w: MASKED.globally(w), r"draws from MASKS, and"),
+        (lambda w: MASKED.by_class(w), r"draws from Masked\.shared, and"),
+        (in_a_list(), r"draws from rng, and"),
         (globally, "draws from NumPy's global random state.*dropout.*global seed.*default_rng"),
         (in_python, "draws from Python's global random state"),
         (Unsteady().dropout, r"draws from Unsteady\.rng, and repeats.*dropout or noise.*rate to zero"),

@@ -124,9 +124,9 @@ def test_a_loss_that_is_not_finite_passes_the_door(value):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"loss": 3.0}, "The loss is 3.0 of type float, not a function.*lambda p"),
-        ({"loss": None}, "The loss is None"),
-        ({"penalty": 0.1}, "The penalty is 0.1 of type float, not a function"),
+        ({"loss": 3.0}, "The loss must be a callable, got 3.0 of type float.*lambda p"),
+        ({"loss": None}, "The loss must be a callable, got None"),
+        ({"penalty": 0.1}, "The penalty must be a callable, got 0.1 of type float"),
         ({"loss": lambda p, x: 0.0}, r"The loss takes \(p, x\).*the parameters, as one argument.*'x'"),
         ({"loss": lambda: 0.0}, r"The loss takes \(\).*in_place=True"),
         ({"loss": lambda p: 0.0, "in_place": True}, r"The loss takes \(p\).*nothing \(in_place=True\)"),
@@ -226,7 +226,7 @@ def test_a_function_is_called_twice_and_gets_copies(in_place):
     assert [call.tolist() for call in calls] == [W.tolist()] * 2
     assert mine.tolist() == W.tolist()
     assert problem.grads["theta"].tolist() == [2.0, 4.0]
-    assert problem.issues == {}
+    assert not any(parameter.issue for parameter in problem)
     assert problem.meter.gradients == 2
 
 
@@ -238,8 +238,8 @@ def test_accumulated_gradients_are_a_flaw():
         buffer[:] += 2 * w
         return buffer
 
-    assert build_problem(squares, W, accumulating).issues["theta"].code == "not_repeatable"
-    assert build_problem(squares, W, lambda w: 2 * w).issues == {}
+    assert build_problem(squares, W, accumulating)["theta"].issue.code == "not_repeatable"
+    assert build_problem(squares, W, lambda w: 2 * w)["theta"].issue is None
 
 
 @pytest.mark.parametrize(

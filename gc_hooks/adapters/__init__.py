@@ -1,25 +1,25 @@
-"""Anybody's trainer, attached in at most ten lines: what the hook and the check take, made from what it has.
+"""Attach the check to anybody's trainer, in at most ten lines.
 
-Each adapter returns the keywords of `gc_hooks.check_gradients` and of the hook's ``on_step``:
+Each adapter returns the keywords of the hook's ``on_step`` and of `gc_hooks.check_gradients`:
 
     hook.on_step(step, **adapters.layers(net, loss=lambda: net.loss(x, y)))
     check_gradients(**adapters.attributes(net, ["W1", "b1"], loss=lambda: net.loss(x, y)))
 
-It may be called at every step, or once before the loop: parameters and gradients are read when a check asks for them.
-Some keywords are common to those whose loss takes nothing and reads the trainer's own arrays:
+Call it at every step, or once before the loop: parameters and gradients are read when a check needs them. All adapters
+take these keywords in the same meaning:
 
-* ``loss``: ``loss()`` runs the forward pass, dropout off and the penalty in, on one batch, and returns one number.
-* ``backward``: ``backward()`` runs the forward and the backward pass and fills the buffers. Without it the buffers are
-  judged as they are, which shows what the optimiser is about to use; with it the gradient is asked twice and at other
-  points, and what it did to the buffers is put back.
+* ``loss``: ``loss()`` runs the forward pass on one batch, dropout off and the penalty included, and returns one number.
+* ``backward``: ``backward()`` runs the forward and the backward pass and fills the buffers, which are put back after
+  the check. With it the gradient is computed twice and at other points. Without it the buffers are judged as they are:
+  they are what the optimiser is about to use.
 * ``state``: an object, or a tuple of them, that `preserve` puts back after every evaluation, beside the trainer's own.
-* ``loss_factor``: the gradient is that of so many times the loss; the batch size, where the loss is reported as a mean
-  and the gradient is that of the sum.
+* ``loss_factor``: the gradient is that of ``loss_factor`` times the loss. It is the batch size where the loss is
+  reported as a mean and the gradient is that of the sum.
 * ``frozen``: every evaluation, backward's too, begins from the state in which the check found the trainer: dropout
-  with fixed masks, hidden state where it was. It needs ``backward``.
+  with fixed masks, hidden state as it was. It needs ``backward``, or a gradient that is a function.
 
-A loss that draws at random or carries something on, and is not ``frozen``, is refused with the cause: the gradient in
-the buffers was computed from another start.
+A loss that draws random numbers or changes a state that it depends on, and is not ``frozen``, is refused with the
+cause: the gradient in the buffers was computed from another state.
 
 `TorchGradCheckHook` is a hook of its own, for PyTorch.
 """

@@ -1,14 +1,14 @@
-"""Which gradient belongs to which array, where several names may mean the same memory."""
+"""Pair gradients with parameters, where several names may mean the same memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import combinations
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import combinations, zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from gc_hooks._typing import Array
 from gc_hooks.adapters.attachment import noted
 from gc_hooks.arrays.gradients import gradient_key
 from gc_hooks.arrays.tree import flatten
@@ -20,7 +20,7 @@ ABSENT: Any = object()
 
 
 class Pair(NamedTuple):
-    """A parameter and its gradient; without a gradient that is ``ABSENT``, without a parameter the parameter is."""
+    """A parameter and its gradient, or ``ABSENT`` for one of them."""
 
     name: str
     param: Any
@@ -29,121 +29,126 @@ class Pair(NamedTuple):
 
 def pairs_by_name(params: Any, grads: Any, naming: Naming | None = None, path: str = "") -> list[Pair]:
     """Pair two nested containers by their names; gradients that fit no parameter come last."""
-    arrays, leaves = flatten(params), {} if grads is None else flatten(grads)
-    keys = {name: key_of(name, arrays, leaves, naming) for name in arrays}
-    found = [Pair(path + name, arrays[name], leaves.get(key, ABSENT)) for name, key in keys.items()]
-    extra = [key for key in leaves if key not in keys.values()]
-    return found + [Pair(path + key, ABSENT, leaves[key]) for key in extra if key not in arrays]
+    arrays = flatten(params)
+    leaves = {} if grads is None else flatten(grads)
+    pairs, used = [], set(arrays)
+    for name, array in arrays.items():
+        key = key_of(name, arrays, leaves, naming)
+        used.add(key)
+        pairs.append(Pair(path + name, array, leaves.get(key, ABSENT)))
+    for key, leaf in leaves.items():
+        if key not in used:
+            pairs.append(Pair(path + key, ABSENT, leaf))
+    return pairs
+
+
+def pairs_by_position(names: Sequence[str], params: Sequence[Any], grads: Sequence[Any]) -> list[Pair]:
+    """Pair two lists by position; a note says so when their lengths differ."""
+    names, grads = list(names), list(grads)
+    if grads and len(params) != len(grads):
+        note = f"{len(grads)} gradients for {len(params)} parameters, paired by position as far as they go."
+        grads[0] = noted(grads[0], note)
+    for position in range(len(names), len(grads)):
+        names.append(f"gradient {position}")
+    return list(map(Pair._make, zip_longest(names, params, grads, fillvalue=ABSENT)))  # nothing is left out
 
 
 def key_of(name: str, arrays: Mapping[str, Any], leaves: Mapping[str, Any], naming: Naming | None) -> str:
-    """Under which key a parameter's gradient stands: by the rule for its whole name, or for the last part of it."""
+    """Return the key of a parameter's gradient: the rule applies to the full name, or to the last part of it."""
     if naming is None:
         return gradient_key(name, leaves, arrays) or name
     rule = naming if callable(naming) else lambda key: naming.get(key, key)
+    full = str(rule(name))
+    if full in leaves:
+        return full
     stem, dot, last = name.rpartition(".")
-    whole = str(rule(name))
-    return whole if whole in leaves else f"{stem}{dot}{rule(last)}"
+    return f"{stem}{dot}{rule(last)}"
 
 
 def params_of(pairs: Iterable[Pair]) -> dict[str, Any]:
-    """The parameters, each memory under the first of its names.
-
-    Raises
-    ------
-    InvalidProblem
-        One lies partly inside another one: neither can be moved alone.
-    """
-    params = {pair.name: pair.param for pair in pairs if pair.param is not ABSENT}
-    firsts = _first_names(params)
-    alone = {name: param for name, param in params.items() if firsts[name] == name}
-    _refuse_overlaps({name: param for name, param in alone.items() if isinstance(param, np.ndarray)})
-    return alone
+    """Return the parameters by name, those of one memory under the first one; refuse arrays that overlap in part."""
+    params = {}
+    for group in _by_memory(pairs):
+        if group[0].param is not ABSENT:
+            params[group[0].name] = group[0].param
+    arrays = [(name, param) for name, param in params.items() if isinstance(param, np.ndarray)]
+    for (one, first), (other, second) in combinations(arrays, 2):
+        # The exact test can take long. The test of the bounds is fast, and it is enough for almost all pairs.
+        if np.may_share_memory(first, second) and np.shares_memory(first, second):
+            raise InvalidProblem(
+                f"Parameters {one} and {other} share a part of their memory. This usually means that a view is listed "
+                "beside its array. Try to list the array, or its parts, once."
+            )
+    return params
 
 
 def lasting_params(read: Callable[[], Iterable[Pair]]) -> dict[str, Any]:
-    """The same, read twice: to change copies would change nothing.
-
-    Raises
-    ------
-    InvalidProblem
-        The trainer makes new arrays each time that it is asked.
-    """
+    """Return the parameters; refuse arrays that are new at each reading: changes of them would not reach the loss."""
     params, again = params_of(read()), params_of(read())
-    copies = [n for n, p in params.items() if np.size(p) and n in again and place(p) != place(again[n])]
+    copies = []
+    for name, param in params.items():
+        if np.size(param) and name in again and place(param) != place(again[name]):
+            copies.append(name)
     if copies and all(isinstance(params[name], np.ndarray) for name in copies):
         raise InvalidProblem(
-            f"Parameters {listed(copies)} are new arrays each time that they are asked for, so that a change of them "
-            "would not reach the loss. This usually means a copy or a concatenation on the way. Try to hand in the "
-            "arrays that the forward pass reads, or adapters.flat with a function that sets them."
+            f"Parameters {listed(copies)} are new arrays each time that they are read. This usually means a copy or a "
+            "concatenation. Try the arrays that the forward pass reads, or adapters.flat."
         )
     return params
 
 
 def grads_of(pairs: Iterable[Pair]) -> dict[str, Any]:
-    """The gradients; those of one memory are summed under its first name, a buffer that they share counted once."""
-    pairs = list(pairs)
-    firsts = _first_names({pair.name: pair.param for pair in pairs if pair.param is not ABSENT})
-    groups: dict[str, list[Pair]] = {}
-    for pair in pairs:
-        groups.setdefault(firsts.get(pair.name, pair.name), []).append(pair)
-    summed = {name: _summed(group) for name, group in groups.items()}
-    return {name: grad for name, grad in summed.items() if grad is not ABSENT}
+    """Return the gradients by name; those of one memory are summed under its first name."""
+    grads = {}
+    for group in _by_memory(pairs):
+        grad = _summed(group)
+        if grad is not ABSENT:
+            grads[group[0].name] = grad
+    return grads
 
 
-def without_known(own: Iterable[Pair], inner: Iterable[Pair]) -> list[Pair]:
-    """Those whose memory no inner pair has: a block that lists its parts' parameters again adds nothing."""
-    known = {place(pair.param) for pair in inner}
-    return [pair for pair in own if place(pair.param) not in known]
+def place(array: object) -> object:
+    """Return where an array lies in memory, the same for its transpose; for anything else, and for no memory, its id.
 
-
-def place(array: Any) -> Any:
-    """Where an array lies in memory, whatever the order of its axes; for anything else, and for no memory, which one.
-
-    Examples
-    --------
     >>> array = np.ones((2, 3))
     >>> place(array) == place(array.T), place(array) == place(array[0]), place(array) == place(array.copy())
     (True, False, False)
     """
     if not isinstance(array, np.ndarray) or not array.size:
         return id(array)
-    axes = sorted(axis for axis in zip(array.strides, array.shape, strict=True) if axis[1] > 1)
-    return array.__array_interface__["data"][0], array.dtype.str, tuple(axes)
+    axes = [axis for axis in zip(array.strides, array.shape, strict=True) if axis[1] > 1]
+    # An axis of length one steps nowhere; sorted, so that the order of the axes does not count.
+    return array.__array_interface__["data"][0], array.dtype.str, tuple(sorted(axes))
 
 
-def _first_names(params: Mapping[str, Any]) -> dict[str, str]:
-    """For each name the first one that means the same memory."""
-    firsts: dict[Any, str] = {}
-    arrays = ((name, place(param) if isinstance(param, np.ndarray) else name) for name, param in params.items())
-    return {name: firsts.setdefault(where, name) for name, where in arrays}
+def _by_memory(pairs: Iterable[Pair]) -> Iterable[list[Pair]]:
+    """Group the pairs whose parameters are the same memory."""
+    groups = defaultdict(list)
+    for pair in pairs:
+        groups[place(pair.param) if isinstance(pair.param, np.ndarray) else pair.name].append(pair)
+    return groups.values()
 
 
-def _refuse_overlaps(arrays: Mapping[str, Array]) -> None:
-    for (one, first), (other, second) in combinations(arrays.items(), 2):
-        if np.may_share_memory(first, second) and np.shares_memory(first, second):
-            raise InvalidProblem(
-                f"Parameters {one} and {other} share a part of their memory, so that neither can be moved alone. This "
-                "usually means that a view is listed beside the whole. Try to list the whole, or the parts, once."
-            )
-
-
-def _summed(group: list[Pair]) -> Any:
+def _summed(group: Sequence[Pair]) -> Any:
+    """Return the sum of the gradients of one array, with a note if it has several names; ``ABSENT`` without any."""
+    first = group[0].param
     if len(group) == 1:
         return group[0].grad
-    first, names = group[0].param, [pair.name for pair in group]
-    buffers = {place(pair.grad): pair for pair in group if pair.grad is not ABSENT}
-    grads = list(_aligned(buffers.values(), first))
-    how = "their gradients are summed" if len(grads) > 1 else "their gradient is counted once"
+    buffers = {}  # by their place: a gradient buffer that several names share holds the sum already
+    for _, param, grad in group:
+        # One name may mean the transpose of the other: its gradient is turned to the axes of the first.
+        transposed = param.shape == first.shape[::-1] and param.strides == first.strides[::-1] != first.strides
+        if transposed and np.shape(grad) == param.shape:
+            buffers[place(grad)] = np.transpose(grad)
+        elif grad is not ABSENT:
+            buffers[place(grad)] = grad
+    if not buffers:
+        return ABSENT
+    names = [pair.name for pair in group]
+    how = "their gradients are summed" if len(buffers) > 1 else "their gradient is counted once"
     note = f"{listed(names)} are one array in memory: {how} under {names[0]}."
-    misfit = next((grad for grad in grads if np.shape(grad) != first.shape), None)
-    if misfit is not None:
-        return noted(misfit, note)
-    return noted(sum(grads[1:], start=grads[0]), note) if grads else ABSENT
-
-
-def _aligned(pairs: Iterable[Pair], first: Array) -> Iterator[Any]:
-    """The gradients with their axes in the order of the first parameter's."""
-    for _, param, grad in pairs:
-        turned = param.shape == first.shape[::-1] and param.strides == first.strides[::-1] != first.strides
-        yield np.transpose(grad) if turned and np.shape(grad) == param.shape else grad
+    for grad in buffers.values():
+        if np.shape(grad) != first.shape:
+            return noted(grad, note)
+    total, *others = buffers.values()
+    return noted(sum(others, start=total), note)

@@ -1,10 +1,10 @@
-"""What every adapter returns, and what goes into it: parameters and gradients that are read when they are asked for."""
+"""The keywords that every adapter returns, and the functions that make them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, ItemsView, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -14,158 +14,150 @@ from gc_hooks.arrays.tree import flatten
 from gc_hooks.errors import InvalidProblem
 from gc_hooks.isolation.evaluation import Evaluation
 
-Attachment = dict[str, Any]
-"""The keywords of `gc_hooks.check_gradients` and of the hook's ``on_step``."""
-
 Read = Callable[[], Mapping[str, Any]]
-Put = Callable[..., AbstractContextManager[None]]
+LONGEST = 60  # characters of a value that a message quotes, half a line; of a longer one it names the type
+
+
+class Attachment(TypedDict):
+    """The keywords of ``hook.on_step(step, **attachment)`` and of ``check_gradients(**attachment)``."""
+
+    loss: Loss
+    params: Any
+    grads: Any  # the buffers, or a function that computes them and takes what the loss takes
+    in_place: bool  # the loss takes nothing: it reads the arrays in params themselves
+
+
+class Options(TypedDict, total=False):
+    """The keywords that most adapters take, see `gc_hooks.adapters`."""
+
+    state: Any
+    loss_factor: float
+    frozen: bool
 
 
 class LazyMapping(Mapping[str, Any]):
-    """A dictionary that is read anew each time that it is looked at.
+    """A mapping that is read anew at every access, so that an attachment may be made once, before the loop."""
 
-    An attachment may so be made once, before the loop, and says at every check what is true then.
-    """
-
-    def __init__(self, read: Read, lacking: str = "") -> None:
-        self._read, self._lacking = read, lacking
-
-    def read(self) -> Mapping[str, Any]:
-        """What is true now.
-
-        Raises
-        ------
-        InvalidProblem
-            There is nothing, and what is lacking can be told.
-        """
-        found = self._read()
-        if not found and self._lacking:
-            raise InvalidProblem(f"There are no parameters: {self._lacking}")
-        return found
+    def __init__(self, read: Read) -> None:
+        self._read = read
 
     def __getitem__(self, name: str) -> Any:
-        return self.read()[name]
+        return self._read()[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.read())
+        return iter(self._read())
 
     def __len__(self) -> int:
-        return len(self.read())
+        return len(self._read())
 
-    def items(self) -> Any:  # which Mapping would make of one reading for every item
-        """Names and values of one reading."""
-        return self.read().items()
+    def items(self) -> ItemsView[str, Any]:
+        """Return names and values of one reading; `Mapping` itself would read once for every item."""
+        return self._read().items()
 
 
 def attach(
-    params: Read,
-    grads: Read,
+    params: Any,
+    grads: Read | None,
     *,
     loss: Loss,
-    within: Put = nullcontext,
+    takes: int = 0,
+    within: Callable[..., AbstractContextManager[None]] = nullcontext,
     in_place: bool = True,
-    backward: Callable[[], object] | None = None,
+    backward: Callable[..., object] | None = None,
+    owners: Sequence[Any] = (),
     state: Any = (),
     loss_factor: float = 1.0,
     frozen: bool = False,
     lacking: str = "the lists and dictionaries are empty. This usually means a model that was not built yet. Try to "
     "print what was handed in, right before the check.",
 ) -> Attachment:
-    """The keywords for a loss that reads the trainer's own parameters.
+    """Return the keywords for a loss, and a backward pass after which ``grads`` returns the gradients by name.
 
-    Parameters
-    ----------
-    params, grads : callable
-        Each returns names and what stands there now.
-    loss, backward, state, loss_factor, frozen
-        As in `gc_hooks.adapters`.
-    within : callable, optional
-        A context manager in which loss and backward are called. It gets the parameters, unless these are changed in
-        place, and gives them to the trainer.
-    in_place : bool
-        Whether the parameters are arrays that the trainer reads.
-    lacking : str
-        What is said where there are no parameters.
+    Without ``grads`` the backward pass itself returns them.
+    ``params`` are the parameters, or a function that returns them by name and is called at every check; ``lacking``
+    ends the message for a trainer without any. ``takes`` is 1 for a loss and a backward pass that take the parameters.
+    Otherwise these are set in the trainer by ``within``, a context around each call that takes them, or they are
+    changed in place. ``owners`` are put back beside ``state``. The other keywords are those of `gc_hooks.adapters`.
     """
-    refuse_frozen_buffers(frozen, backward)
-    touched = as_state(state)
+    if frozen and backward is None:
+        raise InvalidProblem(
+            "frozen=True needs backward=, or a gradient function: the buffers belong to other masks. Try "
+            "backward=lambda: ..., with a forward pass and then the backward pass."
+        )
+    touched = (*owners, *(state if isinstance(state, tuple) else (state,)))
+
+    def current() -> Mapping[str, Any]:
+        found: Mapping[str, Any] = params()
+        if not found:
+            raise InvalidProblem(f"There are no parameters: {lacking}")
+        return found
 
     def value(*arguments: Any) -> Any:
         with within(*arguments):
-            return scaled(loss(), loss_factor)
+            return scaled(loss(*arguments[:takes]), loss_factor)
 
     def gradient(*arguments: Any) -> dict[str, Any]:
         assert backward is not None
         with within(*arguments):
-            backward()
-            return copied(grads())
+            leaves = backward(*arguments[:takes])
+            if grads is not None:
+                leaves = grads()
+            leaves = flatten(leaves)
+            for name, leaf in leaves.items():
+                if isinstance(leaf, np.ndarray):
+                    leaves[name] = np.array(leaf)  # a copy, before the buffers are put back
+            return leaves
 
-    return {
-        "loss": Evaluation(loss, touched, value, frozen=frozen),
-        "params": LazyMapping(params, lacking),
-        "grads": LazyMapping(grads) if backward is None else Evaluation(backward, touched, gradient),
+    checked: Attachment = {
+        "loss": Evaluation(loss, touched, value, frozen=frozen, takes=takes),
+        "params": LazyMapping(current) if callable(params) else params,
+        "grads": grads,
         "in_place": in_place,
     }
-
-
-def refuse_frozen_buffers(frozen: bool, gradient: object) -> None:
-    """Gradients that were computed before belong to other masks.
-
-    Raises
-    ------
-    InvalidProblem
-    """
-    if frozen and not callable(gradient):
-        raise InvalidProblem(
-            "frozen=True needs backward=, or a gradient function: gradients that were computed before belong to other "
-            "masks. Try backward=lambda: ..., with a forward pass and then the backward pass."
-        )
-
-
-def as_state(state: Any) -> tuple[Any, ...]:
-    """One object, or several in a tuple, as a tuple."""
-    return state if isinstance(state, tuple) else (state,)
+    if backward is not None:
+        checked["grads"] = Evaluation(backward, touched, gradient, takes=takes)
+    elif grads is not None:
+        checked["grads"] = LazyMapping(grads)
+    return checked
 
 
 def scaled(value: Any, factor: float = 1.0) -> Any:
-    """The loss as a number times a factor; what is no number is left to the message at the door."""
-    if hasattr(value, "data") and not isinstance(value, (np.ndarray, np.generic)):
-        value = value.data
+    """Return the loss times a factor; what is not a number is returned as it is, and the check refuses it."""
+    if not isinstance(value, (np.ndarray, np.generic)):
+        value = getattr(value, "data", value)  # the loss may be a node of an autograd engine
     is_number = isinstance(value, (np.ndarray, np.generic, int, float, complex))
     return value * factor if is_number and factor != 1.0 else value
 
 
-def copied(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """The gradients, safe from what is done to their buffers."""
-    return {name: np.array(leaf) if isinstance(leaf, np.ndarray) else leaf for name, leaf in flatten(leaves).items()}
-
-
-def shown(thing: Any) -> str:
-    """A short name for anything in a message."""
+def shown(thing: object) -> str:
+    """Return a short text for a value in a message."""
     text = repr(thing)
-    return text if len(text) <= 60 else f"a {type(thing).__name__}"
+    return text if len(text) <= LONGEST else f"a {type(thing).__name__}"
 
 
 def ask(source: Any) -> Any:
-    """What a function returns now, or the thing itself."""
-    return source() if callable(source) else source
+    """Return what a function returns now, or the thing itself; an iterator, which runs only once, as a list."""
+    found = source() if callable(source) else source
+    if isinstance(found, Iterator):
+        found = list(found)
+    return found
 
 
 @contextmanager
-def swapped(places: Sequence[tuple[Any, str]], values: Sequence[Any]) -> Iterator[None]:
-    """Other objects in some attributes, and the very same old ones again afterwards."""
-    old = [getattr(owner, name) for owner, name in places]
+def swapped(settings: Sequence[tuple[object, str, Any]]) -> Iterator[None]:
+    """Set attributes, given as (owner, name, value), and put back the same old objects afterwards."""
+    old = [(owner, name, getattr(owner, name)) for owner, name, _ in settings]
     try:
-        for (owner, name), value in zip(places, values, strict=True):
-            setattr(owner, name, value)
+        for setting in settings:
+            setattr(*setting)
         yield
     finally:
-        for (owner, name), value in zip(places, old, strict=True):
-            setattr(owner, name, value)
+        for setting in old:
+            setattr(*setting)
 
 
-def noted(leaf: Any, note: str) -> Any:
-    """A gradient with something to be said of it."""
+def noted(leaf: Any, note: str) -> Uncertain:
+    """Return a gradient with a note for the report."""
     if isinstance(leaf, Uncertain):
         return Uncertain(leaf.value, leaf.error, f"{leaf.note} {note}".strip())
     return Uncertain(leaf, note=note)

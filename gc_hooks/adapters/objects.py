@@ -1,28 +1,20 @@
-"""Trainers whose parameters and gradients are held by objects: layers, models with attributes, scalars in a graph."""
+"""Attach trainers whose parameters and gradients are in objects: layers, models with attributes, scalars in a graph."""
 
 from __future__ import annotations
 
 import numbers
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
-from gc_hooks._typing import Loss
-from gc_hooks.adapters.aliasing import (
-    ABSENT,
-    Naming,
-    Pair,
-    grads_of,
-    key_of,
-    lasting_params,
-    pairs_by_name,
-    without_known,
-)
-from gc_hooks.adapters.attachment import Attachment, as_state, ask, attach, shown, swapped
+from gc_hooks._typing import Array, Loss
+from gc_hooks.adapters.aliasing import ABSENT, Naming, Pair, grads_of, key_of, lasting_params, pairs_by_name, place
+from gc_hooks.adapters.attachment import Attachment, ask, attach, shown, swapped
 from gc_hooks.errors import InvalidProblem
-from gc_hooks.isolation.snapshot import is_open
+from gc_hooks.isolation.object_graph import ATTRIBUTE, CALLS, Node, all_ways, walk
 
 
 def layers(
@@ -32,34 +24,26 @@ def layers(
     params: str = "params",
     grads: str = "grads",
     naming: Naming | None = None,
-    state: Any = (),
     **options: Any,
 ) -> Attachment:
-    """Layers that hold ``params`` and ``grads``: as dictionaries, tuples, methods or properties, in blocks or not.
+    """Attach layers that have ``params`` and ``grads``: dictionaries, tuples, methods or properties, in blocks or not.
 
     Parameters
     ----------
     model : object or list
-        The layers, or whatever holds them at any depth: lists, blocks, blocks of blocks.
-    loss : callable
-        ``loss()`` runs the forward pass on the check's batch and returns the number, dropout off.
+        The layers, or what contains them at any depth: lists, blocks, blocks of blocks.
     params, grads : str
-        What the layers call them.
+        The names of both in the layers.
     naming : callable or mapping, optional
         As for `dicts`.
-    **options
-        ``backward``, ``state`` (beside the model itself), ``loss_factor`` and ``frozen``, see `gc_hooks.adapters`.
-
-    Returns
-    -------
-    dict
-        For ``hook.on_step(step, **...)`` and ``check_gradients(**...)``.
+    loss, **options
+        Also ``backward``, ``state`` (beside the model itself), ``loss_factor``, ``frozen``; see `gc_hooks.adapters`.
 
     Notes
     -----
-    Arrays are changed in place and restored to the bit; what the forward pass leaves in the model (caches, running
-    statistics) is put back after every evaluation, which costs a copy of the model each time. Two layers that share an
-    array get the sum of their gradients, with a note. A layer without a gradient is a finding.
+    Arrays are changed in place and restored to the bit, as is what the forward pass leaves in the model: this costs a
+    copy of the model at every evaluation. Two layers that share an array get the sum of their gradients, with a note.
+    A layer without a gradient is a finding. A layer that can be reached in several ways goes by the shortest.
 
     Examples
     --------
@@ -80,20 +64,13 @@ def layers(
     >>> print(*check_gradients(**attachment).parameters)
     0.W
     """
-
-    def read() -> list[Pair]:
-        return list(_found(model, "", (params, grads), naming, set()))
-
-    lacking = (
-        f"nothing in {shown(model)} has {params!r}. This usually means that the layers call them otherwise, or were "
-        "not built yet. Try params= and grads= with their names, or the list of the layers itself."
-    )
     return attach(
-        lambda: lasting_params(read),
-        lambda: grads_of(read()),
+        lambda: lasting_params(lambda: _pairs(model, params, grads, naming)),
+        lambda: grads_of(_pairs(model, params, grads, naming)),
         loss=loss,
-        state=(model, *as_state(state)),
-        lacking=lacking,
+        owners=(model,),
+        lacking=f"nothing in {shown(model)} has {params!r}. This usually means that the layers call them otherwise, or "
+        "were not built yet. Try params= and grads= with their names, or the list of the layers.",
         **options,
     )
 
@@ -104,33 +81,24 @@ def attributes(
     *,
     loss: Loss,
     naming: Naming = lambda name: f"d{name}",
-    state: Any = (),
     **options: Any,
 ) -> Attachment:
-    """Parameters that are attributes of an object (``net.W1``), beside their gradients (``net.dW1``).
+    """Attach parameters that are attributes of an object (``net.W1``), beside their gradients (``net.dW1``).
 
     Parameters
     ----------
     model : object or list of objects
-        Of several each attribute that it has, under ``0.W1``.
+        With several, each attribute of each object is a parameter, such as ``0.W1``.
     names : sequence of str
-        Of the parameters.
-    loss : callable
-        ``loss()`` reads the model's attributes.
+        The attributes.
     naming : callable or mapping
         From a parameter's name to its gradient's.
-    **options
-        ``backward``, ``state`` (beside the model itself), ``loss_factor`` and ``frozen``, see `gc_hooks.adapters`.
-
-    Returns
-    -------
-    dict
-        For ``hook.on_step(step, **...)`` and ``check_gradients(**...)``.
+    loss, **options
+        Also ``backward``, ``state`` (beside the model itself), ``loss_factor``, ``frozen``; see `gc_hooks.adapters`.
 
     Notes
     -----
-    Arrays are changed in place and restored to the bit. Where an attribute is a number, others are set in its place,
-    and the very same object again afterwards.
+    Arrays are changed in place and restored to the bit; a number is replaced, and is the same object again afterwards.
 
     Examples
     --------
@@ -143,30 +111,42 @@ def attributes(
     >>> check_gradients(**attachment).verdict.name
     'GOOD'
     """
-    many = isinstance(model, (list, tuple))
-    owners = {f"{position}.": owner for position, owner in enumerate(model)} if many else {"": model}
-    places = {path + name: (owner, name) for path, owner in owners.items() for name in names if hasattr(owner, name)}
-    missing = [name for name in names if not any(key.rpartition(".")[2] == name for key in places)]
+    several = isinstance(model, (list, tuple))
+    owners = model if several else [model]
+    places: dict[str, tuple[Any, str]] = {}
+    missing = dict.fromkeys(names)
+    for position, owner in enumerate(owners):
+        for name in names:
+            if hasattr(owner, name):
+                places[f"{position}.{name}" if several else name] = (owner, name)
+                missing.pop(name, None)
     if missing or not names:
         raise InvalidProblem(
-            f"There are no parameters {', '.join(missing) or 'named'} in {shown(model)}: it has no such attributes. "
-            "This usually means a name that is written otherwise, or one that is made only in the first step. Try "
-            "names=[...] with those that print(vars(model)) shows."
+            f"There are no parameters {', '.join(missing) or 'named'} in {shown(model)}. This usually means a "
+            "name that is made only in the first step. Try names=[...], of those that print(vars(model)) shows."
         )
-    cells = {key: np.array(0.0) for key, place in places.items() if isinstance(getattr(*place), numbers.Real)}
+    # A number cannot be changed in place. An array without axes stands for it, and is filled at each reading.
+    cells: dict[str, Array] = {}
+    for key, (owner, name) in places.items():
+        if isinstance(getattr(owner, name), numbers.Real):
+            cells[key] = np.array(0.0)
 
     def read() -> list[Pair]:
-        for key, cell in cells.items():
-            cell[...] = getattr(*places[key])
-        params = {key: cells[key] if key in cells else getattr(*place) for key, place in places.items()}
-        return [Pair(key, params[key], _gradient_beside(*place, naming)) for key, place in places.items()]
+        pairs = []
+        for key, (owner, name) in places.items():
+            param = getattr(owner, name)
+            if key in cells:
+                cells[key][...] = param
+                param = cells[key]
+            pairs.append(Pair(key, param, getattr(owner, key_of(name, {}, {}, naming), ABSENT)))
+        return pairs
 
     return attach(
         lambda: lasting_params(read),
         lambda: grads_of(read()),
         loss=loss,
-        within=lambda: _standing(places, {key: cell[()] for key, cell in cells.items()}),
-        state=(*owners.values(), *as_state(state)),
+        within=lambda: swapped([(*places[key], cell[()]) for key, cell in cells.items()]),
+        owners=owners,
         **options,
     )
 
@@ -178,32 +158,23 @@ def scalars(
     names: Sequence[str] | None = None,
     data: str = "data",
     grad: str = "grad",
-    state: Any = (),
     **options: Any,
 ) -> Attachment:
-    """Objects that hold a number (or an array) and its gradient, such as the nodes of a small autograd engine.
+    """Attach objects that have a number (or an array) and its gradient, such as the nodes of a small autograd engine.
 
     Parameters
     ----------
     values : sequence of objects; or callable that returns an iterable
-        A function such as ``net.parameters`` is asked at every check.
+        A function such as ``net.parameters`` is called at every check.
+        An object that is listed twice counts once.
     loss : callable
         ``loss()`` builds the graph anew; it returns a number, or an object whose ``data`` is one.
     names : sequence of str, optional
         By default the positions.
     data, grad : str
-        What the objects call them.
+        The names of both in the objects.
     **options
-        ``backward``, ``state`` (beside the values themselves), ``loss_factor`` and ``frozen``, see `gc_hooks.adapters`.
-
-    Returns
-    -------
-    dict
-        For ``hook.on_step(step, **...)`` and ``check_gradients(**...)``.
-
-    Notes
-    -----
-    An object that is listed twice counts once.
+        ``backward``, ``state`` (beside the values themselves), ``loss_factor``, ``frozen``; see `gc_hooks.adapters`.
 
     Examples
     --------
@@ -215,13 +186,14 @@ def scalars(
     """
 
     def nodes() -> dict[str, Any]:
-        unique = list({id(node): node for node in ask(values)}.values())
+        unique = {id(node): node for node in ask(values)}.values()
         if names and len(names) != len(unique):
             raise InvalidProblem(f"There are {len(names)} names for {len(unique)} values. Try to leave names out.")
         return dict(zip(names or map(str, range(len(unique))), unique, strict=True))
 
-    def put(params: Mapping[str, Any]) -> Any:
-        return _standing({name: (node, data) for name, node in nodes().items()}, params)
+    def put(params: Mapping[str, Any]) -> AbstractContextManager[None]:
+        found = nodes()
+        return swapped([(found[name], data, value) for name, value in params.items()])
 
     return attach(
         lambda: {name: getattr(node, data) for name, node in nodes().items()},
@@ -229,58 +201,35 @@ def scalars(
         loss=loss,
         within=put,
         in_place=False,
-        lacking="there are no values. This usually means a model that was not built yet, or a generator that has come "
-        "to its end. Try values=net.parameters, a function that is asked at every check.",
-        state=(*nodes().values(), *as_state(state)),
+        lacking="there are no values. This usually means a model that was not built yet, or a generator at its end. "
+        "Try values=net.parameters, a function that is called at every check.",
+        owners=tuple(nodes().values()),
         **options,
     )
 
 
-def _found(thing: Any, path: str, called: tuple[str, str], naming: Naming | None, met: set[int]) -> Iterator[Pair]:
-    """The parameters of an object and of all that it holds, the innermost first; what is met again is left out."""
-    if id(thing) in met:
-        return
-    met.add(id(thing))
-    inner = list(
-        chain.from_iterable(_found(part, f"{path}{key}.", called, naming, met) for key, part in _parts(thing, called))
-    )
-    yield from inner
-    params, grads = (ask(getattr(thing, name, None)) for name in called)
-    if _is_holder(thing, called) and params is not None:
-        yield from without_known(_of_one(params, grads, naming, path), inner)
+def _pairs(model: Any, params_name: str, grads_name: str, naming: Naming | None) -> list[Pair]:
+    """Return the parameters and gradients in an object and in all that it contains, the innermost first."""
 
+    def is_part(node: Node) -> bool:
+        return node.step != ATTRIBUTE or node.key not in (params_name, grads_name)
 
-def _parts(thing: Any, called: tuple[str, str]) -> Iterable[tuple[Any, Any]]:
-    if isinstance(thing, (list, tuple)):
-        return enumerate(thing)
-    if isinstance(thing, dict):
-        return thing.items()
-    if not is_open(thing) or isinstance(thing, (np.ndarray, type)) or not hasattr(thing, "__dict__"):
-        return ()
-    return [(name, part) for name, part in vars(thing).items() if name not in called]
+    def enter(node: Node) -> bool:
+        # A method or a class may lead to another model, whose parameters are not in the loss.
+        return is_part(node) and not isinstance(node.thing, (*CALLS, type))
 
-
-def _is_holder(thing: Any, called: tuple[str, str]) -> bool:
-    return hasattr(thing, called[0]) and not isinstance(thing, (list, tuple, dict, type))
-
-
-def _of_one(params: Any, grads: Any, naming: Naming | None, path: str) -> list[Pair]:
-    """One layer's parameters beside its gradients: by position where either has no names."""
-    params, grads = _realised(params), _realised(grads)
-    if isinstance(params, Mapping) and isinstance(grads, (list, tuple)):
-        grads = dict(zip(params, grads, strict=False))
-    return pairs_by_name(params, grads, naming, path)
-
-
-def _realised(held: Any) -> Any:
-    return list(held) if isinstance(held, Iterator) else held
-
-
-def _gradient_beside(owner: Any, name: str, naming: Naming) -> Any:
-    key: Callable[[str], str] = naming if callable(naming) else lambda name: key_of(name, {}, {}, naming)
-    return getattr(owner, key(name), ABSENT)
-
-
-def _standing(places: Mapping[str, tuple[Any, str]], params: Mapping[str, Any]) -> Any:
-    """Other values in some attributes."""
-    return swapped([places[name] for name in params], list(params.values()))
+    nodes = list(walk([Node(model)], all_ways, enter=enter))
+    inside: defaultdict[int, list[Pair]] = defaultdict(list)  # the pairs in a node, by its id
+    for node in reversed(nodes):  # in this order a thing comes after all that it contains
+        thing, pairs = node.thing, inside.pop(id(node), [])
+        if is_part(node) and hasattr(thing, params_name) and not isinstance(thing, (list, tuple, dict, type)):
+            params, grads = ask(getattr(thing, params_name)), ask(getattr(thing, grads_name, None))
+            if params is not None:
+                if isinstance(params, Mapping) and isinstance(grads, (list, tuple)):
+                    grads = dict(zip(params, grads, strict=False))
+                own = pairs_by_name(params, grads, naming, "".join(map("{}.".format, node.keys)))
+                # A block may list the parameters of its parts again.
+                known = {place(pair.param) for pair in pairs}
+                pairs += [pair for pair in own if place(pair.param) not in known]
+        inside[id(node.parent)][:0] = pairs
+    return inside[id(None)]

@@ -1,31 +1,33 @@
-"""Trainers that never show a gradient: it is caught on its way to the optimiser, or read off what one step changes."""
+"""Adapters for trainers that show no gradient: record it on its way to the optimiser, or compute it from one step."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gc_hooks._typing import Array, Loss
-from gc_hooks.adapters.aliasing import ABSENT, Pair, lasting_params, params_of, place
-from gc_hooks.adapters.attachment import Attachment, as_state, ask, attach, shown, swapped
+from gc_hooks._typing import Array, Loss, Params
+from gc_hooks.adapters.aliasing import Pair, lasting_params, pairs_by_name, params_of, place
+from gc_hooks.adapters.attachment import Attachment, Options, ask, attach, shown, swapped
 from gc_hooks.arrays.gradients import Uncertain
 from gc_hooks.arrays.tree import flatten
 from gc_hooks.errors import InvalidProblem
 from gc_hooks.isolation.object_graph import changeable
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 
 class RecordingOptimizer:
-    """Stands in for an optimiser, under whatever names its methods have: records gradients instead of updating.
+    """Takes the place of an optimiser, whatever its methods are called, and records gradients instead of updating.
 
     Parameters
     ----------
     like : object, optional
         The optimiser whose place it takes: its numbers (``optimizer.lr``) can still be read.
     param, grad : int
-        Where the parameter and the gradient stand among the arguments of its method.
+        Positions of the parameter and the gradient among the arguments of its method.
 
     Examples
     --------
@@ -38,60 +40,60 @@ class RecordingOptimizer:
 
     def __init__(self, like: Any = None, param: int = 0, grad: int = 1) -> None:
         self._like, self._param, self._grad = like, param, grad
-        self._recorded: list[tuple[Any, Any]] = []
+        self._recorded: list[tuple[Any, Array]] = []
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("__"):  # of a protocol, such as __array__, which this object does not follow
             raise AttributeError(name)
-        known = getattr(self._like, name, self)
-        return self if callable(known) else known
+        attribute = getattr(self._like, name, self)
+        if callable(attribute):
+            return self
+        return attribute
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        """Write down parameters and gradients, and return the parameters as they are."""
+        """Record parameters and gradients, and return the parameters as they are."""
         everything = (*arguments, *named.values())
         if len(everything) <= max(self._param, self._grad):
             return None
         params, grads = everything[self._param], everything[self._grad]
-        pairs = zip(flatten(params).values(), flatten(grads).values(), strict=False)
-        self._recorded += [(param, np.array(grad)) for param, grad in pairs]
+        for param, grad in zip(flatten(params).values(), flatten(grads).values(), strict=False):
+            self._recorded.append((param, np.array(grad)))  # a copy: the buffer is written again
         return params
 
-    def gradients(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """What was recorded, by the names of the parameters; several gradients of one parameter are summed."""
+    def gradients(self, params: Mapping[str, Any]) -> dict[str, Array]:
+        """Return the recorded gradients by the names of the parameters; several of one parameter are summed."""
         names = {place(param): name for name, param in params.items()}
-        grads: dict[str, Any] = {}
+        grads: dict[str, Array] = {}
         for position, (param, grad) in enumerate(self._recorded):
             name = names.get(place(param), f"the optimiser's {position}")
-            grads[name] = grads[name] + grad if name in grads else grad
+            grads[name] = grads.get(name, 0) + grad
         return grads
 
 
-class _Companion(RecordingOptimizer):
-    """Records, and lets the optimiser that it stands in for do its work: an update that is made before the delta below
-    is computed shows only in gradients that were computed from updated parameters."""
+class _PassingOptimizer:
+    """Hands every call to a recorder, and then to the optimiser (or a method of it): the updates are made.
 
-    def __init__(self, like: Any, param: int, grad: int, recorded: list[tuple[Any, Any]]) -> None:
-        super().__init__(like, param, grad)
-        self._recorded = recorded
+    A trainer may update a layer before it computes the delta of the layer below. That bug changes a gradient only
+    where the updates are real.
+    """
+
+    def __init__(self, optimizer: Any, recorder: RecordingOptimizer) -> None:
+        vars(self).update(_optimizer=optimizer, _recorder=recorder)  # __setattr__ sets the optimiser's attributes
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        known = getattr(self._like, name)
-        return partial(self._pass_on, known) if callable(known) else known
+        attribute = getattr(self._optimizer, name)
+        if callable(attribute):
+            return _PassingOptimizer(attribute, self._recorder)
+        return attribute
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in ("_like", "_param", "_grad", "_recorded"):
-            super().__setattr__(name, value)
-        else:
-            setattr(self._like, name, value)
+        setattr(self._optimizer, name, value)
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        return self._pass_on(self._like, *arguments, **named)
-
-    def _pass_on(self, method: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-        super().__call__(*arguments, **named)
-        return method(*arguments, **named)
+        self._recorder(*arguments, **named)
+        return self._optimizer(*arguments, **named)
 
 
 def recorded(
@@ -103,39 +105,28 @@ def recorded(
     params: Any,
     param: int = 0,
     grad: int = 1,
-    state: Any = (),
-    **options: Any,
+    **options: Unpack[Options],
 ) -> Attachment:
-    """Gradients that go straight into an optimiser: they are written down on their way, in one training step.
+    """Attach a trainer that hands its gradients straight to an optimiser: one training step is made and recorded.
+
+    The optimiser makes its update: where that comes before the delta of the layer below is computed, the delta is
+    wrong. Then everything is put back that the step changes in the owner, and in what ``step`` and ``loss`` refer to:
+    objects, containers of numbers or of up to a thousand items, and arrays of up to a megabyte. A penalty that the
+    optimiser adds itself is not seen.
 
     Parameters
     ----------
     owner : object or list of objects
-        Who holds the optimiser: the model, or the layers.
+        What holds the optimiser: the model, or the layers.
     attribute : str
-        Under which name.
-    step : callable
-        ``step()`` is one training step on the check's batch: forward, backward, update.
-    loss : callable
-        ``loss()`` on the same batch.
-    params : nested arrays; or callable that returns them
-        The arrays that the optimiser is given.
+        The optimiser's name there.
+    step, loss : callable
+        ``step()`` makes one training step on a batch: forward, backward, update. ``loss()`` is that of the same batch.
+    params : nested arrays that the optimiser is given; or callable that returns them
     param, grad : int
-        Where parameter and gradient stand among the arguments of the optimiser's method.
+        Positions of parameter and gradient among the arguments of the optimiser's method.
     **options
-        ``state`` (beside the owner), ``loss_factor`` and ``frozen``, see `gc_hooks.adapters`.
-
-    Returns
-    -------
-    dict
-        For ``hook.on_step(step, **...)`` and ``check_gradients(**...)``.
-
-    Notes
-    -----
-    The optimiser makes its update, for where that comes before the delta below is computed, the delta is wrong; then
-    everything is put back that the step changes in the owner, and in what ``step`` and ``loss`` refer to: objects,
-    containers of numbers or of up to a thousand items, and arrays of up to a megabyte. A penalty that lives in the
-    optimiser is not seen.
+        ``state`` (beside the owner itself), ``loss_factor`` and ``frozen``, see `gc_hooks.adapters`.
 
     Examples
     --------
@@ -147,41 +138,25 @@ def recorded(
     ...     def train(self):
     ...         self.optimizer.step({"W": self.W}, {"W": 2 * self.W})
     >>> net = Net()
-    >>> attachment = adapters.recorded(
-    ...     net, step=net.train, loss=lambda: np.sum(net.W**2), params=lambda: {"W": net.W}
-    ... )
+    >>> loss, params = lambda: np.sum(net.W**2), lambda: {"W": net.W}
+    >>> attachment = adapters.recorded(net, step=net.train, loss=loss, params=params)
     >>> check_gradients(**attachment).verdict.name
     'GOOD'
     """
-    _refuse_no_step(step)
     owners = list(owner) if isinstance(owner, (list, tuple)) else [owner]
-    if not all(hasattr(each, attribute) for each in owners) or not owners:
+    if not owners or not all(hasattr(each, attribute) for each in owners):
         raise InvalidProblem(
-            f"There is no {attribute} in {shown(owner)}. This usually means that the optimiser has another name, or "
-            "that the list holds layers without one. Try its name as second argument, and owners that have it."
+            f"There is no {attribute} in {shown(owner)}. This usually means that the optimiser has another name. Try "
+            "its name as second argument, and owners that have it."
         )
-    caught: dict[str, Any] = {}
 
-    def run() -> None:
-        record: list[tuple[Any, Any]] = []
-        companions = [_Companion(getattr(each, attribute), param, grad, record) for each in owners]
-        old = params_of(pairs())  # an optimiser may put new arrays in their places
-        with swapped([(each, attribute) for each in owners], companions):
+    def gradients_of_step(before: Params) -> dict[str, Array]:
+        recorder = RecordingOptimizer(param=param, grad=grad)
+        with swapped([(each, attribute, _PassingOptimizer(getattr(each, attribute), recorder)) for each in owners]):
             step()
-        caught.clear()
-        caught.update(companions[0].gradients(old))
+        return recorder.gradients(before)
 
-    def pairs() -> list[Pair]:
-        return [Pair(name, array, ABSENT) for name, array in flatten(ask(params)).items()]
-
-    return attach(
-        lambda: lasting_params(pairs),
-        lambda: caught,
-        loss=loss,
-        backward=run,
-        state=(*owners, *as_state(state), *changeable(step, loss)),
-        **options,
-    )
+    return _attach_step(step, loss, params, gradients_of_step, owners, **options)
 
 
 def recovered(
@@ -191,100 +166,93 @@ def recovered(
     loss: Loss,
     params: Callable[[], Any],
     learning_rate: float,
-    state: Any = (),
-    **options: Any,
+    **options: Unpack[Options],
 ) -> Attachment:
-    """Gradients that nobody shows, recovered from one plain step: (old - new) / learning rate.
+    """Attach a trainer that never shows its gradient: it is recovered from one step, (old - new) / learning rate.
+
+    A small step keeps few digits of the gradient: the gradient is known up to ``eps |w| / learning rate`` and its own
+    rounding. The check gets this error with each entry and calls a smaller difference INCONCLUSIVE. The step is made
+    on the model itself, inside `preserve`: a deep copy would separate arrays that share their memory.
 
     Parameters
     ----------
     model : object
         All that the step changes; it is put back to the bit, as is what ``step`` and ``loss`` refer to: objects,
         containers of numbers or of up to a thousand items, and arrays of up to a megabyte.
-    step : callable
-        ``step()`` makes one step of plain gradient descent on the check's batch: no momentum, no decay of the weights,
-        the whole batch at once.
-    loss : callable
-        ``loss()`` on the same batch.
+    step, loss : callable
+        ``step()`` makes one step of plain gradient descent on a batch: no momentum, no weight decay. ``loss()`` is that
+        of the same batch.
     params : callable
         ``params()`` returns the arrays that are trained.
     learning_rate : float
         Of that step. A large one loses fewer digits.
     **options
-        ``state`` (beside the model), ``loss_factor`` and ``frozen``, see `gc_hooks.adapters`.
-
-    Returns
-    -------
-    dict
-        For ``hook.on_step(step, **...)`` and ``check_gradients(**...)``.
-
-    Notes
-    -----
-    A parameter that moves by little keeps few digits of its step: the gradient is known up to ``eps |w| / learning
-    rate`` and its own rounding. The check gets this error bar with each entry and calls INCONCLUSIVE what lies inside.
-    The step is made on the model itself, inside `preserve`: a deep copy would part arrays that share their memory.
+        ``state`` (beside the model itself), ``loss_factor`` and ``frozen``, see `gc_hooks.adapters`.
 
     Examples
     --------
     >>> from gc_hooks import adapters, check_gradients
-    >>> class Net:
-    ...     def __init__(self):
-    ...         self.W = np.array([1.0, 2.0])
-    ...
-    ...     def fit(self, rate):
-    ...         self.W -= rate * 2 * self.W
-    >>> net = Net()
-    >>> attachment = adapters.recovered(
-    ...     net,
-    ...     step=lambda: net.fit(0.1),
-    ...     loss=lambda: np.sum(net.W**2),
-    ...     params=lambda: {"W": net.W},
-    ...     learning_rate=0.1,
-    ... )
+    >>> W = np.array([1.0, 2.0])
+    >>> def fit():
+    ...     W[:] -= 0.1 * 2 * W
+    >>> loss, params = lambda: np.sum(W**2), lambda: {"W": W}
+    >>> attachment = adapters.recovered(W, step=fit, loss=loss, params=params, learning_rate=0.1)
     >>> check_gradients(**attachment).verdict.name
     'GOOD'
     """
     if not (np.isfinite(learning_rate) and learning_rate > 0):
-        raise InvalidProblem(f"learning_rate={learning_rate!r}: the step's own rate is a positive number. Try 0.1.")
+        raise InvalidProblem(
+            f"learning_rate must be a positive number, got {learning_rate!r}. Try the rate with which step() updates."
+        )
     if not callable(params):
         raise InvalidProblem(
             f"params is {shown(params)}, not a function. This usually means the arrays themselves, which a step may "
-            "replace by new ones. Try params=lambda: {...}, with what holds them after the step."
+            "replace. Try params=lambda: {...}, with what holds them after the step."
         )
-    _refuse_no_step(step)
-    moved: dict[str, Uncertain] = {}
 
-    def run() -> None:
-        old = {name: np.array(array) for name, array in params_of(pairs()).items()}
+    def gradients_of_step(before: Params) -> dict[str, Uncertain]:
+        copies = {name: np.array(array) for name, array in before.items()}  # the step may write into the arrays
         step()
-        new = flatten(params())
-        moved.clear()
-        moved.update({name: _gradient(array, np.asarray(new[name]), learning_rate) for name, array in old.items()})
+        after = flatten(params())
+        return {name: _recovered_gradient(old, np.asarray(after[name]), learning_rate) for name, old in copies.items()}
 
-    def pairs() -> list[Pair]:
-        return [Pair(name, array, ABSENT) for name, array in flatten(params()).items()]
-
-    return attach(
-        lambda: lasting_params(pairs),
-        lambda: moved,
-        loss=loss,
-        backward=run,
-        state=(model, *as_state(state), *changeable(step, loss)),
-        **options,
-    )
+    return _attach_step(step, loss, params, gradients_of_step, [model], **options)
 
 
-def _refuse_no_step(step: Any) -> None:
-    if not callable(step):
-        raise InvalidProblem(
-            f"step={shown(step)} is no function. This usually means a number of steps, or the result of one. Try "
-            "step=lambda: model.fit_batch(inputs, targets)."
-        )
-
-
-def _gradient(old: Array, new: Array, learning_rate: float) -> Uncertain:
-    """The gradient that made a step, and how far it can be off: the new value is rounded, and so are rate and step."""
+def _recovered_gradient(old: Array, new: Array, learning_rate: float) -> Uncertain:
+    """Return the gradient behind one step, with the error of each entry."""
     eps = float(np.finfo(old.dtype).eps)
     before, after = old.astype(np.float64), new.astype(np.float64)
     grad = (before - after) / learning_rate
-    return Uncertain(grad, eps * (np.maximum(np.abs(before), np.abs(after)) / learning_rate + 2 * np.abs(grad)))
+    # new = fl(old - fl(rate * grad)), in the precision of the parameters. The subtraction rounds by at most eps / 2 of
+    # the larger value, which the division by the rate magnifies; the product and the rate itself round by eps / 2 of
+    # the gradient each. Twice these bounds leave room for a step that is computed in another order.
+    rounding = np.maximum(np.abs(before), np.abs(after)) / learning_rate
+    return Uncertain(grad, eps * (rounding + 2 * np.abs(grad)))
+
+
+def _attach_step(
+    step: Callable[[], object],
+    loss: Loss,
+    params: Any,
+    gradients_of_step: Callable[[Params], Mapping[str, Any]],
+    owners: list[Any],
+    **options: Unpack[Options],
+) -> Attachment:
+    """Return the keywords for gradients that one training step shows, which gets the parameters before the step."""
+    if not callable(step):
+        raise InvalidProblem(
+            f"step must be a function, got {shown(step)}. Try step=lambda: model.fit_batch(inputs, targets)."
+        )
+
+    def read() -> list[Pair]:
+        return pairs_by_name(ask(params), None)
+
+    return attach(
+        lambda: lasting_params(read),
+        None,
+        loss=loss,
+        backward=lambda: gradients_of_step(params_of(read())),
+        owners=(*owners, *changeable(step, loss)),
+        **options,
+    )

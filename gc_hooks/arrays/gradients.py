@@ -13,21 +13,23 @@ from gc_hooks._typing import Array, Params
 from gc_hooks.arrays.norms import relative_difference
 from gc_hooks.arrays.tree import flatten
 from gc_hooks.errors import InvalidProblem
+from gc_hooks.numerics import EPS, REPEATS_WITHIN
+from gc_hooks.report.diagnosis import listed
 
 RENAMED = ("d{}", "grad_{}", "{}_grad", "d_{}", "g{}")
 """How gradient dictionaries name the gradient of ``W1``, after ``W1`` itself; the first is the textbooks'."""
 
 
-class Grain(NamedTuple):
-    """How fine the numbers are that a gradient was handed in as: machine epsilon, and the smallest of them."""
+class Precision(NamedTuple):
+    """The number format in which a gradient was handed in: its machine epsilon, and its smallest positive number."""
 
-    precision: float = 0.0
-    quantum: float = 0.0
+    eps: float = 0.0
+    smallest: float = 0.0
 
 
 @dataclass(frozen=True)
 class GradientIssue:
-    """What is wrong with a gradient before a single slope is measured."""
+    """Why a gradient cannot be used, found before a slope is measured."""
 
     code: str
     text: str
@@ -35,77 +37,45 @@ class GradientIssue:
 
 @dataclass(frozen=True)
 class Uncertain:
-    """A gradient that is known only up to an error bar: recovered from an update, read off an instrument.
+    """A gradient that is known only up to an error, such as one recovered from an update of the parameters.
 
-    Handed in where an array would stand.
-
-    Attributes
-    ----------
-    value : array
-    error : array or float
-        How far each entry can be off.
-    note : str
-        What the report should say of it.
+    Hand it in where an array would stand.
     """
 
     value: Any
-    error: Any = 0.0
-    note: str = ""
+    error: Any = 0.0  # how far each entry can be off
+    note: str = ""  # A sentence for the report
 
 
 @dataclass(frozen=True)
 class Matched:
-    """Gradients by the names of their parameters.
+    """Gradients by the names of their parameters."""
 
-    Attributes
-    ----------
-    grads : dict of str to ndarray
-        Float64 copies; only those that have the shape of their parameter.
-    flaws : dict of str to Flaw
-    notes : tuple of str
-    precision : float
-        The largest machine epsilon among the arrays that were handed in.
-    errors : dict of str to ndarray
-        How far the entries of a gradient can be off, where that was handed in too.
-    quantum : float
-        The largest of their smallest numbers.
-    """
-
-    grads: dict[str, Array]
+    grads: dict[str, Array]  # in float64; only those that have the shape of their parameter
     issues: dict[str, GradientIssue] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    precision: float = float(np.finfo(np.float64).eps)
+    precision: float = EPS  # the largest machine epsilon among the arrays that were handed in
+    # How far the entries of a gradient can be off, where an `Uncertain` one was handed in.
     errors: dict[str, Array] = field(default_factory=dict)
-    quantum: float = 0.0
+    smallest: float = 0.0  # the largest of their smallest positive numbers
 
     def compared_with(self, again: Matched) -> Matched:
-        """The same, with a flaw on each gradient that a second call did not repeat to rounding."""
-        issues = {
-            name: GradientIssue(
-                "not_repeatable", f"two calls of the gradient function at the same parameters differ by {d:.1e}"
-            )
-            for name, grad in self.grads.items()
-            if name in again.grads and (d := relative_difference(grad, again.grads[name])) > 1e3 * self.precision
-        }
-        return replace(self, issues={**self.issues, **issues})
+        """Return a copy with an issue for each gradient that a second call did not repeat."""
+        issues = dict(self.issues)
+        for name, gradient in self.grads.items():
+            if name not in again.grads:
+                continue
+            difference = relative_difference(gradient, again.grads[name])
+            if difference > REPEATS_WITHIN * self.precision:
+                text = f"two calls of the gradient function at the same parameters differ by {difference:.1e}"
+                issues[name] = GradientIssue("not_repeatable", text)
+        return replace(self, issues=issues)
 
 
-def match_gradients(grads: Any, point: Params, copy: bool = True) -> Matched:
-    """Pair gradients with parameters, by name or by the textbooks' renaming, and copy them.
+def match_gradients(grads: object, point: Params, copy: bool = True) -> Matched:
+    """Pair gradients with the named parameters of a point, by name or by the textbooks' renaming (``dW1`` for ``W1``).
 
-    Parameters
-    ----------
-    grads : array, number, or nested dicts, lists and tuples of them
-        In the structure of the parameters, or with ``dW1`` for ``W1``; further entries are ignored, with a note.
-    point : dict of str to ndarray
-        The parameters.
-    copy : bool
-        False for what is looked at once: arrays of float64 are then the caller's own.
-
-    Raises
-    ------
-    InvalidProblem
-        There are no gradients at all.
+    Further entries are ignored, with a note. Without ``copy``, arrays of float64 stay the caller's own.
 
     Examples
     --------
@@ -119,76 +89,86 @@ def match_gradients(grads: Any, point: Params, copy: bool = True) -> Matched:
             "instead. Try to return the dictionary of gradients, or to hand in the buffers."
         )
     leaves = flatten(grads)
-    found = {name: key for name in point if (key := gradient_key(name, leaves, point)) is not None}
-    pairs = {name: _as_gradient(name, leaves[key], point[name].shape, copy) for name, key in found.items()}
-    used = set(found.values())
+    keys = {name: gradient_key(name, leaves, point) for name in point}
+    used = set(keys.values())
     extra = [key for key in leaves if key not in used]
-    issues = {name: gradient for name, (gradient, _) in pairs.items() if isinstance(gradient, GradientIssue)}
-    issues |= {name: _missing(name, extra) for name in point if name not in found}
-    bars = {name: bar for name, key in found.items() if (bar := _bar(leaves[key], point[name].shape)) is not None}
-    told = [leaf.note for leaf in leaves.values() if isinstance(leaf, Uncertain) and leaf.note]
+    found: dict[str, Array] = {}
+    issues: dict[str, GradientIssue] = {}
+    errors: dict[str, Array] = {}
+    notes = [f"Not parameters, ignored: {listed(extra, 8)}."] if extra else []
+    precisions = [Precision(0.0)]
+    for name, array in point.items():
+        key = keys[name]
+        if key is None:
+            issues[name] = _missing(name, extra)
+            continue
+        leaf = leaves[key]
+        error: Any = 0.0
+        if isinstance(leaf, Uncertain):
+            error = np.abs(np.asarray(leaf.error, dtype=np.float64))
+            if leaf.note and leaf.note not in notes:
+                notes.append(leaf.note)
+            leaf = leaf.value
+        gradient = _usable(name, leaf, array.shape)
+        if isinstance(gradient, GradientIssue):
+            issues[name] = gradient
+            continue
+        precisions.append(_precision_of(gradient.dtype))
+        found[name] = gradient.astype(np.float64, copy=copy)
+        if np.any(error):
+            errors[name] = np.broadcast_to(error, np.shape(leaf)).reshape(array.shape)
     return Matched(
-        grads={name: gradient for name, (gradient, _) in pairs.items() if not isinstance(gradient, GradientIssue)},
+        grads=found,
         issues=issues,
-        notes=(*((f"Not parameters, ignored: {_listed(extra)}.",) if extra else ()), *dict.fromkeys(told)),
-        precision=max([grain.precision for _, grain in pairs.values()], default=Matched.precision),
-        quantum=max([grain.quantum for _, grain in pairs.values()], default=Matched.quantum),
-        errors={name: bar for name, bar in bars.items() if name not in issues},
+        notes=tuple(notes),
+        precision=max(precision.eps for precision in precisions) if found else EPS,
+        errors=errors,
+        smallest=max(precision.smallest for precision in precisions),
     )
 
 
 def gradient_key(name: str, leaves: Mapping[str, Any], point: Mapping[str, Any]) -> str | None:
-    """The key under which a parameter's gradient stands, by its own name or by the textbooks' renaming."""
+    """Return the key of a parameter's gradient, its own name or one of the textbooks' renamings; None if there is none.
+
+    A key that is itself the name of a parameter is not a renaming of another one.
+    """
     if name in leaves:
         return name
     stem, _, last = name.rpartition(".")
-    renamed = (".".join(filter(None, (stem, form.format(last)))) for form in RENAMED)
-    return next((key for key in renamed if key in leaves and key not in point), None)
+    for form in RENAMED:
+        key = f"{stem}.{form.format(last)}" if stem else form.format(last)
+        if key in leaves and key not in point:
+            return key
+    return None
 
 
 def _missing(name: str, extra: list[str]) -> GradientIssue:
-    seen = f"; the names without a parameter are {_listed(extra)}" if extra else ""
+    seen = f"; the names without a parameter are {listed(extra, 8)}" if extra else ""
     return GradientIssue("missing_gradient", f"no gradient was handed in for {name}{seen}")
 
 
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-
-
-def _as_gradient(name: str, leaf: Any, shape: tuple[int, ...], copy: bool) -> tuple[Array | GradientIssue, Grain]:
-    """A float64 copy of a gradient, or its flaw; and the grain of what was handed in."""
-    if isinstance(leaf, Uncertain):
-        leaf = leaf.value
+def _usable(name: str, leaf: object, shape: tuple[int, ...]) -> Array | GradientIssue:
+    """Return what was handed in as an array of real numbers in the parameter's shape, or why it cannot be used."""
     if leaf is None:
-        return GradientIssue("missing_gradient", f"the gradient of {name} is None"), Grain()
+        return GradientIssue("missing_gradient", f"the gradient of {name} is None")
     if type(leaf) is not np.ndarray and isinstance(leaf, np.ma.MaskedArray):
         return GradientIssue(
-            "not_numeric", f"the gradient of {name} is a masked array: what is hidden has no value"
-        ), Grain()
-    array = np.asarray(leaf)
+            "not_numeric", f"the gradient of {name} is a masked array: a hidden entry has no value to compare"
+        )
+    array: Array = np.asarray(leaf)
     if array.dtype.kind not in "fiub":
-        return GradientIssue("not_numeric", f"the gradient of {name} holds {array.dtype}, not real numbers"), Grain()
+        return GradientIssue("not_numeric", f"the gradient of {name} holds {array.dtype}, not real numbers")
     if shape == () and array.size == 1:
         array = array.reshape(())
     if array.shape != shape:
         hint = ", its transpose" if array.shape == shape[::-1] else ""
-        return GradientIssue(
-            "wrong_shape", f"the gradient has shape {array.shape}{hint}, the parameter {shape}"
-        ), Grain()
-    return array.astype(np.float64, copy=copy), _grain(array.dtype)
+        return GradientIssue("wrong_shape", f"the gradient has shape {array.shape}{hint}, the parameter {shape}")
+    return array
 
 
 @lru_cache(maxsize=64)
-def _grain(dtype: np.dtype[Any]) -> Grain:
-    if dtype.kind != "f":
-        return Grain()
-    limits = np.finfo(dtype if dtype.itemsize < 8 else np.float64)  # a long double is rounded to one
-    return Grain(float(limits.eps), float(limits.tiny * limits.eps))
-
-
-def _bar(leaf: Any, shape: tuple[int, ...]) -> Array | None:
-    """The error bar of each entry; None where none was handed in, or where the gradient has another shape anyhow."""
-    if not isinstance(leaf, Uncertain) or np.shape(leaf.value) != shape:
-        return None
-    bar = np.abs(np.asarray(leaf.error, dtype=np.float64))
-    return np.broadcast_to(bar, shape) if np.any(bar) else None
+def _precision_of(dtype: np.dtype[Any]) -> Precision:
+    if dtype.kind != "f":  # integers are exact
+        return Precision()
+    limits = np.finfo(dtype if dtype.itemsize < 8 else np.float64)  # a long double is rounded to float64
+    return Precision(float(limits.eps), float(limits.tiny * limits.eps))

@@ -10,7 +10,7 @@ from gc_hooks._typing import Array, Params
 
 
 def relative_difference(first: Array, second: Array) -> float:
-    """The classic ratio ``||a - b|| / (||a|| + ||b||)``; 0 for equal arrays, also where they are zero or NaN."""
+    """Return the classic ratio ``||a - b|| / (||a|| + ||b||)``; 0 for equal arrays, also where they are zero or NaN."""
     if same_bits(first, second):
         return 0.0
     with np.errstate(all="ignore"):
@@ -19,17 +19,17 @@ def relative_difference(first: Array, second: Array) -> float:
 
 
 def same_bits(first: Array, second: Array) -> bool:
-    """Whether two arrays hold the same numbers, NaN included."""
+    """Return whether two arrays hold the same numbers, NaN included."""
     return np.array_equal(first, second) or np.array_equal(first, second, equal_nan=True)
 
 
 def in_double(arrays: Params) -> dict[str, Array]:
-    """Copies in float64: whatever is done to them, the training's own stay what they are."""
+    """Return copies in float64: whatever is done to them, the training's own arrays stay what they are."""
     return {name: array.astype(np.float64) for name, array in arrays.items()}
 
 
 def norm(array: Array) -> float:
-    """Euclidean norm, also of entries whose squares are too large or too small to be written down.
+    """Return the Euclidean norm, also of entries whose squares overflow or vanish.
 
     Examples
     --------
@@ -41,10 +41,19 @@ def norm(array: Array) -> float:
     if 1e-200 < square < 1e200:
         return math.sqrt(square)
     largest = float(np.max(np.abs(array), initial=0.0))
+    if not 0 < largest < math.inf:
+        return largest
     with np.errstate(all="ignore"):
-        return float(np.linalg.norm(array / largest) * largest) if 0 < largest < math.inf else largest
+        return float(np.linalg.norm(array / largest) * largest)
+
+
+def finite_norm(array: Array) -> float:
+    """Return the Euclidean norm over the finite entries."""
+    return norm(array[np.isfinite(array)])
 
 
 def root_mean_square(array: Array) -> float:
-    """Root mean square, 0 for an empty array."""
-    return norm(np.asarray(array, dtype=np.float64)) / math.sqrt(array.size) if array.size else 0.0
+    """Return the root mean square, 0 for an empty array."""
+    if not array.size:
+        return 0.0
+    return norm(np.asarray(array, dtype=np.float64)) / math.sqrt(array.size)

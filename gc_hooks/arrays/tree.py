@@ -1,8 +1,8 @@
-"""Nested parameters as flat ones: any nesting of dicts, lists and tuples <-> ``{"layers.0.W": leaf}``."""
+"""Turn any nesting of dicts, lists and tuples into ``{"layers.0.W": leaf}``, and back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -12,23 +12,10 @@ ROOT = "theta"
 """The name of parameters that are a single number or a single array."""
 
 
-def flatten(tree: Any) -> dict[str, Any]:
-    """Name every leaf of a nested container by its path.
+def flatten(tree: object) -> dict[str, Any]:
+    """Name every leaf of nested mappings, lists and tuples by its path, in their order.
 
-    Parameters
-    ----------
-    tree : leaf, or mapping, list or tuple of trees
-        Whatever is not a mapping, a list or a tuple is a leaf.
-
-    Returns
-    -------
-    dict of str to leaf
-        In the order of the containers; a tree that is itself a leaf is called ``theta``.
-
-    Raises
-    ------
-    InvalidProblem
-        Two leaves would get the same name.
+    A tree that is itself a leaf is called ``theta``. Raises `InvalidProblem` where two leaves would get the same name.
 
     Examples
     --------
@@ -36,8 +23,8 @@ def flatten(tree: Any) -> dict[str, Any]:
     {'layers.0.W': 1.0, 'layers.0.b': 2.0, 'scale': 3.0}
     """
     leaves: dict[str, Any] = {}
-    for path, leaf in _walk(tree, ()):
-        name = ".".join(path) or ROOT
+    for path, leaf in _walk(tree, ""):
+        name = path or ROOT
         if name in leaves:
             raise InvalidProblem(
                 f"Two parameters are both called {name!r}. This usually means that a key holds a dot or that a number "
@@ -47,54 +34,50 @@ def flatten(tree: Any) -> dict[str, Any]:
     return leaves
 
 
-def rebuild(tree: Any, leaves: Mapping[str, Any]) -> Any:
-    """The inverse of `flatten`: the structure of ``tree`` with other leaves.
+def rebuild(tree: object, leaves: Mapping[str, Any]) -> Any:
+    """Return the structure of ``tree`` with other leaves: the inverse of `flatten`.
 
     Examples
     --------
     >>> rebuild([{"W": None}, None], {"0.W": 1.0, "1": 2.0})
     [{'W': 1.0}, 2.0]
     """
-    return _rebuild(tree, leaves, ())
+    return _rebuild(tree, leaves, "")
 
 
-def is_container(tree: Any) -> bool:
-    """Whether a tree has branches of its own."""
-    return _has_branches(type(tree))
-
-
-def _is_containers(kind: Any) -> bool:
-    return issubclass(kind, (Mapping, list, tuple))
-
-
-_has_branches: Callable[[Any], bool] = lru_cache(maxsize=1024)(_is_containers)
-"""Asked of every array at every evaluation, so that each class is looked at once."""
-
-
-def _walk(tree: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    if not is_container(tree):
-        yield path, tree
-        return
-    for key, branch in _branches(tree):
-        yield from _walk(branch, (*path, _word(key)))
-
-
-def _word(key: Any) -> str:
-    """A key as a part of a name that can be written anywhere: half a character, which no file takes, is spelt out."""
-    text = str(key)
-    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
-
-
-def _branches(tree: Mapping[Any, Any] | Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-    return iter(tree.items()) if isinstance(tree, Mapping) else iter(enumerate(tree))
-
-
-def _rebuild(tree: Any, leaves: Mapping[str, Any], path: tuple[str, ...]) -> Any:
-    if not is_container(tree):
-        return leaves[".".join(path) or ROOT]
-    branches = {key: _rebuild(branch, leaves, (*path, _word(key))) for key, branch in _branches(tree)}
+def _rebuild(tree: Any, leaves: Mapping[str, Any], path: str) -> Any:
+    if not is_container(type(tree)):
+        return leaves[path or ROOT]
+    branches = {}
+    for key, branch in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
+        word = _word(key)
+        branches[key] = _rebuild(branch, leaves, f"{path}.{word}" if path else word)
     if isinstance(tree, Mapping):
         return branches
     if hasattr(tree, "_fields"):  # a named tuple takes its items one by one
         return type(tree)(*branches.values())
     return tuple(branches.values()) if isinstance(tree, tuple) else list(branches.values())
+
+
+def _is_container(kind: Any) -> bool:
+    return issubclass(kind, (Mapping, list, tuple))
+
+
+is_container: Callable[[Any], bool] = lru_cache(maxsize=1024)(_is_container)
+"""Return whether trees of this class have branches. Cached, because every array is asked at every evaluation."""
+
+
+def _walk(tree: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Yield every leaf with its path."""
+    if not is_container(type(tree)):
+        yield path, tree
+        return
+    for key, branch in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
+        word = _word(key)
+        yield from _walk(branch, f"{path}.{word}" if path else word)
+
+
+def _word(key: object) -> str:
+    """Return a key as a part of a name that any file can hold: half a surrogate pair is spelt out."""
+    text = str(key)
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()

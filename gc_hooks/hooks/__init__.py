@@ -1,1 +1,1 @@
-"""Attached to a training: when to check, what to ask, what to do about it."""
+"""Attached to a training: when to check, what to ask, and what to do about a wrong gradient."""

@@ -1,4 +1,4 @@
-"""Switches that need no change of the code: environment variables that override a hook's arguments."""
+"""Environment variables that override a hook's arguments, so that the code need not be changed."""
 
 from __future__ import annotations
 
@@ -14,66 +14,51 @@ OFF, ON = {"off", "0", "false", "no"}, {"", "on", "1", "true", "yes"}
 
 @dataclass(frozen=True)
 class EnvironmentSettings:
-    """What the environment asks for.
-
-    Attributes
-    ----------
-    off : bool
-        ``GC_HOOKS=off``: the hook does nothing.
-    calls : tuple of int or None
-        ``GC_HOOKS_AT=0,1,500``: the calls that are checked, in place of the schedule in the code.
-    log_dir : str or None
-        ``GC_HOOKS_LOG_DIR=runs/mine``: where the checks are written for TensorBoard.
-    troubles : tuple of str
-        One message for each variable that cannot be understood, and is ignored: no training ends for it.
-    """
+    """What the environment sets: ``GC_HOOKS=off``, ``GC_HOOKS_AT=0,1,500`` and ``GC_HOOKS_LOG_DIR=runs/mine``."""
 
     off: bool = False
-    calls: tuple[int, ...] | None = None
-    log_dir: str | None = None
-    troubles: tuple[str, ...] = ()
+    calls: tuple[int, ...] | None = None  # that are checked, in place of the schedule in the code
+    log_dir: str | None = None  # where the checks are written for TensorBoard
+    warnings: tuple[str, ...] = ()  # one for each variable that is ignored: a typing error must not end a training
 
     @property
     def schedule(self) -> Schedule | None:
-        """What replaces the schedule in the code."""
-        return never if self.off else None if self.calls is None else at(*self.calls)
+        """Return what replaces the schedule in the code."""
+        if self.off:
+            return never
+        return None if self.calls is None else at(*self.calls)
 
     @property
-    def told(self) -> str:
-        """What is overridden, for a person to know; empty when nothing is."""
+    def message(self) -> str:
+        """Return for a person what is overridden; empty when nothing is."""
         if self.off:
             return "GC_HOOKS=off: gradients are not checked."
-        calls = "" if self.calls is None else ",".join(map(str, self.calls))
-        parts = [f"GC_HOOKS_AT={calls}: checks are made at these calls, whatever the code says."] if calls else []
-        parts += [f"GC_HOOKS_LOG_DIR={self.log_dir}: checks are written there."] if self.log_dir else []
+        parts = []
+        if self.calls is not None:
+            calls = ",".join(map(str, self.calls))
+            parts.append(f"GC_HOOKS_AT={calls}: checks are made at these calls, whatever the code says.")
+        if self.log_dir:
+            parts.append(f"GC_HOOKS_LOG_DIR={self.log_dir}: checks are written there.")
         return " ".join(parts)
 
 
-def read_environment(environment: Mapping[str, str] | None = None) -> EnvironmentSettings:
-    """The switches of the environment, or of another mapping; what is empty counts as not set.
+def read_environment(environment: Mapping[str, str] = os.environ) -> EnvironmentSettings:
+    """Return the settings of the environment, or of another mapping; an empty variable counts as not set.
 
-    Examples
-    --------
     >>> read_environment({"GC_HOOKS_AT": "0, 1, 500"}).calls
     (0, 1, 500)
-    >>> read_environment({"GC_HOOKS": "perhaps"}).troubles
-    ("GC_HOOKS='perhaps' is not understood, and is ignored. Try GC_HOOKS=off, or on.",)
     """
-    given = os.environ if environment is None else environment
-    switch, at, log_dir = (given.get(name, "").strip() for name in ("GC_HOOKS", "GC_HOOKS_AT", "GC_HOOKS_LOG_DIR"))
-    calls, troubles = _calls(at)
+    names = ("GC_HOOKS", "GC_HOOKS_AT", "GC_HOOKS_LOG_DIR")
+    switch, at_calls, log_dir = [environment.get(name, "").strip() for name in names]
+    warnings, calls = [], None
     if switch.lower() not in OFF | ON:
-        troubles = (f"GC_HOOKS={switch!r} is not understood, and is ignored. Try GC_HOOKS=off, or on.", *troubles)
-    return EnvironmentSettings(switch.lower() in OFF, calls, log_dir or None, troubles)
-
-
-def _calls(text: str) -> tuple[tuple[int, ...] | None, tuple[str, ...]]:
-    words = [word.strip() for word in text.split(",")] if text else []
-    for word in words:
-        if not (word.isascii() and word.isdigit()):
-            trouble = (
-                f"GC_HOOKS_AT={text!r} is ignored: {word!r} is no number of calls, counted from 0. Try "
-                "GC_HOOKS_AT=0,1,500."
-            )
-            return None, (trouble,)
-    return (tuple(map(int, words)) or None), ()
+        warnings.append(f"GC_HOOKS={switch!r} is not understood, and is ignored. Try GC_HOOKS=off, or on.")
+    if at_calls:
+        words = [word.strip() for word in at_calls.split(",")]
+        wrong = [word for word in words if not (word.isascii() and word.isdigit())]
+        if wrong:
+            problem = f"{wrong[0]!r} is not a number of calls, counted from 0"
+            warnings.append(f"GC_HOOKS_AT={at_calls!r} is ignored: {problem}. Try GC_HOOKS_AT=0,1,500.")
+        else:
+            calls = tuple(map(int, words))
+    return EnvironmentSettings(switch.lower() in OFF, calls, log_dir or None, tuple(warnings))

@@ -5,84 +5,67 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from gc_hooks._typing import Array, Batch, Loss, Params, Schedule
 from gc_hooks.errors import InvalidProblem
-from gc_hooks.hooks.base import HookBase, check_choice
-from gc_hooks.hooks.questions import check_own_loop, check_slopes, quick_check_slopes, with_buffers
+from gc_hooks.hooks.base import FULL, CheckPlan, HookBase
+from gc_hooks.hooks.options import HookOptions, require_choice
+from gc_hooks.hooks.questions import OwnStep, check_own_loop, check_slopes, quick_check_slopes, with_buffers
 from gc_hooks.hooks.recorder import warn
 from gc_hooks.report import CheckReport
 from gc_hooks.report.verdict import Tolerance
-from gc_hooks.slopes.estimate import Method
+from gc_hooks.slopes.methods import Estimate, Method
 from gc_hooks.training import Callback, TrainState
 
 
-class _Step(NamedTuple):
-    """What one call of `GradCheckHook.on_step` handed in."""
-
-    step: int
-    loss: Loss
-    params: Any
-    grads: Any
-    in_place: bool
-    before_loss: Callable[[], object] | None
-
-
 class GradCheckHook(HookBase, Callback):
-    """Checks the gradient of a training run: at initialisation, one step later, and again after N iterations.
+    """Check the gradient of a training run: at initialisation, one step later, and again after N iterations.
 
     Parameters
     ----------
     after : int or None
-        N. The checks are made at the hook's calls 0, 1 and N: a gradient buffer that is never set to zero looks right
-        at step 0 and doubled at step 1. When the training ends before N, the hook checks at the end and says so.
+        N. Checks are made at the hook's calls 0, 1 and N: a gradient buffer that is never set to zero looks right at
+        step 0 and doubled at step 1. When the training ends before N, the hook checks at the end and says so.
     every : int, optional
-        Also once in so many calls, along one direction through all parameters (`joint`): affordable every hundred
-        steps, and opened up on suspicion.
+        Also check once in ``every`` calls, along one direction through all parameters (`joint`), which is cheap enough
+        for every hundred steps; a check that looks suspicious then measures more.
     schedule : callable, optional
-        Replaces both: ``schedule(calls) -> bool``, asked with the number of calls that the hook has had before, or
-        `drift`, which also sees the weights.
+        Replaces both: ``schedule(calls) -> bool`` gets the number of calls that the hook has had before.
     log_dir : str or path, optional
         Write the checks for TensorBoard into ``<log_dir>/gradcheck``.
     writer : SummaryWriter, optional
         Write them through your own tensorboardX or torch writer instead.
-    reporters : sequence, optional
+    reporters : list of Reporter, optional
         Replaces the console; ``log_dir`` or ``writer`` add TensorBoard to either.
     dropout : {"off", "frozen"}
-        Force dropout's rate to zero while the slopes are measured, or check dropout too, with its masks held fixed.
-    method : callable, optional
-        As for `check_gradients`.
-    tolerance : Tolerance
-        As for `check_gradients`.
+        Set dropout's rate to zero while the slopes are measured, or check dropout too, with fixed masks.
+    method, tolerance, max_evaluations, max_seconds
+        As for `check_gradients`, for each check.
     on_fail : {"warn", "raise", "stop"} or callable
         What to do about DOUBLE_CHECK and WORRY: warn, raise `GradientMismatch`, end the training cleanly (elsewhere:
         set ``should_stop``), or call with the report.
     batch_size : int
-        Number of samples of the check batch, the first ones of the first batch; it stays the same at every check.
-    max_evaluations, max_seconds : optional
-        Limits of each check, as for `check_gradients`.
+        Samples of the check batch: the first ones of the first batch, at every check.
     seed : int
-        Of the hook's own generator; no other is ever drawn from.
+        Of the hook's own generator; it draws from no other.
 
     Attributes
     ----------
     reports : list of CheckReport
-        Of all checks so far; pictures stay in memory with eight that are good, eight that are not, and the last.
-    share : float
-        The hook's share of the time since its first call.
+        Of all checks so far. Pictures stay in memory with eight that are good, eight that are not, and the last.
+    share, calls : float, int
+        The hook's share of the time since its first call, and the number of steps so far.
     should_stop : bool
         Set by ``on_fail="stop"``: a loop of your own looks at it after each step.
-    calls : int
 
     Raises
     ------
     InvalidProblem
-        An argument cannot be used; the message says what to try. After that, nothing that goes wrong in a check ends
-        the training: it is one `GradCheckWarning` and an INCONCLUSIVE report. Only what ``on_fail`` asks for and Ctrl-C
-        leave the hook.
+        An argument cannot be used. After that, whatever goes wrong in a check is one `GradCheckWarning` and an
+        INCONCLUSIVE report; only Ctrl-C and what ``on_fail`` raises leave the hook.
 
     Notes
     -----
@@ -92,9 +75,9 @@ class GradCheckHook(HookBase, Callback):
 
     Environment variables override the arguments, and the hook says so once: ``GC_HOOKS=off`` (nothing is checked),
     ``GC_HOOKS_AT=0,1,500`` (replaces the schedule), ``GC_HOOKS_LOG_DIR=runs/mine`` (replaces ``log_dir`` and
-    ``writer``). One that cannot be understood is a warning, and ignored.
+    ``writer``). One that cannot be understood is a warning, and is ignored.
 
-    A hook that is handed to a trainer of another model starts over with call 0 and a new check batch.
+    A hook that is used with a trainer of another model starts over with call 0 and a new check batch.
 
     Examples
     --------
@@ -114,10 +97,10 @@ class GradCheckHook(HookBase, Callback):
         every: int | None = None,
         schedule: Schedule | None = None,
         log_dir: str | os.PathLike[str] | None = None,
-        writer: Any = None,
+        writer: object = None,
         reporters: Sequence[Any] | None = None,
         dropout: str = "off",
-        method: Method | None = None,
+        method: Method | Callable[..., Estimate] | None = None,
         tolerance: Tolerance = Tolerance(),
         on_fail: str | Callable[[CheckReport], object] = "warn",
         batch_size: int = 32,
@@ -125,10 +108,10 @@ class GradCheckHook(HookBase, Callback):
         max_seconds: float | None = None,
         seed: int = 0,
     ) -> None:
-        check_choice("dropout", dropout, ("off", "frozen"))
+        require_choice("dropout", dropout, ("off", "frozen"))
         if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
             raise InvalidProblem(f"batch_size={batch_size!r}: the check batch needs at least one sample. Try 32.")
-        super().__init__(
+        options = HookOptions(
             after=after,
             every=every,
             schedule=schedule,
@@ -142,61 +125,62 @@ class GradCheckHook(HookBase, Callback):
             max_seconds=max_seconds,
             seed=seed,
         )
+        super().__init__(options)
         self._masks = np.random.default_rng([seed, 1]).bit_generator.state if dropout == "frozen" else None
         self._batch_size = batch_size
-        self._batch: Batch | None = None
-        self._buffers: tuple[int, dict[str, Array] | None] = -1, None
-        self._trained: Params | None = None
-        self._latest: tuple[Any, ...] | None = None
+        self._batch: Batch | None = None  # the check batch: the same at every check, so that checks compare
+        self._buffers: tuple[int, dict[str, Array]] = -1, {}  # gradients, and the call that saw them
+        self._trained: Params | None = None  # of our own trainer
 
-    def _weights(self) -> Any:
-        return self._trained if self._latest is None else _Step(*self._latest).params
+    def _current_params(self) -> Any:
+        return self._trained if self._latest is None else OwnStep(*self._latest).params
 
     # --- our own trainer ----------------------------------------------------------------------------------------------
 
     def on_train_begin(self, state: TrainState) -> None:
-        """Keep nothing of another model: neither its check batch and its buffers, nor how far its weights had gone."""
+        """Start over where this is another model than before."""
         if self._trained is not None and self._trained is not state.params:
-            self._start_over()
-            self._batch, self._buffers = None, (-1, None)
+            self.calls, self._batch, self._buffers = 0, None, (-1, {})
+            self._recorder.drift.forget()
+            self._recorder.say("gradient check: another model, which is checked from its own first step on.")
         self._trained, self._latest = state.params, None
 
     def on_gradients(self, state: TrainState) -> None:
-        """Between backward and the optimiser: check the gradient, if a check is due."""
+        """Check the gradient, if a check is due, between backward and the optimiser."""
         self._trained = state.params
-        if self._is_due(state.step):
-            self._keep_batch(state)
-            self._check(state.step, state.params, lambda seed: self._ask(state, seed), state.stop, self._quick_check)
-
-    def on_train_end(self, state: TrainState) -> None:
-        """Check at the end when the training was too short for the check after N, and sum up."""
-        if not state.interrupted and self._never_reached():
-            self._options["probes"] = None
-            self._check(state.step, state.params, lambda seed: self._ask_at_end(state, seed), state.stop)
-        self._sum_up()
-
-    def _keep_batch(self, state: TrainState) -> None:
-        """Keep the first samples of the first batch: checks at different steps compare."""
+        plan = self._due(state.step)
+        if plan is None:
+            return
         if self._batch is None and state.batch is not None:
             inputs, targets = state.batch
             self._batch = inputs[: self._batch_size].copy(), targets[: self._batch_size].copy()
+        with self._recorder.record(state.step) as check:
+            check.protect(state.params, state, known=plan.quick)
+            report = self._slopes_report(state, plan, check.seed)
+            call, buffers = self._buffers
+            previous = buffers if call == self.calls - 1 else None
+            check.report = with_buffers(report, state, previous, passes=1 if plan.quick else 2)
+            # The next check compares with these gradients: a buffer that accumulates is the sum of two steps'.
+            self._buffers = -1, {}
+            if self._may_be_due():
+                self._buffers = self.calls, {name: array.copy() for name, array in state.grads.items()}
+        self._act_on(check.report, state.stop)
 
-    def _ask(self, state: TrainState, seed: int) -> CheckReport:
-        call, buffers = self._buffers
-        previous = buffers if call == self.calls - 1 else None
-        report = with_buffers(self._ask_slopes(state, seed), state, previous, self._quick_check)
-        kept = {name: array.copy() for name, array in state.grads.items()} if self._may_be_due() else None
-        self._buffers = self.calls, kept
-        return report
+    def on_train_end(self, state: TrainState) -> None:
+        """Check at the end when the training was too short for the check after N, and sum up."""
+        if not state.interrupted and self._is_early_end():
+            with self._recorder.record(state.step) as check:
+                check.protect(state.params, state)
+                report = self._slopes_report(state, FULL, check.seed)
+                unasked = "do the optimiser's buffers equal a fresh backward pass? The last update has been made."
+                check.report = replace(report, unasked=(unasked,)).noted(self._early_end_note)
+            self._act_on(check.report, state.stop)
+        self._sum_up()
 
-    def _ask_at_end(self, state: TrainState, seed: int) -> CheckReport:
-        unasked = "do the optimiser's buffers equal a fresh backward pass? The last update has been made."
-        return replace(self._ask_slopes(state, seed), unasked=(unasked,)).noted(self._ended_early())
-
-    def _ask_slopes(self, state: TrainState, seed: int) -> CheckReport:
+    def _slopes_report(self, state: TrainState, plan: CheckPlan, seed: int) -> CheckReport:
         assert self._batch is not None
-        ask = quick_check_slopes if self._quick_check else check_slopes
-        return ask(state, self._batch, self._masks, {**self._options, "seed": seed, "step": state.step})
+        check = quick_check_slopes if plan.quick else check_slopes
+        return check(state, self._batch, self._masks, self._options_for(plan, state.step, seed))
 
     # --- anybody's loop -----------------------------------------------------------------------------------------------
 
@@ -205,12 +189,12 @@ class GradCheckHook(HookBase, Callback):
         step: int,
         *,
         loss: Loss,
-        params: Any,
-        grads: Any,
+        params: object,
+        grads: object,
         in_place: bool = False,
         before_loss: Callable[[], object] | None = None,
     ) -> None:
-        """One step of a loop of your own: call it after backward and before the update.
+        """Check the gradient, if a check is due: call it at each step, after backward and before the update.
 
         Parameters
         ----------
@@ -220,48 +204,35 @@ class GradCheckHook(HookBase, Callback):
             As for `check_gradients`. Gradients are the live buffers where there is no dropout, or a function that
             computes them with dropout off (and that writes into no buffer that the update will use).
         before_loss : callable, optional
-            Called before every evaluation, and once after the last: put back here what your model carries from call
-            to call.
+            Called before every evaluation, and once after the last: put back what your model carries from call to call.
         """
-        # Told apart only when it is needed: this runs at every step of a training.
+        # A plain tuple, because this runs at every step of a training.
         self._latest = (step, loss, params, grads, in_place, before_loss)
-        if self._is_due(step):
-            self._check_step(_Step(*self._latest))
+        plan = self._due(step)
+        if plan is not None:
+            self._check_step(OwnStep(*self._latest), plan)
 
     def close(self) -> None:
         """Check at the end when the loop was too short for the check after N; then close what this hook opened."""
         latest, self._latest = self._latest, None
         try:
-            if latest is not None and self._never_reached():
-                self._check_at_end(_Step(*latest))
             if latest is not None:
+                last = OwnStep(*latest)
+                if self._is_early_end() and callable(last.grads):
+                    self._check_step(last, FULL, self._early_end_note)
+                elif self._is_early_end():
+                    warn(
+                        f"{self._ended}, before the check after {self._after}, and could not be checked at its end: "
+                        "after an update, gradient buffers no longer belong to the parameters. Try a smaller after=, "
+                        "or hand in the gradient as a function."
+                    )
                 self._sum_up()
         finally:
             super().close()
 
-    def _break_off(self) -> None:
-        self._latest = None
-
-    def _check_at_end(self, latest: _Step) -> None:
-        if callable(latest.grads):
-            self._options["probes"] = None
-            self._check_step(latest, self._ended_early())
-        else:
-            warn(
-                f"{self._ended}, before the check after {self._after}, and could not be "
-                "checked at its end: after an update, gradient buffers no longer belong to the parameters. Try a "
-                "smaller after=, or hand in the gradient as a function."
-            )
-
-    def _check_step(self, latest: _Step, *notes: str) -> None:
-        self._check(latest.step, latest.params, lambda seed: self._ask_step(latest, seed, notes))
-
-    def _ask_step(self, latest: _Step, seed: int, notes: tuple[str, ...]) -> CheckReport:
-        report = check_own_loop(
-            latest.loss,
-            latest.params,
-            latest.grads,
-            latest.before_loss,
-            {**self._options, "in_place": latest.in_place, "seed": seed, "step": latest.step},
-        )
-        return report.noted(*notes)
+    def _check_step(self, own: OwnStep, plan: CheckPlan, *notes: str) -> None:
+        with self._recorder.record(own.step) as check:
+            check.protect(own.params, own)
+            options = self._options_for(plan, own.step, check.seed)
+            check.report = check_own_loop(own, options).noted(*notes)
+        self._act_on(check.report)

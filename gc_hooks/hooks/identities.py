@@ -1,4 +1,4 @@
-"""Identities that a right gradient keeps at any step size: what holds for the loss has to hold for its gradient."""
+"""Identities of the loss that its gradient has to share: what does not change the one must not change the other."""
 
 from __future__ import annotations
 
@@ -8,53 +8,56 @@ import numpy as np
 
 from gc_hooks._typing import Array, Batch, Params
 from gc_hooks.arrays.norms import relative_difference
+from gc_hooks.numerics import EPS
 from gc_hooks.report.diagnosis import Diagnosis, listed
-from gc_hooks.slopes.estimate import EPS
 from gc_hooks.training import Objective
 
 ROUNDINGS = 1e4
+"""Roundings by which two equal losses or gradients may differ when they are summed in another order: 2e-12 in float64.
+The bugs that are looked for change the gradient by a factor, or mix samples: ten times more would hide none."""
+
 MOST_SAMPLES = 16
+"""Samples of the check batch that are used: each of them costs a backward pass of its own."""
 
 
 def broken_identities(objective: Objective, params: Params, batch: Batch) -> Iterator[Diagnosis]:
-    """A diagnosis for each identity that the loss keeps and its gradient does not, with dropout off.
+    """Yield a diagnosis for each identity that the loss has and its gradient has not, with dropout off.
 
-    Samples in another order, every sample twice, and the mean over single samples give the same loss where it is a
-    mean over independent samples, and then the same gradient. Costs a few backward passes, and one for each of up to 16
-    samples.
+    A mean over independent samples does not change with the order of the samples, nor when every sample is there
+    twice, and it is the mean of the samples' own losses. Where the loss has such an identity, its gradient must have it
+    too. Costs a few backward passes, and one for each of up to 16 samples.
     """
-    few: Batch = tuple(array[:MOST_SAMPLES] for array in batch)  # type: ignore[assignment]
-    for code, told, batches in _retellings(few):
-        loss = float(np.mean([objective.data_loss(params, other) for other in batches]))
-        if abs(loss - objective.data_loss(params, few)) > ROUNDINGS * EPS * abs(loss):
+    inputs, targets = batch[0][:MOST_SAMPLES], batch[1][:MOST_SAMPLES]
+    for code, description, batches in _equivalent_batches(inputs, targets):
+        loss = objective.data_loss(params, (inputs, targets))
+        mean_loss = np.mean([objective.data_loss(params, other) for other in batches])
+        if abs(mean_loss - loss) > ROUNDINGS * EPS * abs(mean_loss):
             continue
-        whole = objective.data_gradient(params, few)
-        parts = [objective.data_gradient(params, other) for other in batches]
-        means = {name: np.mean([part[name] for part in parts], axis=0) for name in whole}
-        broken = {n: d for n in whole if (d := relative_difference(means[n], whole[n])) > ROUNDINGS * EPS}
+        grads = objective.data_gradient(params, (inputs, targets))
+        others = [objective.data_gradient(params, other) for other in batches]
+        broken, ratios = {}, {}
+        for name, grad in grads.items():
+            mean = np.mean([other[name] for other in others], axis=0)
+            difference = relative_difference(mean, grad)
+            if difference > ROUNDINGS * EPS:
+                broken[name] = difference
+                ratios[name] = float(np.linalg.norm(mean) / (np.linalg.norm(grad) or 1.0))
         if broken:
-            yield _diagnosis(code, told, broken, means, whole)
+            worst = max(broken, key=broken.__getitem__)
+            yield Diagnosis(
+                code,
+                tuple(broken),
+                f"The loss is the same {description}, but backprop's gradient of {listed(broken)} is not.",
+                f"For {worst} the two differ by {broken[worst]:.1g}; the ratio of their norms is {ratios[worst]:.4g}.",
+                "This usually means a sum over the batch in place of a mean, or the other way round, or that rows of "
+                "different samples are mixed. Try to look at where the number of samples comes in.",
+            )
 
 
-def _retellings(batch: Batch) -> Iterator[tuple[str, str, list[Batch]]]:
-    inputs, targets = batch
+def _equivalent_batches(inputs: Array, targets: Array) -> Iterator[tuple[str, str, list[Batch]]]:
+    """Yield code, description and batches, whose mean loss is that of the given batch if samples are independent."""
     yield "order_matters", "with the samples in another order", [(inputs[::-1], targets[::-1])]
     twice = np.concatenate([inputs, inputs]), np.concatenate([targets, targets])
     yield "batch_size_matters", "with every sample twice", [twice]
     singles = [(inputs[k : k + 1], targets[k : k + 1]) for k in range(len(inputs))]
     yield "samples_mixed", "as the mean over single samples", singles
-
-
-def _diagnosis(
-    code: str, told: str, broken: dict[str, float], means: dict[str, Array], whole: dict[str, Array]
-) -> Diagnosis:
-    ratios = {name: float(np.linalg.norm(means[name]) / (np.linalg.norm(whole[name]) or 1.0)) for name in broken}
-    worst = max(broken, key=broken.__getitem__)
-    return Diagnosis(
-        code,
-        tuple(broken),
-        f"The loss is the same {told}, and backprop's gradient of {listed(broken)} is not.",
-        f"For {worst} the two differ by {broken[worst]:.1g}; their norms have the ratio {ratios[worst]:.4g}.",
-        "This usually means a sum over the batch where the mean is meant, or the other way round, or rows of different "
-        "samples that are mixed. Try to look at where the number of samples comes in.",
-    )

@@ -1,4 +1,4 @@
-"""Making a check whatever happens: nothing that goes wrong in one ends the training, and none goes unrecorded."""
+"""Make a check whatever happens: nothing that goes wrong in one ends the training, and everything is recorded."""
 
 from __future__ import annotations
 
@@ -7,177 +7,150 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
 from gc_hooks.errors import GradCheckError, GradCheckWarning
 from gc_hooks.hooks.drift import Drift
-from gc_hooks.isolation.object_graph import Reached, generators_reached, states_kept
-from gc_hooks.isolation.rng import global_random_state_kept
+from gc_hooks.isolation.generators import Found, find_generators
+from gc_hooks.isolation.rng import preserve_global_random_state
 from gc_hooks.report import CheckReport
-from gc_hooks.report.comparison import Comparison
+from gc_hooks.reporters.base import Reporter
 
-NOTHING_NEW = 1e-6
-"""Weights that have moved by less than this share since the last check show it nothing new."""
-PACKAGE = str(Path(__file__).parents[1] / "_")[:-1]
-LIBRARIES = (str(Path(os.__file__).parent), "site-packages", "<frozen")
+T = TypeVar("T")
 
 MOST_PICTURES = 8
-"""Of so many checks that are good, and as many that are not, the pictures stay in memory, beside those of the last."""
+"""Number of good reports, and of others, that keep their plot data in memory: it is most of a report, and a training
+with thousands of checks must stay small. The last report keeps it too."""
 
-Ask = Callable[[int], CheckReport]
-"""A check that is ready to be made, given a seed."""
+PACKAGE = str(Path(__file__).parents[1]) + os.sep
+LIBRARIES = (str(Path(os.__file__).parent), "site-packages", "<frozen")
+"""Parts of the file names of code that the user did not write."""
+
+
+class CheckUnderWay:
+    """A check between its begin and its report: whoever makes it sets ``report``, and may use ``seed``."""
+
+    report: CheckReport
+
+    def __init__(self, recorder: CheckRecorder, seed: int) -> None:
+        self.seed = seed
+        self._recorder = recorder
+        self._on_exit = ExitStack()
+        self._lost: tuple[str, ...] = ()  # what could not be restored
+
+    def protect(self, params: object, functions: object, *, known: bool = False) -> None:
+        """Remember where the weights are; when the check has ended, restore the random generators of the functions.
+
+        ``known`` says that the last check had the same functions, so that no new search for generators is needed.
+        """
+        recorder = self._recorder
+        if not (known and recorder.found is not None and recorder.found.in_place):
+            recorder.found = find_generators(functions)
+        self._lost = self._on_exit.enter_context(recorder.found.preserve())
+        recorder.drift.attempt(params)
 
 
 class CheckRecorder:
-    """Makes checks, keeps their reports, and hands them on.
+    """Record checks: keep their reports, and hand them to reporters."""
 
-    Parameters
-    ----------
-    reporters : sequence of reporters
-    seed : int
-        Of the generator from which each check gets a seed of its own.
-
-    Attributes
-    ----------
-    reports : list of CheckReport
-        Of all checks. Pictures, which are most of a report, stay with the first eight that are good, the first eight
-        that are not, and the last; the others' have been handed to the reporters.
-    seconds : float
-        Spent on all checks and reports so far.
-    wants_pictures : bool
-        Whether a reporter draws, so that a check should keep what is needed for it.
-    movement : Movement
-        How far the weights have gone since.
-    """
-
-    def __init__(self, reporters: Sequence[Any], seed: int) -> None:
+    def __init__(self, reporters: Sequence[Reporter], seed: int) -> None:
         self.reports: list[CheckReport] = []
-        self.seconds = 0.0
-        self.wants_pictures = any(getattr(reporter, "draws", False) for reporter in reporters)
-        self.movement = Drift()
+        self.seconds = 0.0  # spent on all checks and reports so far
+        self.wants_pictures = any(reporter.draws for reporter in reporters)  # a check should keep its plot data
+        self.drift = Drift()
+        self.found: Found | None = None  # the random generators that the last check could reach
         self._pictured: Counter[bool] = Counter()
-        self._reached: Reached | None = None
         self._reporters = list(reporters)
         self._generator = np.random.default_rng(seed)
 
-    def check(self, step: int, params: Any, ask: Ask, same: bool = False) -> CheckReport:
-        """Make one check; what goes wrong is one warning and an INCONCLUSIVE report.
+    @contextmanager
+    def record(self, step: int, what: str = "The check") -> Iterator[CheckUnderWay]:
+        """Record the check that is made in the ``with`` block; an exception there becomes an INCONCLUSIVE report.
 
-        ``same`` says that the check asks the functions of the last one, so that the random generators which these
-        reach are known.
+        The block calls ``check.protect`` first, and sets ``check.report``; after it, that is the report as recorded.
         """
-        if not (same and self._reached is not None and self._reached.in_place):
-            self._reached = None
-        return self._timed(lambda: self._attempt(step, params, ask))
-
-    def failed(self, step: int, what: str, error: Exception) -> CheckReport:
-        """Record that there was no check to make."""
-        return self._timed(lambda: self._inconclusive(step, what, error, 0))
-
-    def _timed(self, make: Callable[[], CheckReport]) -> CheckReport:
+        check = CheckUnderWay(self, int(self._generator.integers(2**32)))
         began = time.perf_counter()
         try:
-            with global_random_state_kept():
-                report = make()
-                report = report.noted(*filter(None, self.tell("open")))
-                self.reports.append(report)
-                self.tell("report", report)
-                self._tell_where()
-                self._forget_pictures()
-                return report
-        finally:
+            # The user's np.seterr(all="raise") is meant for the training, not for the check.
+            with preserve_global_random_state(), np.errstate(all="ignore"):
+                try:
+                    with check._on_exit:
+                        yield check
+                    # check_gradients restores generators too, and may have said the same of them.
+                    lost = [note for note in check._lost if note not in check.report.notes]
+                    check.report = self.drift.add_to(check.report.noted(*lost))
+                except Exception as error:
+                    check.report = _failure(step, what, error, check.seed)
+                check.report = self._publish(check.report)
+        finally:  # a Ctrl-C has cost time, too
             self.seconds += time.perf_counter() - began
 
-    def _forget_pictures(self) -> None:
-        """Of the check before the last, where there are enough of its kind: a long training makes thousands."""
-        before = self.reports[-2] if len(self.reports) > 1 else None
-        if before is not None and before.pictures:
+    def _publish(self, report: CheckReport) -> CheckReport:
+        """Keep a report and hand it to the reporters; the first time, say where the checks can be looked at."""
+        report = report.noted(*filter(None, self._call_each(lambda reporter: reporter.open())))
+        self.reports.append(report)
+        self._call_each(lambda reporter: reporter.report(report))
+        if len(self.reports) == 1:
+            for place in filter(None, self._call_each(lambda reporter: reporter.where())):
+                self.say(place)
+        elif self.reports[-2].pictures:
+            before = self.reports[-2]
             self._pictured[before.ok] += 1
             if self._pictured[before.ok] > MOST_PICTURES:
                 self.reports[-2] = replace(before, pictures={}, curve=None)
+        return report
 
-    def _attempt(self, step: int, params: Any, ask: Ask) -> CheckReport:
-        seed = int(self._generator.integers(2**32))
-        try:
-            with np.errstate(all="ignore"):  # what the user wants of NumPy is meant for the training
-                self._reached = self._reached or generators_reached(ask)
-                with states_kept(self._reached) as lost:
-                    same = self.movement.attempt(params)
-                    report = ask(seed)
-                report = report.noted(*(note for note in lost if note not in report.notes))
-                return self._with_movement(report, same)
-        except Exception as error:
-            return self._inconclusive(step, "The check", error, seed)
+    def say(self, text: str) -> bool:
+        """Tell a person something that is not a check; return whether a reporter could."""
+        return any(answer is not False for answer in self._call_each(lambda reporter: reporter.say(text)))
 
-    def _inconclusive(self, step: int, what: str, error: Exception, seed: int) -> CheckReport:
-        trouble = f"{what} at step {step} failed with {_told(error)}{_where(error)}"
-        warn(f"Nothing was checked. {trouble} The training goes on.")
-        return CheckReport({}, step=step, seed=seed, notes=(trouble,))
+    def close(self) -> None:
+        """Close the reporters."""
+        self._call_each(lambda reporter: reporter.close())
 
-    def _with_movement(self, report: CheckReport, same: bool) -> CheckReport:
-        """How far the weights are from where the first check saw them, and whether this one has seen anything new."""
-        way = self.movement.seen()
-        report = replace(report, parameters=_each_with(report.parameters, way.each), moved=way.since_first)
-        if not same:
-            report = report.noted("These are not the parameters of the last check: their movement counts from here.")
-        if not way.since_last <= NOTHING_NEW:  # NaN is news
-            return report
-        return report.noted("The weights are where the last check saw them: this one has nothing new to see.")
-
-    def _tell_where(self) -> None:
-        """After the first check: where the checks can be looked at."""
-        if len(self.reports) == 1:
-            for place in filter(None, self.tell("where")):
-                self.tell("say", place)
-
-    def tell(self, verb: str, *arguments: Any) -> list[Any]:
-        """Let every reporter that can do so do something; one that fails is left out from then on."""
-        return [self._tell(r, verb, arguments) for r in list(self._reporters) if hasattr(r, verb)]
-
-    def _tell(self, reporter: Any, verb: str, arguments: tuple[Any, ...]) -> Any:
-        try:
-            return getattr(reporter, verb)(*arguments)
-        except Exception as error:
-            self._reporters = [other for other in self._reporters if other is not reporter]
-            warn(
-                f"{type(reporter).__name__} failed with {_told(error)} It is not used any more; the checks and the "
-                "training go on."
-            )
-            return None
+    def _call_each(self, call: Callable[[Reporter], T]) -> list[T]:
+        """Call something of every reporter, and leave out from now on the one that fails."""
+        answers = []
+        for reporter in tuple(self._reporters):
+            try:
+                answers.append(call(reporter))
+            except Exception as error:
+                # By identity: two reporters of the user's may be equal.
+                self._reporters = [other for other in self._reporters if other is not reporter]
+                warn(f"{reporter} failed with {_described(error)} It is not used any more; checks and training go on.")
+        return answers
 
 
-def _each_with(comparisons: Mapping[str, Comparison], each: Mapping[str, tuple[float, float]]) -> dict[str, Comparison]:
-    """Every parameter with its size and how far it has moved."""
-    return {
-        name: replace(c, weight_norm=each[name][0], moved=each[name][1]) if name in each else c
-        for name, c in comparisons.items()
-    }
+def _failure(step: int, what: str, error: Exception, seed: int) -> CheckReport:
+    """Warn of what went wrong, and return it as a report without a parameter, which is INCONCLUSIVE."""
+    note = f"{what} at step {step} failed with {_described(error)}"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(PACKAGE)]
+    if frames and not isinstance(error, GradCheckError):  # whose message says by itself what to do
+        last = frames[-1]
+        for frame in frames:
+            if not any(place in frame.filename for place in LIBRARIES):
+                last = frame
+        note += (
+            f" It was raised in {last.name} ({Path(last.filename).name}:{last.lineno}). This usually means that the "
+            "check asks for what the training does not: other parameters, float64, complex numbers, or repeated calls. "
+            "Try to call it once by hand, with the same arguments, right before the check."
+        )
+    warn(f"Nothing was checked. {note} The training goes on.")
+    return CheckReport({}, step=step, seed=seed, notes=(note,))
 
 
-def _told(error: Exception) -> str:
+def _described(error: Exception) -> str:
     text = f"{type(error).__name__}: {error}".rstrip(": ")
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
-def _where(error: Exception) -> str:
-    """Where it was raised, if in the user's own code: not in this package, and rather not in a library."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(PACKAGE)]
-    own = [frame for frame in frames if not any(place in frame.filename for place in LIBRARIES)]
-    if isinstance(error, GradCheckError) or not frames:
-        return ""
-    frame = (own or frames)[-1]
-    return (
-        f" It was raised in {frame.name} ({Path(frame.filename).name}:{frame.lineno}). This usually means that the "
-        "check asks for what the training does not: other parameters, float64, complex numbers, or repeated calls. "
-        "Try to call it once by hand, with the same arguments, right before the check."
-    )
-
-
 def warn(message: str) -> None:
-    """A `GradCheckWarning` that is shown each time."""
+    """Warn with a `GradCheckWarning`, which is shown each time."""
     warnings.warn(message, GradCheckWarning, stacklevel=2)

@@ -1,1 +1,24 @@
-"""Whatever a check touches is put back: random generators, arrays, containers, attributes."""
+"""Whatever a check touches is put back, to the bit, also after an exception or Ctrl-C.
+
+======================================  =============================================  ==============================
+what                                    what is put back                               by
+======================================  =============================================  ==============================
+array                                   its contents, in place                         `preserve`
+list, dict, set, deque, bytearray       its items in their order, in place             `preserve`
+object                                  what stands in its attributes and slots        `preserve`
+class of the user's                     the contents of what stands in it              `preserve`
+generator of NumPy, Python or torch     its state                                      `preserve`, `find_generators`
+generator in an attribute, a            itself, where another one has taken its place  `preserve`, `find_generators`
+dictionary or a module
+global generators of NumPy and Python   their states                                   `preserve_global_random_state`
+======================================  =============================================  ==============================
+
+How it is found: by one walk over objects, `object_graph.walk`. `preserve` begins it at the objects that the user hands
+in, around each evaluation. `find_generators` begins it at the loss and the gradient function, once for each check, and
+goes also through the variables of functions; it copies nothing but states.
+
+Not put back: iterators and generator functions that have advanced, because Python cannot copy them; variables inside
+functions, because they may refer to a data set; which object stands in an attribute of a class, and the shape of an
+array that was resized in place, because hardly any loss changes them; objects of Python's own library and of most
+`object_graph.KNOWN` libraries, because they stand for files, threads or the memory of devices.
+"""

@@ -1,74 +1,72 @@
-"""Why a loss gave two values for the same parameters: what it draws from, and what it leaves behind."""
+"""Find out why a loss gave two values for the same parameters: what it draws from, and which state it changes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import pairwise
+from operator import gt, lt, ne
 from typing import Any
 
-from gc_hooks.isolation.evaluation import state_of
-from gc_hooks.isolation.object_graph import referred
-from gc_hooks.isolation.rng import GLOBAL_GENERATORS, is_random
+from gc_hooks._typing import Loss
+from gc_hooks.isolation.evaluation import Evaluation
+from gc_hooks.isolation.generators import find_generators
+from gc_hooks.isolation.object_graph import references
+from gc_hooks.isolation.rng import GLOBAL_GENERATORS, is_generator
 from gc_hooks.isolation.snapshot import Change, Snapshot, undo
 from gc_hooks.report.diagnosis import listed
 
-MOST_CANDIDATES, REPETITIONS = 32, 4
-STATISTICS = ("running", "moving", "mean", "var", "ema", "avg")
+MOST_CANDIDATES = 32
+"""Changes that are tried as the cause, each alone, those nearest to the loss first. Each costs four evaluations."""
+
+REPETITIONS = 4
+"""Evaluations that must agree. A mask of one unit (rate 0.5) agrees by chance in 1 of 8 cases; with 2, in 1 of 2."""
+
+STATISTICS = re.compile("running|moving|mean|var|ema|avg")
 """Parts of the names that people give to running statistics."""
+
 UNKNOWN = (
-    "This usually means dropout, a data augmentation, a shuffled or advancing batch, batch-norm statistics or a "
-    "hidden state that is carried from call to call. Try to set the dropout rate to zero, to fix the batch and the "
-    "seed inside the function, and to reset what it carries."
+    "This usually means dropout, a data augmentation, a shuffled or advancing batch, batch-norm statistics or a hidden "
+    "state. Try to set the dropout rate to zero, to fix batch and seed in the loss, and to reset what it carries."
 )
 
-Evaluate = Callable[[], float]
 
+def why_nondeterministic(evaluate: Callable[[], float], function: Loss) -> str:
+    """Return the second and third sentence of `gc_hooks.NondeterministicLoss`: the cause, and what to try.
 
-def why_nondeterministic(evaluate: Evaluate, function: Callable[..., Any]) -> str:
-    """The second and third sentence of `gc_hooks.NondeterministicLoss`: the cause, and what to try.
-
-    Parameters
-    ----------
-    evaluate : callable
-        One more value of the loss; nothing but the loss's own state makes it differ from the last one.
-    function : callable
-        The loss as it was handed in: what it refers to is watched.
-
-    Notes
-    -----
-    A cause is named only when the loss repeats itself with just that put back. Costs up to 150 evaluations; all that is
-    reached from the function is put back afterwards.
+    ``evaluate`` returns one more value of ``function``, the loss as the user gave it. A cause is named only when the
+    loss repeats itself with nothing but that put back. It costs up to 150 evaluations; what was watched is put back.
     """
-    start = Snapshot(*state_of(function), named=referred(function))
+    source: Loss = function
+    state: tuple[Any, ...] = ()
+    if isinstance(function, Evaluation):
+        source, state = function.source, function.state
+    start = Snapshot(*state, named=[*references(source), *find_generators(source).nodes])
+    of_iterators = ""
+    if start.iterators:
+        of_iterators = (
+            f"It refers to the iterator {listed(start.iterators)}. This usually means that each evaluation takes the "
+            "next batch. Try to take one batch before the check, and to use it in every evaluation."
+        )
     try:
-        return _told(evaluate, start)
-    except Exception:  # a loss that cannot even be called again: its batches may have come to an end
-        return _of_iterators(start) or UNKNOWN
+        evaluate()
+        changes = start.changes()
+        if not _repeats(evaluate, start.put_back):
+            return of_iterators or _of_series(evaluate)
+        draws = [change for change in changes if is_generator(type(change.target))]
+        for cause in (*zip(changes[:MOST_CANDIDATES]), draws, changes):
+            start.put_back()
+            if cause and _repeats(evaluate, partial(undo, *cause)):
+                return _of_changes(cause)
+        return UNKNOWN
+    except Exception:  # the loss cannot even be called again: its batches may have come to an end
+        return of_iterators or UNKNOWN
     finally:
         start.put_back()
 
 
-def _told(evaluate: Evaluate, start: Snapshot) -> str:
-    evaluate()
-    changes = start.changes()
-    if not _repeats(evaluate, start.put_back):
-        return _of_iterators(start) or _of_series([evaluate() for _ in range(6)])
-    candidates = [[change] for change in changes[:MOST_CANDIDATES]]
-    for cause in (*candidates, [change for change in changes if is_random(change.target)], changes):
-        start.put_back()
-        if cause and _repeats(evaluate, partial(_undo_all, cause)):
-            return _of_draws(cause) if is_random(cause[0].target) else _of_state(cause)
-    return UNKNOWN
-
-
-def _undo_all(changes: list[Change]) -> None:
-    for change in changes:
-        undo(change)
-
-
-def _repeats(evaluate: Evaluate, put_back: Callable[[], object]) -> bool:
-    """Whether the value is the same each time that something has been put back."""
+def _repeats(evaluate: Callable[[], float], put_back: Callable[[], object]) -> bool:
+    """Return whether the value is the same each time that something has been put back."""
     values = set()
     for _ in range(REPETITIONS):
         put_back()
@@ -76,59 +74,45 @@ def _repeats(evaluate: Evaluate, put_back: Callable[[], object]) -> bool:
     return len(values) == 1
 
 
-def _of_draws(cause: list[Change]) -> str:
-    names = [change.path for change in cause]
-    seen = f"It draws from {listed(names)}, and repeats itself when that is put back."
-    if set(names) & GLOBAL_GENERATORS.keys():
-        return (
-            f"{seen} This usually means dropout or noise that is still on, or an augmentation or a shuffled batch, "
-            "with the module's global seed. Try to set the dropout rate to zero for the check, or to draw from a "
-            "np.random.default_rng(seed) that is made inside the function."
+def _of_changes(cause: Sequence[Change]) -> str:
+    """Say what it means that the loss repeats itself when these changes are undone."""
+    names = list(dict.fromkeys(change.name for change in cause))
+    if is_generator(type(cause[0].target)):
+        seen = (
+            f"It draws from {listed(names)}, and repeats itself when that is put back. This usually means dropout or "
+            "noise that is still on"
         )
-    return (
-        f"{seen} This usually means dropout or noise that is still on. Try to set its rate to zero for the check, or "
-        "to hold the masks fixed: put the generator's state back before each evaluation (before_loss=), or frozen=True "
-        "in an adapter."
-    )
-
-
-def _of_state(cause: list[Change]) -> str:
-    names = list(dict.fromkeys(change.path for change in cause))
-    last = [name.rpartition(".")[2].lower() for name in names]
-    if all(any(part in name for part in STATISTICS) for name in last):
+        if GLOBAL_GENERATORS.keys() & names:
+            return (
+                f"{seen}, or a shuffled batch, with the module's global seed. Try to set the dropout rate to zero for "
+                "the check, or to draw from a np.random.default_rng(seed) that is made inside the function."
+            )
+        return (
+            f"{seen}. Try to set its rate to zero for the check, or to fix the masks: put the generator's state back "
+            "before each evaluation (before_loss=), or frozen=True in an adapter."
+        )
+    if all(STATISTICS.search(name.rpartition(".")[2].lower()) for name in names):
         return (
             f"Each evaluation updates {listed(names)}, and the next one uses it. This usually means the running "
-            "statistics of batch norm. Try to use the batch's own statistics in the loss, or to restore them before "
-            "each evaluation (before_loss=)."
+            "statistics of batch norm. Try to use the batch's own in the loss, or to restore them (before_loss=)."
         )
     return (
         f"Each evaluation changes {listed(names)}, and the next one begins from there. This usually means a hidden "
-        "state that is carried from call to call, a counter or a cache. Try to reset what it carries before each "
-        "evaluation: before_loss=, with a function that does so."
+        "state that is carried from call to call, a counter or a cache. Try to reset what it carries (before_loss=)."
     )
 
 
-def _of_iterators(start: Snapshot) -> str:
-    if not start.iterators:
-        return ""
-    return (
-        f"It refers to the iterator {listed(start.iterators)}. This usually means that each evaluation takes the next "
-        "batch. Try to take one batch before the check, and to use it in every evaluation."
-    )
-
-
-def _of_series(values: list[float]) -> str:
-    """Nothing was seen to change, but the values themselves say something."""
-    steps = [after - before for before, after in pairwise(values)]
-    if len(set(values)) == 2 and all(steps):
+def _of_series(evaluate: Callable[[], float]) -> str:
+    """Say what six more values themselves show, where nothing was seen to change."""
+    values = [evaluate() for _ in range(6)]
+    if len(set(values)) == 2 and all(map(ne, values, values[1:])):
         return (
             f"It alternates between {values[0]!r} and {values[1]!r}. This usually means a flag or one of two buffers "
             "that is switched at each call. Try to set it before each evaluation (before_loss=)."
         )
-    if all(step > 0 for step in steps) or all(step < 0 for step in steps):
+    if all(map(lt, values, values[1:])) or all(map(gt, values, values[1:])):
         return (
-            f"It keeps drifting, to {values[-1]!r} after {len(values)} more calls. This usually means something that "
-            "accumulates from call to call: running statistics, or an update inside the loss. Try to reset it before "
-            "each evaluation (before_loss=)."
+            f"It keeps drifting, to {values[-1]!r} after 6 more calls. This usually means something that accumulates "
+            "from call to call: running statistics, or an update inside the loss. Try to reset it (before_loss=)."
         )
     return UNKNOWN

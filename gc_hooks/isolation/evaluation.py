@@ -1,8 +1,9 @@
-"""A function of the user's whose evaluation leaves no trace in the objects that it is known to touch."""
+"""Call a user's function so that it leaves no trace in the objects that it is known to change."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from gc_hooks._typing import Loss
@@ -10,58 +11,25 @@ from gc_hooks.errors import InvalidProblem
 from gc_hooks.isolation.snapshot import preserve
 
 
+@dataclass(eq=False)
 class Evaluation:
-    """Calls a function, and puts back what that has changed.
+    """A loss or a gradient function that puts back what each call changes."""
 
-    Parameters
-    ----------
-    source : callable
-        The user's own function, to which causes are traced.
-    state : tuple
-        What `preserve` gets around every call.
-    call : callable, optional
-        What is called in its place.
-    frozen : bool
-        That every call begins from the same state is wanted, and not only tidy: dropout with fixed masks.
-    takes : int
-        How many arguments the source is called with.
-    """
+    source: Loss  # the user's own function: its signature is checked, and causes are traced to it
+    state: tuple[Any, ...]  # the objects that are put back
+    call: Callable[..., Any]  # an adapter's function, which is called in its place
+    # Every call has to begin from the same state, as for dropout with fixed masks. Without it, a loss that does not
+    # repeat itself when nothing is put back is refused.
+    frozen: bool = False
+    takes: int = 0  # number of arguments
 
-    def __init__(
-        self,
-        source: Loss,
-        state: tuple[Any, ...] = (),
-        call: Loss | None = None,
-        *,
-        frozen: bool = False,
-        takes: int = 0,
-    ) -> None:
-        if not callable(source):
+    def __post_init__(self) -> None:
+        if not callable(self.source):
             raise InvalidProblem(
-                f"{source!r} is no function. The slope of a number cannot be measured: it has to be computed again at "
-                "other parameters. Try a lambda: loss=lambda: model.loss(inputs, targets)."
+                f"A loss or gradient function must be a callable, got {self.source!r}. This usually means that its "
+                "value was handed in. Try a lambda: loss=lambda: model.loss(inputs, targets)."
             )
-        self.source = source
-        self.state = state
-        self.frozen = frozen
-        self.takes = takes
-        self.call: Callable[..., Any] = call or source
 
-    def __call__(self, *arguments: Any) -> Any:
+    def __call__(self, *arguments: object) -> Any:
         with preserve(*self.state):
             return self.call(*arguments)
-
-
-def bare(function: Loss) -> Loss:
-    """The function without the putting back, unless that is wanted."""
-    return function.call if isinstance(function, Evaluation) and not function.frozen else function
-
-
-def called_with(function: Loss, arguments: tuple[Any, ...]) -> tuple[Loss, tuple[Any, ...]]:
-    """The user's own function, and as many arguments as it will be called with."""
-    return (function.source, (None,) * function.takes) if isinstance(function, Evaluation) else (function, arguments)
-
-
-def state_of(function: Loss) -> tuple[Any, ...]:
-    """What an evaluation is known to touch."""
-    return function.state if isinstance(function, Evaluation) else ()

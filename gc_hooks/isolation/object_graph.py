@@ -1,296 +1,281 @@
-"""What a function leads to: the variables that its code names, what these hold, and the random generators among it."""
+"""One walk over objects: what a thing leads to, and by which name it is reached.
+
+`walk` goes from some roots to items, attributes, slots, variables of functions and attributes of classes. Whoever looks
+for something among a user's objects is a visitor of it: `Snapshot` copies what can change, `find_generators` looks for
+random generators, `references` for the variables of a loss, and `gc_hooks.adapters.layers` for layers.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from functools import lru_cache, partial
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
+from functools import cached_property, lru_cache, partial
 from itertools import islice
 from types import BuiltinMethodType, CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
-from typing import Any, NamedTuple, TypeVar
+from types import MemberDescriptorType as Slot
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from gc_hooks.isolation.evaluation import Evaluation
-from gc_hooks.isolation.rng import draws, random_state, set_random_state
-from gc_hooks.isolation.snapshot import PLAIN, opens
+from gc_hooks.isolation.rng import is_generator, once_per_class
 
-T = TypeVar("T")
-LONG, MOST, MEGABYTE = 1000, 5000, 2**20
-"""So many items of one container, and so many objects in all, are looked at for generators; larger arrays are data."""
-LIBRARIES = {"numpy", "scipy", "pandas", "sklearn", "torch", "jax", "jaxlib", "tensorflow", "keras", "numba", "cupy"}
-LIBRARIES |= {"matplotlib", "PIL", "cv2", "tensorboard", "tensorboardX", "rich", "tqdm", "IPython", "pytest", "_pytest"}
-"""Their functions and classes lead to nothing of the user's."""
+DATA = {"numpy", "scipy", "pandas", "sklearn"}
+"""Packages whose objects are arrays, often data sets."""
+
+# Memory of devices; threads, files and windows; the program that runs the training; reports, which are to stay.
+OPAQUE = set(sys.stdlib_module_names).union(
+    ("torch", "jax", "jaxlib", "tensorflow", "keras", "numba", "cupy"),
+    ("tensorboard", "tensorboardX", "rich", "tqdm", "matplotlib", "PIL", "cv2"),
+    ("IPython", "pytest", "_pytest", "gc_hooks.hooks.hook", "gc_hooks.hooks.recorder"),
+)
+"""Modules whose objects are not looked into: to put their attributes back would not put back what they stand for."""
+
+KNOWN = OPAQUE | DATA | {"gc_hooks"}
+"""Packages whose code leads to nothing of the user's."""
+
+MOST_ITEMS, MOST_BYTES = 1000, 2**20
+"""A longer list, or a larger array, is taken for a data set: a copy at every evaluation would cost milliseconds."""
+
+PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic, np.dtype, ModuleType)
+"""What cannot change, and modules: of these only the names that a function's code uses are looked at."""
+
+CALLS = (FunctionType, MethodType, BuiltinMethodType, partial)
+
+ITEM, KEY, ATTRIBUTE, VARIABLE, SAME = "[{}]", "[{!r}]", ".{}", "{}", ""
+"""How a name goes on at each kind of step. A variable begins a new name; the object of a method has the method's."""
 
 
-class Held(NamedTuple):
-    """A thing by its name, and the dictionary and key under which it stands, if it stands in one."""
+class Node(NamedTuple):
+    """A thing that is met on a walk, and how it was reached."""
 
-    name: str
     thing: Any
-    home: dict[Any, Any] | None = None
-    key: Any = None
-
-
-class Reached(NamedTuple):
-    """The random generators that some functions can reach, and what is to be said of the search."""
-
-    generators: tuple[Held, ...]
-    notes: tuple[str, ...] = ()
+    parent: Node | None = None
+    step: str = VARIABLE
+    key: Any = ""  # a position, a key or a name; a root without a name goes by that of its class
+    home: dict[Any, Any] | None = None  # the dictionary in which the thing stands under the key, if there is one
 
     @property
-    def in_place(self) -> bool:
-        """Whether all of them are known to stand where they were found."""
-        return all(held.home is not None and held.home.get(held.key) is held.thing for held in self.generators)
+    def keys(self) -> list[Any]:
+        """Return the positions, keys and names on the way from the root."""
+        return [*self.parent.keys, self.key] if self.parent is not None else []
+
+    @property
+    def name(self) -> str:
+        """Return the way to the thing as a user would write it: ``net.layers[0].W``."""
+        # Not put together during the walk, because most nodes are never named.
+        steps, node, start = [], self, self
+        while node.parent is not None and node.step != VARIABLE:
+            if node.step != SAME:
+                steps.append(node.step.format(node.key))
+                start = node.parent
+            node = node.parent
+        return (node.key or type(start.thing).__name__) + "".join(reversed(steps))
 
 
-@contextmanager
-def generators_kept(*functions: Any) -> Iterator[tuple[str, ...]]:
-    """Put back the states of all random generators that some functions can reach; the global ones are another matter.
+Part = tuple[str, Iterable[tuple[Any, Any]], "dict[Any, Any] | None"]
+"""What is reached in one step: the kind of step, pairs of key and thing, and the dictionary in which they stand."""
 
-    Reached are NumPy's (old and new), Python's and torch's generators in the variables, defaults and arguments that the
-    functions have, in attributes, containers and methods of what stands there, and so on. Of a container longer than a
-    thousand items the first thousand are looked at. One that was replaced by another is put back where it stood. It
-    costs a walk over objects, and copies no arrays.
+Way = Callable[[Any], list[Part]]
+Ways = Callable[[type], "tuple[Way, ...] | None"]
+"""How to go on from things of a class: empty where the walk ends, None for things that are not visited at all."""
 
-    Yields
-    ------
-    tuple of str
-        What could not be put back, in words.
+
+def walk(
+    roots: Iterable[Node],
+    ways: Ways,
+    *,
+    enter: Callable[[Node], bool] = lambda node: True,
+    plain_arrays: bool = True,
+    longest: int | None = None,
+    most: int | None = None,
+) -> Iterator[Node]:
+    """Visit everything that can be reached from some roots: the nearest first, each thing once.
+
+    ``enter`` says which nodes are looked into, ``plain_arrays=False`` leaves out arrays that contain no objects,
+    ``longest`` is the number of items of one container that are looked at, and ``most`` that of all visits.
     """
-    with states_kept(generators_reached(*functions)) as notes:
-        yield notes
-
-
-@contextmanager
-def states_kept(reached: Reached) -> Iterator[tuple[str, ...]]:
-    """The same for generators that have been found already."""
-    kept, lost = _states(reached)
-    try:
-        yield (*lost, *reached.notes)
-    finally:
-        for held, state in kept:
-            set_random_state(held.thing, state)
-            if held.home is not None and held.home.get(held.key) is not held.thing:
-                held.home[held.key] = held.thing
-
-
-def generators_reached(*functions: Any) -> Reached:
-    """All of them, by a walk over objects."""
-    looked = list(_reached(functions))
-    generators = tuple(held for held in looked if draws(type(held.thing)))
-    if len(looked) < MOST:
-        return Reached(generators)
-    note = (
-        f"More than {MOST:,} objects can be reached from the loss and the gradient: random generators beyond them "
-        "were not put back. Try functions that refer to less, or before_loss=."
-    )
-    return Reached(generators, (note,))
-
-
-def _states(reached: Reached) -> tuple[list[tuple[Held, Any]], tuple[str, ...]]:
-    kept, lost = [], []
-    for held in reached.generators:
-        try:
-            kept.append((held, random_state(held.thing)))
-        except Exception:  # a class of the user's own that does not say
-            lost.append(f"{held.name} ({type(held.thing).__name__})")
-    if not lost:
-        return kept, ()
-    note = (
-        f"The random generator {', '.join(lost)} does not give its state, so that it could not be put back. This "
-        "usually means a class that has none to give. Try a np.random.default_rng(seed)."
-    )
-    return kept, (note,)
-
-
-def _reached(functions: tuple[Any, ...]) -> Iterator[Held]:
-    """All that can be reached and leads on, or is a generator: the nearest first, each thing once."""
-    waiting = deque(Held("", function) for function in functions)
-    met: set[int] = set()
-    while waiting and len(met) < MOST:
-        held = waiting.popleft()
-        if id(held.thing) in met:
+    waiting = deque(roots)
+    met: dict[int, Any] = {}
+    while waiting and (most is None or len(met) < most):
+        node = waiting.popleft()
+        thing = node.thing
+        onward = ways(type(thing))
+        if onward is None or id(thing) in met:
             continue
-        met.add(id(held.thing))
-        yield held
+        met[id(thing)] = thing  # kept alive, so that no other object gets its id
+        yield node
+        if not enter(node):
+            continue
         try:
-            way = _way(type(held.thing))
-            waiting.extend(way(held) if way is not None else ())
-        except Exception:  # an object that does not want to be looked at
+            for way in onward:
+                for step, pairs, home in way(thing):
+                    for key, item in list(islice(pairs, longest)):  # a copy: another thread may change the container
+                        if not plain_arrays and type(item) is np.ndarray and not item.dtype.hasobject:
+                            continue
+                        if ways(type(item)) is not None and id(item) not in met:
+                            waiting.append(Node(item, node, step, key, home))
+        except Exception:  # an object that raises when it is looked into leads nowhere
             continue
 
 
-def _once_a_class(function: Callable[[Any], T]) -> Callable[[Any], T]:
-    return lru_cache(maxsize=1024)(function)
-
-
-Way = Callable[[Held], "Iterable[Held]"]
-
-
-@_once_a_class
-def _way(kind: Any) -> Way | None:
-    """How to go on from things of one class, if that leads anywhere."""
-    if draws(kind):
-        return _no_further
-    for kinds, way in WAYS:
-        if issubclass(kind, kinds):
-            return way
-    plain = issubclass(kind, PLAIN) or is_library(kind.__module__) or not opens(kind)
-    return None if plain and kind is not SimpleNamespace else _of_object
-
-
-def _no_further(held: Held) -> Iterable[Held]:
-    return ()
-
-
-def _of_function(held: Held) -> Iterable[Held]:
-    return variables(held.thing)
-
-
-def _of_method(held: Held) -> Iterable[Held]:
-    return [Held(held.name, held.thing.__self__), Held("", getattr(held.thing, "__func__", None))]
-
-
-def _of_partial(held: Held) -> Iterable[Held]:
-    call = held.thing
-    return [Held(held.name, inner) for inner in (call.func, *call.args, *call.keywords.values())]
-
-
-def _of_dict(held: Held) -> Iterable[Held]:
-    return _items(held.name, "[{!r}]", islice(list(held.thing.items()), LONG), held.thing)
-
-
-def _of_collection(held: Held) -> Iterable[Held]:
-    if not any(map(_way, set(map(type, held.thing)))):  # a long history of numbers
+@once_per_class
+def all_ways(kind: type) -> tuple[Way, ...] | None:
+    """Return every way on from things of a class."""
+    if issubclass(kind, PLAIN):
+        return None
+    if is_generator(kind):
         return ()
-    return _items(held.name, "[{}]", enumerate(islice(list(held.thing), LONG)))
+    found = [way for kinds, way in WAYS if issubclass(kind, kinds)]
+    if is_open(kind):
+        found.append(_of_object)
+    return tuple(found) if found or issubclass(kind, (bytearray, Iterator)) else None
 
 
-def _of_object(held: Held) -> Iterable[Held]:
-    kind, attributes = type(held.thing), getattr(held.thing, "__dict__", {})
-    found = _items(held.name, ".{}", list(attributes.items()), attributes)
-    if slots := _slots(kind):
-        found += _items(held.name, ".{}", [(name, getattr(held.thing, name, None)) for name in slots])
-    return found + [Held(own.__name__, own) for own in _own_kinds(kind)]
+def _of_collection(thing: Collection[Any]) -> list[Part]:
+    # Of a long history of numbers only the classes are looked at, which is ten times as fast; of few items it is not.
+    if len(thing) > 20 and set(map(all_ways, set(map(type, thing)))) == {None}:
+        return []
+    return [(ITEM, enumerate(thing), None)]
 
 
-def _of_class(held: Held) -> Iterable[Held]:
-    """The attributes of a class, and the functions behind its methods and properties."""
-    found = vars(held.thing).items() if held.thing in _own_kinds(held.thing) else ()
-    inner = ((key, t.fget if isinstance(t, property) else getattr(t, "__func__", t)) for key, t in list(found))
-    return _items(held.name, ".{}", inner)
+def _of_object(thing: object) -> list[Part]:
+    kind = type(thing)
+    parts: list[Part] = []
+    if kind.__dictoffset__:
+        parts.append((ATTRIBUTE, thing.__dict__.items(), thing.__dict__))
+    if slots(kind):
+        parts.append((ATTRIBUTE, read_slots(thing).items(), None))
+    if not is_library(kind.__module__):
+        parts.append((VARIABLE, [(kind.__name__, kind)], None))
+    return parts
 
 
-def _items(name: str, step: str, items: Iterable[tuple[Any, Any]], home: dict[Any, Any] | None = None) -> list[Held]:
-    """Those that lead on, by their names."""
-    return [Held((name + step.format(k)).lstrip("."), t, home, k) for k, t in items if _way(type(t))]
+def _of_class(thing: type) -> list[Part]:
+    """Return what stands in a class of the user's, the functions behind its methods and properties, and its bases."""
+    if is_library(thing.__module__):
+        return []
+    attributes = []
+    for name, found in list(vars(thing).items()):
+        if isinstance(found, property):
+            found = found.fget
+        elif isinstance(found, cached_property):
+            found = found.func
+        elif isinstance(found, (staticmethod, classmethod)):
+            found = found.__func__
+        attributes.append((name, found))
+    return [(ATTRIBUTE, attributes, None), (VARIABLE, [(base.__name__, base) for base in thing.__bases__], None)]
+
+
+def _of_call(thing: Any) -> list[Part]:
+    """Return the object and the function of a method, or the function and the arguments of a partial one."""
+    if isinstance(thing, partial):
+        inner = (thing.func, *thing.args, *thing.keywords.values())
+    else:
+        inner = (thing.__self__, getattr(thing, "__func__", None))
+    return [(SAME, enumerate(inner), None)]
+
+
+def _of_function(thing: FunctionType) -> list[Part]:
+    """Return the variables around a function, its defaults, and those of its module that its code names."""
+    own = []
+    for name, cell in zip(thing.__code__.co_freevars, thing.__closure__ or (), strict=True):
+        with suppress(ValueError):  # the variable has no value yet
+            own.append((name, cell.cell_contents))
+    for default in (*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values()):
+        own.append(("a default argument", default))
+    parts: list[Part] = [(VARIABLE, own, None)]
+    if not is_library(thing.__module__):
+        parts += _of_module(thing.__globals__, _names(thing.__code__))
+    return parts
+
+
+def _of_module(variables: dict[str, Any], names: tuple[str, ...], depth: int = 0) -> list[Part]:
+    """Return what stands in a module under some names, and under the same names in the user's modules among it."""
+    found: dict[str, Any] = {}
+    parts: list[Part] = [(VARIABLE, found.items(), variables)]
+    for name in filter(variables.__contains__, names):
+        found[name] = inner = variables[name]
+        # Three deep is package.module.submodule.name; modules may refer to each other without end.
+        if isinstance(inner, ModuleType) and depth < 3 and not is_library(inner.__name__):
+            parts += _of_module(vars(inner), names, depth + 1)
+    return parts
+
+
+@lru_cache(maxsize=1024)
+def _names(code: CodeType) -> tuple[str, ...]:
+    """Return the names that a function's code uses, with those of the functions inside it."""
+    names = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            names.update(_names(constant))
+    return tuple(sorted(names))
 
 
 WAYS: tuple[tuple[Any, Way], ...] = (
     (FunctionType, _of_function),
+    ((MethodType, BuiltinMethodType, partial), _of_call),
     (type, _of_class),
-    ((MethodType, BuiltinMethodType), _of_method),
-    (partial, _of_partial),
-    (dict, _of_dict),
+    (dict, lambda thing: [(KEY, thing.items(), thing)]),
     ((list, tuple, set, frozenset, deque), _of_collection),
+    (np.ndarray, lambda thing: [(ITEM, enumerate(thing.flat if thing.dtype.hasobject else ()), None)]),
 )
 
 
-@_once_a_class
-def _slots(kind: Any) -> tuple[str, ...]:
-    named = [getattr(base, "__slots__", ()) for base in kind.__mro__]
-    return tuple(slot for names in named for slot in ((names,) if isinstance(names, str) else names))
+@once_per_class
+def slots(kind: type) -> dict[str, Slot]:
+    """Return the slots of a class and of its bases; a private one is called as Python calls it, ``_Layer__rng``."""
+    found: dict[str, Slot] = {}
+    for base in kind.__mro__:
+        for name, slot in vars(base).items():
+            if "__slots__" in vars(base) and isinstance(slot, Slot):  # classes written in C have others
+                found.setdefault(name, slot)
+    return found
 
 
-@_once_a_class
-def _own_kinds(kind: Any) -> tuple[type, ...]:
-    """A class and those that it inherits from, as far as they are the user's."""
-    return tuple(k for k in kind.__mro__ if not (_is_ours(k.__module__) or is_library(k.__module__)))
+def read_slots(thing: object) -> dict[str, Any]:
+    """Return what stands in an object's slots, without those that are empty."""
+    found = {}
+    for name, slot in slots(type(thing)).items():
+        with suppress(AttributeError):
+            found[name] = slot.__get__(thing)
+    return found
 
 
-def _is_ours(module: str | None) -> bool:
-    return (module or "").partition(".")[0] == "gc_hooks"
-
-
+@lru_cache(maxsize=1024)
 def is_library(module: str | None) -> bool:
-    """Whether it is of Python's or of a known library, and not of the user's."""
-    package = (module or "").partition(".")[0]
-    return package in LIBRARIES or (package in sys.stdlib_module_names and package != "__main__")
+    """Return whether a module is one of `KNOWN` packages."""
+    return str(module).partition(".")[0] in KNOWN
 
 
-# --- what a function refers to ----------------------------------------------------------------------------------------
-
-
-def referred(function: Any) -> Iterator[tuple[str, Any]]:
-    """The variables that a function sees, and those that the functions among them see, by their names."""
-    waiting, met = [("", function)], set()
-    while waiting:
-        name, thing = waiting.pop()
-        if id(thing) in met:
-            continue
-        met.add(id(thing))
-        if isinstance(thing, FunctionType):
-            waiting.extend((inner, value) for inner, value, *_ in variables(thing))
-        elif isinstance(thing, Evaluation):
-            waiting.append((name, thing.source))
-        elif isinstance(thing, MethodType):
-            waiting.append((name, thing.__self__))
-        elif isinstance(thing, partial):
-            waiting.extend((name, inner) for inner in (thing.func, *thing.args, *thing.keywords.values()))
-        elif not isinstance(thing, (ModuleType, type)):
-            yield name or type(thing).__name__, thing
-
-
-def changeable(*functions: Any) -> tuple[Any, ...]:
-    """What functions refer to and a call may well change, as far as it is no data set: that would be dear to copy."""
-    return tuple(thing for function in functions for _, thing in referred(function) if _is_changeable(thing))
-
-
-def _is_changeable(thing: Any) -> bool:
-    if isinstance(thing, np.ndarray):
-        return thing.nbytes <= MEGABYTE
-    if isinstance(thing, (list, dict, set, deque)):
-        values = thing.values() if isinstance(thing, dict) else thing
-        return len(thing) <= LONG or all(issubclass(kind, PLAIN) for kind in set(map(type, values)))
-    return _way(type(thing)) is _of_object or draws(type(thing))
-
-
-def variables(function: FunctionType) -> list[Held]:
-    """The variables that a function sees: those around it, those of its module that its code names, its defaults."""
-    if is_library(function.__module__):
-        return []
-    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    found = [Held(name, cell.cell_contents) for name, cell in cells if _is_filled(cell)]
-    if not _is_ours(function.__module__):
-        names = sorted({name for code in _codes(function.__code__) for name in code.co_names})
-        found += _named(function.__globals__, names)
-    defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
-    return found + [Held("a default argument", default) for default in defaults]
-
-
-def _named(module: dict[str, Any], names: list[str], depth: int = 0) -> Iterator[Held]:
-    """What stands in a module under some names; of modules of the user's among it, what stands there under them."""
-    for name in filter(module.__contains__, names):
-        thing = module[name]
-        if not isinstance(thing, ModuleType):
-            yield Held(name, thing, module, name)
-        elif depth < 3 and not is_library(thing.__name__):
-            yield from _named(vars(thing), names, depth + 1)
-
-
-def _codes(code: CodeType) -> Iterator[CodeType]:
-    """A function's code and that of the functions inside it."""
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _codes(constant)
-
-
-def _is_filled(cell: Any) -> bool:
-    try:
-        return cell.cell_contents is not None
-    except ValueError:
+@once_per_class
+def is_open(kind: type) -> bool:
+    """Return whether objects of a class have attributes that can be read and put back."""
+    if issubclass(kind, type) or not (kind.__dictoffset__ or slots(kind)):
         return False
+    module = str(kind.__module__)
+    return not {module, module.partition(".")[0]} & OPAQUE or issubclass(kind, SimpleNamespace)
+
+
+def references(*functions: object) -> list[Node]:
+    """Return the variables that functions see, and those that the functions among them see."""
+    nodes = walk(map(Node, functions), all_ways, enter=lambda node: isinstance(node.thing, CALLS))
+    return [node for node in nodes if not isinstance(node.thing, (*CALLS, type))]
+
+
+def changeable(*functions: object) -> tuple[Any, ...]:
+    """Return what functions refer to and a call may change, without data sets, which are expensive to copy."""
+    found = []
+    for node in references(*functions):
+        thing, kind = node.thing, type(node.thing)
+        if isinstance(thing, np.ndarray):
+            is_state = thing.nbytes <= MOST_BYTES
+        elif isinstance(thing, (list, dict, set, deque)):
+            kinds = set(map(type, thing.values() if isinstance(thing, dict) else thing))
+            is_state = len(thing) <= MOST_ITEMS or all(issubclass(kind, PLAIN) for kind in kinds)
+        else:
+            is_state = is_generator(kind) or (is_open(kind) and str(kind.__module__).partition(".")[0] not in DATA)
+        if is_state:
+            found.append(thing)
+    return tuple(found)

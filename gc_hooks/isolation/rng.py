@@ -1,11 +1,12 @@
-"""Leaving no trace: the random states that a user's loss may draw from are put back, whatever happens."""
+"""Read and put back the states of random generators."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from functools import lru_cache
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,66 +18,62 @@ GLOBAL_GENERATORS: dict[str, Any] = {
 
 GENERATORS = (np.random.Generator, np.random.BitGenerator, np.random.RandomState, random.Random)
 
-GlobalState: TypeAlias = dict[str, Any]
+T = TypeVar("T")
 
 
-def global_random_state() -> GlobalState:
-    """NumPy's and Python's global random state."""
-    return {name: random_state(generator) for name, generator in GLOBAL_GENERATORS.items()}
+def once_per_class(function: Callable[[Any], T]) -> Callable[[Any], T]:
+    """Remember what a function returns for each class: a walk meets thousands of objects of few classes."""
+    return lru_cache(maxsize=1024)(function)
 
 
-def set_global_random_state(state: GlobalState) -> None:
-    """Go back to one of them."""
-    for name, generator in GLOBAL_GENERATORS.items():
-        set_random_state(generator, state[name])
+def save_global_random_state() -> Callable[[], None]:
+    """Return a function that puts NumPy's and Python's global generators back to the states that they have now."""
+    states = list(map(random_state, GLOBAL_GENERATORS.values()))
+
+    def put_back() -> None:
+        for generator, state in zip(GLOBAL_GENERATORS.values(), states, strict=True):
+            set_random_state(generator, state)
+
+    return put_back
 
 
 @contextmanager
-def global_random_state_kept() -> Iterator[None]:
-    """Restore NumPy's and Python's global random state, also after an exception or Ctrl-C."""
-    state = global_random_state()
+def preserve_global_random_state() -> Iterator[None]:
+    """Put the global generators back at the end, also after an exception or Ctrl-C."""
+    put_back = save_global_random_state()
     try:
         yield
     finally:
-        set_global_random_state(state)
+        put_back()
 
 
-def is_random(generator: Any) -> bool:
-    """Whether it is a random generator of NumPy's or of Python's, old or new."""
-    return isinstance(generator, GENERATORS)
+@once_per_class
+def is_generator(kind: type) -> bool:
+    """Return whether a class is one of random generators: NumPy's old and new ones, Python's, or torch's."""
+    return issubclass(kind, GENERATORS) or _is_torch_generator(kind)
 
 
-def draws(kind: type) -> bool:
-    """Whether a class is that of random generators, of these or of torch's."""
-    return issubclass(kind, GENERATORS) or _is_torchs(kind)
-
-
-def _is_torchs(kind: type) -> bool:
-    return kind.__name__ == "Generator" and kind.__module__.partition(".")[0] == "torch"
+def _is_torch_generator(kind: type) -> bool:
+    # By name: to compare classes would need an import of torch.
+    return kind.__name__ == "Generator" and str(kind.__module__).partition(".")[0] == "torch"
 
 
 def random_state(generator: Any) -> Any:
-    """Everything that the next draws depend on, as a copy."""
-    if _is_torchs(type(generator)):
+    """Return a copy of everything that the next draws depend on."""
+    if _is_torch_generator(type(generator)):
         return generator.get_state()
     if isinstance(generator, np.random.RandomState):
         return generator.get_state(legacy=False)
     if isinstance(generator, random.Random):
         return generator.getstate()
-    return _bits(generator).state
+    return getattr(generator, "bit_generator", generator).state
 
 
 def set_random_state(generator: Any, state: Any) -> None:
-    """Put a generator back to where `random_state` found it."""
-    if isinstance(generator, np.random.RandomState):
+    """Put a generator back to a state that `random_state` returned."""
+    if _is_torch_generator(type(generator)) or isinstance(generator, np.random.RandomState):
         generator.set_state(state)
     elif isinstance(generator, random.Random):
         generator.setstate(state)
-    elif _is_torchs(type(generator)):
-        generator.set_state(state)
     else:
-        _bits(generator).state = state
-
-
-def _bits(generator: Any) -> Any:
-    return getattr(generator, "bit_generator", generator)
+        getattr(generator, "bit_generator", generator).state = state

@@ -1,46 +1,36 @@
-"""Putting back what an evaluation has touched: arrays, containers, attributes and random generators, to the bit."""
+"""Copy what some objects contain, and put it back to the bit: arrays, containers, attributes and random generators."""
 
 from __future__ import annotations
 
-import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from operator import is_
-from types import BuiltinMethodType, MemberDescriptorType, MethodType, ModuleType, SimpleNamespace
+from operator import eq, is_
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from gc_hooks._typing import Array
-from gc_hooks.isolation.rng import GLOBAL_GENERATORS, is_random, random_state, set_random_state
+from gc_hooks.isolation.object_graph import ATTRIBUTE, KEY, PLAIN, Node, Way, all_ways, is_open, read_slots, slots, walk
+from gc_hooks.isolation.rng import GLOBAL_GENERATORS, is_generator, once_per_class, random_state, set_random_state
 
-OPAQUE = {"tensorboard", "tensorboardX", "torch", "rich", "gc_hooks.hooks.hook", "gc_hooks.hooks.recorder"}
-"""What has threads, files or devices beside the standard library is left alone, and so is a hook in a model's list."""
-PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic, np.dtype, type, ModuleType)
 MISSING = object()
 
 
 @contextmanager
-def preserve(*objects: Any) -> Iterator[None]:
+def preserve(*objects: object) -> Iterator[None]:
     """Put back, to the bit, whatever changes in some objects, and in all that can be reached from them.
 
     Parameters
     ----------
     *objects : any
-        Models, layers, lists of them, caches, generators, bound methods. Restored are the contents of arrays in place,
-        and which array stands where; lists, dicts, sets, deques, attributes and slots; random generators
-        (``Generator``, ``RandomState``, ``random.Random``) and, always, the global random states of NumPy and Python.
-        Objects that refer to each other, or that are reached twice, are met once.
+        Models, layers, lists of them, caches, generators, bound methods. The table of `gc_hooks.isolation` says what is
+        put back, also after an exception or Ctrl-C. NumPy's and Python's global random states are in any case.
 
     Notes
     -----
-    It restores also after an exception or Ctrl-C. It costs a copy of every array and container that is reached: time
-    and memory in proportion to the size of the objects, so hand in the model and not the data set. What it cannot see
-    stays as it is: iterators and generator functions that have advanced, files, attributes of classes, variables inside
-    functions, the shape of an array that was resized in place, and objects of the standard library, of torch and of
-    TensorBoard.
+    It costs a copy of every array and container that is reached: hand in the model and not the data set.
 
     Examples
     --------
@@ -68,234 +58,167 @@ def preserve(*objects: Any) -> Iterator[None]:
 
 
 class Aspect(NamedTuple):
-    """One way in which an object can change: how to read it (as a copy), how to put it back, whether it is as it was.
-
-    ``step`` is how a path goes on to what stands inside; empty where nothing does.
-    """
+    """One way in which an object can change: how to copy it, to put a copy back, and to compare two copies."""
 
     read: Callable[[Any], Any]
     write: Callable[[Any, Any], None]
-    same: Callable[[Any, Any], bool]
-    step: str = ""
+    same: Callable[[Any, Any], bool] = eq
+    step: str = ""  # how a name goes on to one key or attribute, where each of them is compared and put back alone
 
 
-class Kept(NamedTuple):
-    """One aspect of one object, as it was."""
+class Saved(NamedTuple):
+    """One aspect of one object, with a copy of what it was."""
 
-    path: str
-    target: Any
+    node: Node
     aspect: Aspect
-    saved: Any
+    copy: Any
 
 
 class Change(NamedTuple):
-    """What is no longer as it was: its name, what changed, how it was, and under which key, where it is one of many."""
+    """Something that is not as it was."""
 
-    path: str
-    target: Any
-    kept: Kept
-    key: Any = None
+    name: str  # the way to it, such as "net.cache['z1']"
+    target: Any  # what stands there now, or what stood there if it is gone
+    saved: Saved
+    key: Any = None  # the key or attribute that changed, where the aspect has a step
 
 
 class Snapshot:
-    """What some objects, all that can be reached from them, and the global random states hold now.
+    """A copy of what some objects, all that can be reached from them, and the global random states contain now.
 
-    Parameters
-    ----------
-    *objects : any
-    named : iterable of tuple of str and any
-        Further objects, with the names by which changes in them are told.
-
-    Attributes
-    ----------
-    iterators : list of str
-        Where iterators stand, which cannot be put back.
+    Further objects go by the names of their nodes.
     """
 
-    def __init__(self, *objects: Any, named: Iterable[tuple[str, Any]] = ()) -> None:
-        self.iterators: list[str] = []
-        self._kept: list[Kept] = []
-        self._met: dict[int, Any] = {}
-        waiting = deque((*GLOBAL_GENERATORS.items(), *named))
-        waiting.extend((type(thing).__name__, thing) for thing in objects)
-        while waiting:
-            path, target = waiting.popleft()
-            if not isinstance(target, PLAIN) and id(target) not in self._met:
-                self._met[id(target)] = target  # kept alive, so that its id stays its own
-                waiting.extend(self._keep(path, target))
+    def __init__(self, *objects: object, named: Iterable[Node] = ()) -> None:
+        self.iterators: list[str] = []  # names of those that were met: they cannot be put back
+        self._saved: list[Saved] = []
+        roots = [Node(generator, key=name) for name, generator in GLOBAL_GENERATORS.items()]
+        for node in walk([*roots, *named, *map(Node, objects)], _ways):
+            aspects = _aspects(type(node.thing))
+            if not aspects and isinstance(node.thing, Iterator):
+                self.iterators.append(node.name)
+            for aspect in aspects:
+                self._saved.append(Saved(node, aspect, aspect.read(node.thing)))
 
     def put_back(self) -> None:
         """Put everything back."""
-        for kept in self._kept:
-            kept.aspect.write(kept.target, kept.saved)
+        for node, aspect, copy in self._saved:
+            aspect.write(node.thing, copy)
 
     def changes(self) -> list[Change]:
-        """What is no longer as it was, by name: an attribute, an item, the contents of an array, a generator."""
-        return [change for kept in self._kept for change in _changes(kept)]
-
-    def _keep(self, path: str, target: Any) -> Iterator[tuple[str, Any]]:
-        """Write down one object, and find what can be reached from it."""
-        if isinstance(target, Iterator) and not is_open(target):
-            self.iterators.append(path)
-            return
-        for aspect in _aspects(target):
-            saved = aspect.read(target)
-            self._kept.append(Kept(path, target, aspect, saved))
+        """Return what is not as it was: attributes, items, contents of arrays, states of generators."""
+        changes = []
+        for saved in self._saved:
+            node, aspect, before = saved
+            now = aspect.read(node.thing)
             if aspect.step:
-                yield from ((path + aspect.step.format(key), inner) for key, inner in _items(saved))
-        yield from ((f"{path}{step}", inner) for step, inner in _beyond(target))
+                for key in {**before, **now}:
+                    old, new = before.get(key, MISSING), now.get(key, MISSING)
+                    if not _is_alike(old, new):
+                        target = old if new is MISSING else new
+                        changes.append(Change(node.name + aspect.step.format(key), target, saved, key))
+            elif not aspect.same(before, now):
+                changes.append(Change(node.name, node.thing, saved))
+        return changes
 
 
-def _items(saved: Any) -> Iterable[tuple[Any, Any]]:
-    return saved.items() if isinstance(saved, dict) else enumerate(saved)
+def undo(*changes: Change) -> None:
+    """Put some changes back, and nothing else."""
+    for change in changes:
+        node, aspect, copy = change.saved
+        if change.key is not None:
+            before, copy = copy, aspect.read(node.thing)
+            copy.pop(change.key, None)
+            if change.key in before:
+                copy[change.key] = before[change.key]
+        aspect.write(node.thing, copy)
 
 
-def _beyond(target: Any) -> Iterator[tuple[str, Any]]:
-    """What can be reached through an object that cannot change itself."""
-    if isinstance(target, (tuple, frozenset)):
-        yield from ((f"[{position}]", inner) for position, inner in enumerate(target))
-    elif isinstance(target, (MethodType, BuiltinMethodType)):
-        yield "", target.__self__
-    elif isinstance(target, partial):
-        yield from (("", inner) for inner in (target.func, *target.args, *target.keywords.values()))
-    elif isinstance(target, np.ndarray) and target.dtype.hasobject:
-        yield from ((f"[{position}]", inner) for position, inner in enumerate(target.flat))
+@once_per_class
+def _ways(kind: type) -> tuple[Way, ...] | None:
+    # Not into functions: what their variables refer to may be a data set, and nobody has handed it in.
+    return None if issubclass(kind, FunctionType) else all_ways(kind)
 
 
-def _changes(kept: Kept) -> Iterator[Change]:
-    now = kept.aspect.read(kept.target)
-    if kept.aspect.same(kept.saved, now):
-        return
-    if kept.aspect.step != ".{}" and kept.aspect is not DICT:
-        yield Change(kept.path, kept.target, kept)
-        return
-    for key in {**kept.saved, **now}:
-        before, after = kept.saved.get(key, MISSING), now.get(key, MISSING)
-        if not _alike(before, after):
-            yield Change(kept.path + kept.aspect.step.format(key), before if after is MISSING else after, kept, key)
-
-
-def undo(change: Change) -> None:
-    """Put one change back, and nothing else."""
-    aspect, target, saved = change.kept.aspect, change.kept.target, change.kept.saved
-    if change.key is not None:
-        others = {key: value for key, value in aspect.read(target).items() if key != change.key}
-        saved = others | ({change.key: saved[change.key]} if change.key in saved else {})
-    aspect.write(target, saved)
-
-
-# --- the aspects ------------------------------------------------------------------------------------------------------
-
-
-def _alike(before: Any, now: Any) -> bool:
-    """Whether it makes no difference that one stands where the other stood."""
+def _is_alike(before: object, now: object) -> bool:
+    """Return whether it makes no difference that one stands where the other stood."""
     if before is now:
         return True
     if isinstance(before, np.ndarray) and isinstance(now, np.ndarray):
-        return _same_array(before, now)
+        return _is_same_array(before, now)
+    # NaN is not equal to itself.
     return type(before) is type(now) and isinstance(before, PLAIN) and bool(before == now or before != before)
 
 
-def _all_alike(before: Sequence[Any], now: Sequence[Any]) -> bool:
-    return len(before) == len(now) and all(map(_alike, before, now))
-
-
-def _items_alike(before: dict[Any, Any], now: dict[Any, Any]) -> bool:
-    return before.keys() == now.keys() and all(_alike(before[key], now[key]) for key in before)
-
-
-def _same_array(before: Array, now: Array) -> bool:
+def _is_same_array(before: Array, now: Array) -> bool:
     if before.shape != now.shape or before.dtype != now.dtype:
         return False
-    return all(map(_alike, before.flat, now.flat)) if before.dtype.hasobject else before.tobytes() == now.tobytes()
+    if before.dtype.hasobject:
+        return all(map(_is_alike, before.flat, now.flat))
+    return before.tobytes() == now.tobytes()
 
 
-def _same_state(before: Any, now: Any) -> bool:
-    """Whether two states of a generator, nested as they are, are equal."""
+def _is_same_state(before: object, now: Any) -> bool:
+    """Compare two states of a generator: tuples, arrays, tensors, or dictionaries of them."""
     if isinstance(before, dict):
-        return all(_same_state(before[key], now[key]) for key in before)
-    return bool(np.array_equal(before, now)) if isinstance(before, np.ndarray) else bool(before == now)
+        return all(_is_same_state(before[key], now[key]) for key in before)
+    return bool(np.asarray(before == now).all())
 
 
-def _write_array(target: Array, saved: Array) -> None:
-    if target.flags.writeable and target.shape == saved.shape:
-        np.copyto(target.view(np.ndarray), saved)
+def _write_array(target: Array, copy: Array) -> None:
+    if target.flags.writeable and target.shape == copy.shape:
+        np.copyto(target.view(np.ndarray), copy)
 
 
-def _write_sequence(target: Any, saved: Any) -> None:
-    if len(target) != len(saved) or not all(map(is_, target, saved)):
+def _write_container(target: Any, copy: Any) -> None:
+    """Empty a container and fill it again, with its keys in the old order."""
+    same = len(target) == len(copy)
+    if isinstance(target, set):
+        same = target == copy
+    elif isinstance(target, dict):
+        same = same and list(target) == list(copy) and all(map(is_, target.values(), copy.values()))
+    else:
+        same = same and all(map(is_, target, copy))
+    if not same:  # another thread that looks at what has not changed never sees it empty
         target.clear()
-        target.extend(saved)
+        fill = target.update if isinstance(target, (dict, set)) else target.extend
+        fill(copy)
 
 
-def _write_set(target: set[Any], saved: set[Any]) -> None:
-    if target != saved:
-        target.clear()
-        target.update(saved)
-
-
-def _write_dict(target: dict[Any, Any], saved: dict[Any, Any]) -> None:
-    """Empty it and fill it again, in its old order; one that has not changed is at no time seen empty."""
-    if list(target) != list(saved) or not all(target[key] is saved[key] for key in saved):
-        target.clear()
-        target.update(saved)
-
-
-def _slots(target: Any) -> dict[str, MemberDescriptorType]:
-    kinds = [kind for kind in type(target).__mro__ if "__slots__" in vars(kind)]
-    return {n: slot for kind in kinds for n, slot in vars(kind).items() if isinstance(slot, MemberDescriptorType)}
-
-
-def _read_slots(target: Any) -> dict[str, Any]:
-    return {name: getattr(target, name) for name in _slots(target) if hasattr(target, name)}
-
-
-def _write_slots(target: Any, saved: dict[str, Any]) -> None:
-    for name, slot in _slots(target).items():
-        if name in saved:
-            slot.__set__(target, saved[name])
-        elif hasattr(target, name):
+def _write_slots(target: object, copy: dict[str, Any]) -> None:
+    filled = read_slots(target)
+    for name, slot in slots(type(target)).items():
+        if name in copy:
+            slot.__set__(target, copy[name])
+        elif name in filled:
             slot.__delete__(target)
 
 
-ARRAY = Aspect(lambda array: np.array(array.view(np.ndarray)), _write_array, _same_array)
-RANDOM = Aspect(random_state, set_random_state, _same_state)
-DICT = Aspect(dict, _write_dict, _items_alike, "[{!r}]")
-SEQUENCE = Aspect(list, _write_sequence, _all_alike, "[{}]")
-SET = Aspect(set, _write_set, lambda before, now: before == now, "[{}]")
-BYTES = Aspect(bytes, lambda target, saved: target.__setitem__(slice(None), saved), lambda before, now: before == now)
+RANDOM = Aspect(random_state, set_random_state, _is_same_state)
 ATTRIBUTES = Aspect(
-    lambda target: dict(vars(target)), lambda target, saved: _write_dict(vars(target), saved), _items_alike, ".{}"
+    lambda target: dict(vars(target)), lambda target, copy: _write_container(vars(target), copy), step=ATTRIBUTE
 )
-SLOTS = Aspect(_read_slots, _write_slots, _items_alike, ".{}")
+SLOTS = Aspect(read_slots, _write_slots, step=ATTRIBUTE)
 CONTENTS = (
-    (np.ndarray, ARRAY),
-    (dict, DICT),
-    ((list, deque), SEQUENCE),
-    (set, SET),
-    (bytearray, BYTES),
+    (np.ndarray, Aspect(lambda array: np.array(array.view(np.ndarray)), _write_array, _is_same_array)),
+    (dict, Aspect(dict, _write_container, step=KEY)),
+    (
+        (list, deque),
+        Aspect(list, _write_container, lambda old, new: len(old) == len(new) and all(map(_is_alike, old, new))),
+    ),
+    (set, Aspect(set, _write_container)),
+    (bytearray, Aspect(bytes, lambda target, copy: target.__setitem__(slice(None), copy))),
 )
 
 
-def _aspects(target: Any) -> Iterator[Aspect]:
-    if is_random(target):
-        yield RANDOM
-        return
-    yield from (aspect for kind, aspect in CONTENTS if isinstance(target, kind))
-    if is_open(target):
-        if hasattr(target, "__dict__"):
-            yield ATTRIBUTES
-        if _slots(target):
-            yield SLOTS
-
-
-def is_open(target: Any) -> bool:
-    """Whether it is an object of somebody's own class, whose attributes are state."""
-    return opens(type(target))
-
-
-def opens(kind: type) -> bool:
-    """The same of a class."""
-    package = kind.__module__.partition(".")[0]
-    foreign = package in sys.stdlib_module_names and package != "__main__"
-    return not (foreign or {package, kind.__module__} & OPAQUE) or issubclass(kind, SimpleNamespace)
+@once_per_class
+def _aspects(kind: type) -> tuple[Aspect, ...]:
+    """Return the ways in which objects of a class can change."""
+    if is_generator(kind):
+        return (RANDOM,)
+    aspects = [aspect for kinds, aspect in CONTENTS if issubclass(kind, kinds)]
+    if is_open(kind) and kind.__dictoffset__:
+        aspects.append(ATTRIBUTES)
+    if is_open(kind) and slots(kind):
+        aspects.append(SLOTS)
+    return tuple(aspects)

@@ -1,151 +1,94 @@
-"""Layers of images: convolution, pooling, flattening. Images are (N, H, W, C), channels last."""
+"""Layers for images: convolution, pooling and flattening. Images are (N, H, W, C), channels last.
+
+A window covers kh x kw pixels. Backward passes add up what all windows give back to each pixel.
+"""
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import DTypeLike
 
 from gc_hooks._typing import Array, Generator, Params
-from gc_hooks.errors import InvalidProblem
+from gc_hooks.errors import require
 from gc_hooks.nn.functions import column_sums
-from gc_hooks.nn.layers import Context, Initializer, Layer, he
+from gc_hooks.nn.layers import Cache, Context, Initializer, Layer, he
+from gc_hooks.nn.ranges import COUNT
+
+Pair: TypeAlias = int | tuple[int, int]
+"""Rows and columns, or one number for both."""
 
 
-@dataclass(frozen=True)
-class Windows:
-    """Windows of one size at even distances; what is left over at the far edges is not looked at.
+class Windowed(Layer):
+    """Base class of the layers that look at images through windows; pixels left over at the far edges are in none."""
 
-    Attributes
-    ----------
-    size, stride, padding : tuple of int
-        Each (rows, columns). Zeros are put around the image.
-    """
+    def __init__(self, size: Pair, stride: Pair, padding: Pair = 0) -> None:
+        self.size = _pair("size", size, 1)  # rows and columns of a window
+        self.stride = _pair("stride", stride, 1)  # distance of the windows, in rows and columns
+        self.padding = _pair("padding", padding, 0)  # rows and columns of zeros on each side of the image
 
-    size: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int] = (0, 0)
-
-    def count(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        """How many windows stand in the rows and columns of images of this shape: ``(H + 2 p - k) // s + 1``."""
-        rows, columns = (
-            (side + 2 * p - k) // s + 1
-            for side, k, s, p in zip(shape[1:3], self.size, self.stride, self.padding, strict=True)
-        )
+    def _count(self, images: Array, channels: int | None = None) -> tuple[int, int]:
+        """Return (OH, OW), the rows and columns of windows: ``(H + 2 p - k) // s + 1``; refuse what has none."""
+        if images.ndim != 4 or (channels is not None and images.shape[3] != channels):
+            hint = "The data may be flat, or have channels first. Try "
+            hint += "inputs.reshape(len(inputs), height, width, -1), or inputs.transpose(0, 2, 3, 1)."
+            raise self._misfit(images, f"(samples, height, width, {channels or 'channels'})", hint)
+        rows = (images.shape[1] + 2 * self.padding[0] - self.size[0]) // self.stride[0] + 1
+        columns = (images.shape[2] + 2 * self.padding[1] - self.size[1]) // self.stride[1] + 1
+        if min(rows, columns) < 1:
+            hint = "Strides and poolings before may have made them small. Try fewer of those, or a padding."
+            raise self._misfit(images, f"room for a window of {self.size[0]}x{self.size[1]}", hint)
         return rows, columns
 
-    def padded(self, images: Array) -> Array:
-        """The images (N, H + 2 p, W + 2 p, C) with zeros around them."""
-        rows, columns = self.padding
-        if not rows and not columns:
-            return images
-        samples, height, width, channels = images.shape
-        frame = np.zeros((samples, height + 2 * rows, width + 2 * columns, channels), images.dtype)
-        frame[:, rows : rows + height, columns : columns + width] = images
-        return frame
-
-    def unfolded(self, images: Array) -> Array:
-        """A row for each window, with all that it sees: (N OH OW, kh kw C)."""
-        seen = sliding_window_view(self.padded(images), self.size, axis=(1, 2))
-        seen = seen[:, :: self.stride[0], :: self.stride[1]]  # (N, OH, OW, C, kh, kw)
-        rows: Array = seen.transpose(0, 1, 2, 4, 5, 3).reshape(-1, self.size[0] * self.size[1] * images.shape[3])
-        return rows
-
-    def offsets(self, images: Array) -> Iterator[Array]:
-        """For each place inside of a window, row by row, what all windows see there: views (N, OH, OW, C)."""
-        (rows, columns), (down, right) = self.count(images.shape), self.stride
+    def _offsets(self, padded: Array) -> Iterator[Array]:
+        """Yield views (N, OH, OW, C) of padded images: for each position in a window, row by row, those pixels."""
+        (rows, columns), (down, right) = self.size, self.stride
         for i, j in np.ndindex(self.size):
-            yield images[:, i : i + down * rows : down, j : j + right * columns : right]
+            # The last window begins at the latest at the row H - kh, and its row i is H - kh + i; so for columns.
+            yield padded[:, i : padded.shape[1] - rows + i + 1 : down, j : padded.shape[2] - columns + j + 1 : right]
 
-    def folded(self, shares: Iterable[Array], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-        """The contrary of `unfolded`: what belongs to each place inside of a window, added up where windows overlap.
+    def _folded(self, parts: Iterable[Array], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        """Return images of this shape (N, H, W, C): the sum of what all windows give to each pixel.
 
-        Parameters
-        ----------
-        shares : iterable of ndarray, (N, OH, OW, C)
-            One for each place, row by row.
-        shape, dtype
-            Of the images, (N, H, W, C).
+        The parts (N, OH, OW, C) are what all windows give, for each position in a window, row by row.
         """
-        rows, columns = self.padding
-        samples, height, width, channels = shape
-        frame = np.zeros((samples, height + 2 * rows, width + 2 * columns, channels), dtype)
-        unpadded = Windows(self.size, self.stride)
-        for view, share in zip(unpadded.offsets(frame), shares, strict=True):
-            view += share
-        return frame[:, rows : rows + height, columns : columns + width]
-
-    def check(self, images: Array, who: str, channels: int | None = None) -> None:
-        """Refuse what is no batch of images with room for a window.
-
-        Raises
-        ------
-        InvalidProblem
-        """
-        if images.ndim != 4 or (channels is not None and images.shape[3] != channels):
-            raise InvalidProblem(
-                f"{who} got inputs of shape {images.shape} where (samples, height, width, {channels or 'channels'}) is "
-                "needed. Channels come last: the data may be flat, without an axis for a single channel, or have the "
-                "channels first. Try inputs.reshape(len(inputs), height, width, -1), or inputs.transpose(0, 2, 3, 1)."
-            )
-        if min(self.count(images.shape)) < 1:
-            raise InvalidProblem(
-                f"{who} got images of {images.shape[1]}x{images.shape[2]}, and its windows of "
-                f"{self.size[0]}x{self.size[1]} find no room. Strides and poolings before it have made them too small. "
-                "Try fewer of those, smaller windows, or a padding."
-            )
+        (rows, columns), (samples, height, width, channels) = self.padding, shape
+        padded = np.zeros((samples, height + 2 * rows, width + 2 * columns, channels), dtype)
+        for view, part in zip(self._offsets(padded), parts, strict=True):
+            view += part
+        return padded[:, rows : rows + height, columns : columns + width]
 
 
-def pair(name: str, value: int | tuple[int, int], least: int) -> tuple[int, int]:
-    """One number for both directions, or (rows, columns).
-
-    Raises
-    ------
-    InvalidProblem
-        It is neither, or below the least.
-
-    Examples
-    --------
-    >>> pair("stride", 2, 1), pair("stride", (1, 2), 1)
-    ((2, 2), (1, 2))
-    """
+def _pair(name: str, value: Pair, least: int) -> tuple[int, int]:
+    """Return (rows, columns), given these or one number for both; each is at least the least."""
     both = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    if len(both) != 2 or not all(isinstance(number, (int, np.integer)) and number >= least for number in both):
-        raise InvalidProblem(
-            f"{name}={value!r} is neither a whole number of at least {least} nor a pair of them. "
-            f"A pair is (rows, columns). Try {name}={max(least, 1)}."
-        )
+    require(
+        len(both) == 2 and all(isinstance(number, (int, np.integer)) and number >= least for number in both),
+        f"{name}={value!r} is neither a whole number of at least {least} nor a pair (rows, columns) of them. "
+        f"Try {name}={max(least, 1)}.",
+    )
     return int(both[0]), int(both[1])
 
 
-class Conv2D(Layer):
+class Conv2D(Windowed):
     """``y[n, i, j, f] = b[f] + sum over (u, v, c) of x[n, s i + u - p, s j + v - p, c] W[u, v, c, f]``.
 
-    A cross-correlation, as everybody's convolutions are: W is not turned around. Dumoulin and Visin, "A guide to
-    convolution arithmetic for deep learning" (2016). Forward and both gradients are products of matrices, with a row
-    for each window.
+    It is a `Dense` layer that is applied to every window, and a cross-correlation, as in all libraries: W is not turned
+    around. Dumoulin and Visin, "A guide to convolution arithmetic for deep learning" (2016).
 
     Parameters
     ----------
     inputs, outputs : int
         Number of channels C that come in and F that go out.
-    size : int or (int, int)
-        Rows and columns of a window.
-    stride : int or (int, int)
-        Distance of the windows.
-    padding : int or (int, int)
-        Rows and columns of zeros on each side.
+    size, stride, padding : int or (int, int)
+        In rows and columns of pixels: size of a window, distance between windows, zeros on each side.
     init : callable
         As for `Dense`, with fans ``kh kw C`` and F: `he` (default) or `glorot`.
-
-    Raises
-    ------
-    InvalidProblem
-        A number is too small; in `forward`, when the inputs are not (N, H, W, C) or smaller than a window.
 
     Examples
     --------
@@ -158,86 +101,68 @@ class Conv2D(Layer):
     kind = "conv"
 
     def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        size: int | tuple[int, int] = 3,
-        *,
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] = 0,
-        init: Initializer = he,
+        self, inputs: int, outputs: int, size: Pair = 3, *, stride: Pair = 1, padding: Pair = 0, init: Initializer = he
     ) -> None:
-        if inputs < 1 or outputs < 1:
-            raise InvalidProblem(
-                f"Conv2D({inputs}, {outputs}) has a side without channels. The first two arguments are the numbers of "
-                "channels that come in and go out. Give two numbers that are at least 1, such as Conv2D(1, 8)."
-            )
+        hint = "These are numbers of channels, and a grey image has one. Try Conv2D(1, 8)."
+        COUNT.check("Conv2D", hint, inputs=inputs, outputs=outputs)
         self.inputs, self.outputs, self.initializer = inputs, outputs, init
-        self.windows = Windows(pair("size", size, 1), pair("stride", stride, 1), pair("padding", padding, 0))
+        super().__init__(size, stride, padding)
 
     def init(self, generator: Generator, dtype: DTypeLike) -> dict[str, Array]:
-        """W (kh, kw, C, F) from the initializer, drawn in float64 whatever the dtype, and b (F,) of zeros."""
-        rows, columns = self.windows.size
-        weights = self.initializer(generator, rows * columns * self.inputs, self.outputs)
-        shape = rows, columns, self.inputs, self.outputs
+        """Return W (kh, kw, C, F) from the initialiser, drawn in float64 in any case, and b (F,) of zeros."""
+        shape = *self.size, self.inputs, self.outputs
+        weights = self.initializer(generator, math.prod(shape[:3]), self.outputs)
         return {"W": weights.reshape(shape).astype(dtype), "b": np.zeros(self.outputs, dtype)}
 
-    def forward(
-        self, params: Params, inputs: Array, context: Context
-    ) -> tuple[Array, tuple[Array, tuple[int, ...], tuple[int, ...]]]:
-        """``Y = X W + b`` with the windows as the rows of X; the cache is X and the shapes before and after."""
-        self.windows.check(inputs, repr(self), self.inputs)
-        seen, W, b = self.windows.unfolded(inputs), params["W"].reshape(-1, self.outputs), params["b"]
-        shape = len(inputs), *self.windows.count(inputs.shape), self.outputs
-        outputs = np.matmul(seen, W, dtype=np.result_type(seen, W, b))  # (N OH OW, kh kw C)(kh kw C, F)
+    def forward(self, params: Params, inputs: Array, context: Context) -> tuple[Array, Cache]:
+        """Compute ``Y = X W + b`` with the windows as the rows of X; the cache is X and the shapes before and after."""
+        shape = len(inputs), *self._count(inputs, self.inputs), self.outputs
+        (rows, columns), (down, right) = self.padding, self.stride
+        images = inputs
+        if rows or columns:
+            samples, height, width, channels = inputs.shape
+            images = np.zeros((samples, height + 2 * rows, width + 2 * columns, channels), inputs.dtype)
+            images[:, rows : rows + height, columns : columns + width] = inputs
+        windows = sliding_window_view(images, self.size, axis=(1, 2))[:, ::down, ::right]  # (N, OH, OW, C, kh, kw)
+        X = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, math.prod(self.size) * self.inputs)
+        W, b = params["W"].reshape(-1, self.outputs), params["b"]
+        outputs = np.matmul(X, W, dtype=np.result_type(X, W, b))  # (N OH OW, kh kw C)(kh kw C, F)
         outputs += b
-        return outputs.reshape(shape), (seen, inputs.shape, shape)
+        return outputs.reshape(shape), (X, inputs.shape, shape)
 
-    def backward(
-        self, params: Params, cache: tuple[Array, tuple[int, ...], tuple[int, ...]], upstream: Array
-    ) -> tuple[Array, dict[str, Array]]:
-        """``dW = X^T dY``, ``db = sum of dY``, and ``dX = dY W^T``, added up where windows overlap."""
-        seen, below, above = cache
-        W, deltas = params["W"], upstream.reshape(-1, self.outputs)
-        grads = {"W": (seen.T @ deltas).reshape(W.shape), "b": column_sums(deltas)}
-        places = W.reshape(-1, self.inputs, self.outputs)  # one by one: all at once would be kh kw times the images
-        shares = ((deltas @ place.T).reshape(*above[:3], self.inputs) for place in places)
-        return self.windows.folded(shares, below, np.result_type(deltas, W)), grads
+    def backward(self, params: Params, cache: Cache, upstream: Array) -> tuple[Array, dict[str, Array]]:
+        """Compute ``dW = X^T dY``, ``db = sum of dY``, and ``dX = dY W^T``, added up where windows overlap."""
+        X, below, above = cache
+        W, dY = params["W"], upstream.reshape(-1, self.outputs)
+        grads = {"W": (X.T @ dY).reshape(W.shape), "b": column_sums(dY)}
+        # One position in the window after the other: dX of all at once would be kh kw times as large as the images.
+        positions = W.reshape(-1, self.inputs, self.outputs)
+        parts = ((dY @ position.T).reshape(*above[:3], self.inputs) for position in positions)
+        return self._folded(parts, below, np.result_type(dY, W)), grads
 
     def __repr__(self) -> str:
-        size, stride, padding = self.windows.size, self.windows.stride, self.windows.padding
-        return f"{type(self).__name__}({self.inputs}, {self.outputs}, {size}, stride={stride}, padding={padding})"
+        text = f"{self.inputs}, {self.outputs}, {self.size}, stride={self.stride}, padding={self.padding}"
+        return f"{type(self).__name__}({text})"
 
 
-class Pooling(Layer):
-    """Base class: windows over each channel.
+class Pooling(Windowed):
+    """Base class: one number for each window of each channel.
 
-    Parameters
-    ----------
-    size : int or (int, int)
-        Rows and columns of a window.
-    stride : int or (int, int), optional
-        Distance of the windows, which may overlap; by default they stand side by side. What is left over at the far
-        edges is not looked at.
-
-    Raises
-    ------
-    InvalidProblem
-        A number is below 1; in `forward`, when the inputs are not (N, H, W, C) or smaller than a window.
+    ``size`` is the rows and columns of a window, or one number for both, and ``stride`` the distance between windows,
+    which may overlap; by default they stand side by side.
     """
 
-    def __init__(self, size: int | tuple[int, int] = 2, *, stride: int | tuple[int, int] | None = None) -> None:
-        both = pair("size", size, 1)
-        self.windows = Windows(both, both if stride is None else pair("stride", stride, 1))
+    def __init__(self, size: Pair = 2, *, stride: Pair | None = None) -> None:
+        super().__init__(size, size if stride is None else stride)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.windows.size}, stride={self.windows.stride})"
+        return f"{type(self).__name__}({self.size}, stride={self.stride})"
 
 
 class MaxPool2D(Pooling):
     """The largest number of each window; the arguments are those of `Pooling`.
 
-    Of several that are equally large the first one, row by row, gets the gradient. A NaN stays NaN.
+    If several are equally large, the first one, row by row, gets the gradient. A NaN stays NaN.
 
     Examples
     --------
@@ -246,28 +171,24 @@ class MaxPool2D(Pooling):
     """
 
     def forward(self, params: Params, inputs: Array, context: Context) -> tuple[Array, tuple[Array, Array]]:
-        """``y = max over the window``; the cache is x and y."""
-        self.windows.check(inputs, repr(self))
-        largest = functools.reduce(_larger, self.windows.offsets(inputs))
+        """Compute ``y = max over the window``; the cache is x and y."""
+        self._count(inputs)
+        largest = functools.reduce(_larger, self._offsets(inputs))
         return largest, (inputs, largest)
 
     def backward(self, params: Params, cache: tuple[Array, Array], upstream: Array) -> tuple[Array, dict[str, Array]]:
-        """``dx = sum of dy over the windows whose largest number x is``."""
+        """Compute ``dx = sum of dy over the windows whose largest number is x``."""
         inputs, largest = cache
-        shares = (upstream * first for first in self._first(inputs, largest))
-        return self.windows.folded(shares, inputs.shape, upstream.dtype), {}
-
-    def _first(self, inputs: Array, largest: Array) -> Iterator[Array]:
-        """For each place inside of a window, where it is the first to hold the largest number."""
-        free = np.ones(largest.shape, bool)
-        for seen in self.windows.offsets(inputs):
-            first = free & (seen == largest)
-            yield first
-            free &= ~first
+        parts, open_windows = [], np.ones(largest.shape, bool)  # those whose largest number has not been met yet
+        for pixels in self._offsets(inputs):
+            first = open_windows & (pixels == largest)
+            parts.append(upstream * first)
+            open_windows &= ~first
+        return self._folded(parts, inputs.shape, upstream.dtype), {}
 
 
 def _larger(one: Array, other: Array) -> Array:
-    """By the real part, the first of two that are equal, and NaN whatever it is beside."""
+    """Return the larger real part of two: the first if they are equal, and NaN if either is NaN."""
     if not np.iscomplexobj(one):
         return np.maximum(one, other)  # which compares complex numbers in another way
     return np.where((other.real > one.real) | np.isnan(other), other, one)
@@ -283,16 +204,14 @@ class AveragePool2D(Pooling):
     """
 
     def forward(self, params: Params, inputs: Array, context: Context) -> tuple[Array, tuple[int, ...]]:
-        """``y = mean over the window``; the cache is the shape of the inputs."""
-        self.windows.check(inputs, repr(self))
-        total = sum(self.windows.offsets(inputs))
-        return np.asarray(total / float(np.prod(self.windows.size))), inputs.shape
+        """Compute ``y = mean over the window``; the cache is the shape of the inputs."""
+        self._count(inputs)
+        return np.asarray(sum(self._offsets(inputs)) / float(math.prod(self.size))), inputs.shape
 
     def backward(self, params: Params, cache: tuple[int, ...], upstream: Array) -> tuple[Array, dict[str, Array]]:
-        """``dx = sum of dy / (kh kw) over the windows that see x``."""
-        places = int(np.prod(self.windows.size))
-        shares = np.broadcast_to(upstream / float(places), (places, *upstream.shape))
-        return self.windows.folded(shares, cache, upstream.dtype), {}
+        """Compute ``dx = sum of dy / (kh kw) over the windows that contain x``."""
+        positions = math.prod(self.size)
+        return self._folded([upstream / float(positions)] * positions, cache, upstream.dtype), {}
 
 
 class Flatten(Layer):
@@ -305,9 +224,9 @@ class Flatten(Layer):
     """
 
     def forward(self, params: Params, inputs: Array, context: Context) -> tuple[Array, tuple[int, ...]]:
-        """``y = x`` in another shape; the cache is the one before."""
-        return inputs.reshape(len(inputs), int(np.prod(inputs.shape[1:]))), inputs.shape
+        """Return ``y = x`` in another shape; the cache is the shape of x."""
+        return inputs.reshape(len(inputs), math.prod(inputs.shape[1:])), inputs.shape
 
     def backward(self, params: Params, cache: tuple[int, ...], upstream: Array) -> tuple[Array, dict[str, Array]]:
-        """``dx = dy`` in the shape before."""
+        """Return ``dx = dy`` in the shape of x."""
         return upstream.reshape(cache), {}

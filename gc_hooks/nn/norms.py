@@ -1,79 +1,62 @@
-"""Layers that normalise: batch norm over samples (and pixels), layer norm over features."""
+"""Layers that normalise: layer norm over a sample's features, batch norm over samples (and pixels).
+
+Both compute ``z = (x - mean) / deviation`` with ``deviation = sqrt(variance + epsilon)``, and ``y = gamma z + beta``.
+Mean and deviation depend on every one of the n numbers x that they are taken over, so the chain rule has three terms:
+
+    dx_i = dz_i / deviation - (sum_j dz_j) / (n deviation) - z_i (sum_j dz_j z_j) / (n deviation)
+
+The first goes through x_i itself, the second through the mean, the third through the deviation, whose derivative with
+respect to x_i is ``z_i / n``.
+"""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from gc_hooks._typing import Array, Generator, Params
-from gc_hooks.errors import InvalidProblem
+from gc_hooks.errors import require
 from gc_hooks.nn.functions import column_sums
-from gc_hooks.nn.layers import Context, Layer
+from gc_hooks.nn.layers import Cache, Context, Layer
+from gc_hooks.nn.ranges import COUNT, POSITIVE
 
 
-class Moments(NamedTuple):
-    """Mean and variance (the mean square, not the unbiased estimate), and how many numbers they are of."""
-
-    mean: Array
-    variance: Array
-    size: int
-
-
-class Normalised(NamedTuple):
-    """What batch norm's backward needs: ``z = (x - mean) / deviation``, and the moments where they were x's own."""
-
-    values: Array
-    deviation: Array
-    moments: Moments | None
-
-
-class _Norm(Layer):
-    """What both have in common: ``y = gamma z + beta`` for each of the features, which stand last."""
-
-    def __init__(self, features: int, *, epsilon: float = 1e-5) -> None:
-        if features < 1 or not epsilon > 0:
-            raise InvalidProblem(
-                f"{type(self).__name__} got features={features}, epsilon={epsilon}. The first is the length of the "
-                "last axis (units, or channels of images), at least 1; without the second, a feature that never "
-                "changes divides zero by zero. Try 1e-5 for it."
-            )
-        self.features, self.epsilon = features, float(epsilon)
-
-    def init(self, generator: Generator, dtype: DTypeLike) -> dict[str, Array]:
-        """gamma (D,) of ones and beta (D,) of zeros."""
-        return {"gamma": np.ones(self.features, dtype), "beta": np.zeros(self.features, dtype)}
-
-    def _check(self, inputs: Array) -> None:
-        if inputs.ndim >= 2 and inputs.shape[-1] == self.features:
-            return
-        raise InvalidProblem(
-            f"{self!r} got inputs of shape {inputs.shape} where the last of at least two axes should have "
-            f"{self.features}. Features, or the channels of images, come last: the layer before may have another "
-            "width, or channels first. Try another argument here, or inputs.transpose(0, 2, 3, 1)."
-        )
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.features})"
-
-
-class LayerNorm(_Norm):
-    """``y = gamma (x - mean) / sqrt(variance + epsilon) + beta``, with the moments of each sample over its features.
-
-    Ba, Kiros and Hinton, "Layer normalization" (2016). Features are the last axis; there may be others before it.
+class Normalisation(Layer):
+    """Base class of both: ``y = gamma z + beta`` for each feature. Features are the last axis.
 
     Parameters
     ----------
     features : int
         Length D of the last axis.
     epsilon : float
-        Keeps the root away from zero.
+        Added to the variance, so that a feature that never changes does not divide by zero.
+    """
 
-    Raises
-    ------
-    InvalidProblem
-        A number is out of its range; in `forward`, when the last axis has another length.
+    def __init__(self, features: int, *, epsilon: float = 1e-5) -> None:
+        name = type(self).__name__
+        COUNT.check(name, "It is the length of the last axis: units, or channels of images.", features=features)
+        POSITIVE.check(name, "A feature that never changes would divide zero by zero. Try 1e-5.", epsilon=epsilon)
+        self.features, self.epsilon = features, float(epsilon)
+
+    def init(self, generator: Generator, dtype: DTypeLike) -> dict[str, Array]:
+        """Return gamma (D,) of ones and beta (D,) of zeros."""
+        return {"gamma": np.ones(self.features, dtype), "beta": np.zeros(self.features, dtype)}
+
+    def _check(self, inputs: Array) -> None:
+        if inputs.ndim < 2 or inputs.shape[-1] != self.features:
+            hint = "The layer before may have another width, or channels come first. Try inputs.transpose(0, 2, 3, 1)."
+            raise self._misfit(inputs, f"(samples, ..., {self.features})", hint)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.features})"
+
+
+class LayerNorm(Normalisation):
+    """``y = gamma z + beta``, with mean and variance of each sample (and step, or pixel) over its features.
+
+    Ba, Kiros and Hinton, "Layer normalization" (2016). The arguments are those of `Normalisation`.
 
     Examples
     --------
@@ -87,50 +70,57 @@ class LayerNorm(_Norm):
     kind = "layernorm"
 
     def forward(self, params: Params, inputs: Array, context: Context) -> tuple[Array, tuple[Array, Array]]:
-        """``y = gamma z + beta``; the cache is z and the deviations."""
+        """Compute ``y = gamma z + beta``; the cache is z and the deviations."""
         self._check(inputs)
-        centred = inputs - _mean(inputs)
-        deviation = np.sqrt(_mean(centred * centred) + self.epsilon)  # squares: a complex step passes through
+        centred = inputs - inputs.mean(axis=-1, keepdims=True)
+        # A square and not np.var, which takes absolute values, so that a complex step passes through.
+        deviation = np.sqrt((centred * centred).mean(axis=-1, keepdims=True) + self.epsilon)
         z = centred / deviation
         return params["gamma"] * z + params["beta"], (z, deviation)
 
     def backward(self, params: Params, cache: tuple[Array, Array], upstream: Array) -> tuple[Array, dict[str, Array]]:
-        """``dgamma = sum of dy z``, ``dbeta = sum of dy``, ``dx = (dz - mean(dz) - z mean(dz z)) / deviation``.
-
-        With ``dz = gamma dy``. Both moments depend on x, which gives the two means, each over a sample's features.
-        """
+        """Compute ``dgamma = sum of dy z``, ``dbeta = sum of dy``, and dx as above, with ``dz = gamma dy``."""
         (z, deviation), dz = cache, params["gamma"] * upstream
         grads = {"gamma": column_sums(upstream * z), "beta": column_sums(upstream)}
-        return (dz - _mean(dz) - z * _mean(dz * z)) / deviation, grads
+        mean, along_z = dz.mean(axis=-1, keepdims=True), (dz * z).mean(axis=-1, keepdims=True)
+        return (dz - mean - z * along_z) / deviation, grads
 
 
-class BatchNorm(_Norm):
-    """``y = gamma (x - mean) / sqrt(variance + epsilon) + beta``, with the moments of each feature over the batch.
+class Moments(NamedTuple):
+    """Moments of each column."""
 
-    Ioffe and Szegedy, "Batch normalization" (2015), algorithms 1 and 2. Features are the last axis: (N, D), or images
-    (N, H, W, C), whose moments are over the pixels too. In training mode the moments are the batch's, and the loss is a
-    function of them; in evaluation mode they are running averages. Those are the layer's state, "batchnorm1.mean" and
-    "batchnorm1.variance" in `Sequential.state`: forward never moves them, so that a check leaves no trace, and the
-    trainer's step does, through `Sequential.observe`.
+    mean: Array  # (D,)
+    variance: Array  # (D,), the biased one
+    size: int  # number n of values that they are taken over
+
+
+class Normalised(NamedTuple):
+    """The cache of batch norm."""
+
+    values: Array  # z
+    deviation: Array
+    moments: Moments | None  # the batch's, in training mode
+
+
+class BatchNorm(Normalisation):
+    """``y = gamma z + beta``, with mean and variance of each feature over the batch.
+
+    Ioffe and Szegedy, "Batch normalization" (2015), algorithms 1 and 2. Inputs are (N, D), or images (N, H, W, C), for
+    which mean and variance are over the pixels too. In training mode they are the batch's, and the loss is a function
+    of them; in evaluation mode they are running averages: "batchnorm1.mean" and "batchnorm1.variance" in
+    `Sequential.state`. Forward never moves these, so that a check leaves no trace; `Sequential.observe` does.
 
     Parameters
     ----------
-    features : int
-        Length D of the last axis.
-    epsilon : float
-        Keeps the root away from zero.
+    features, epsilon
+        As for `Normalisation`.
     momentum : float
-        Share of the newest batch in the running averages, in (0, 1].
-
-    Raises
-    ------
-    InvalidProblem
-        A number is out of its range; in `forward`, when the last axis has another length.
+        Weight of the newest batch in the running averages, in (0, 1].
 
     Notes
     -----
-    A bias in front of it has no gradient: the mean takes it off again. A batch of one sample without pixels becomes
-    beta, and nothing below gets a gradient.
+    A bias in front of this layer has no gradient, because subtracting the mean removes it; nor has anything below for a
+    batch of one sample without pixels.
 
     Examples
     --------
@@ -147,57 +137,46 @@ class BatchNorm(_Norm):
 
     def __init__(self, features: int, *, epsilon: float = 1e-5, momentum: float = 0.1) -> None:
         super().__init__(features, epsilon=epsilon)
-        if not 0 < momentum <= 1:
-            raise InvalidProblem(
-                f"BatchNorm got momentum={momentum}, outside (0, 1]. It is the share of the newest batch in the "
-                "running averages, and not what is kept of them. Try 0.1."
-            )
+        require(
+            0 < momentum <= 1,
+            f"BatchNorm got momentum={momentum}, outside (0, 1]. It is the weight of the newest batch. Try 0.1.",
+        )
         self.momentum = float(momentum)
 
     def init_state(self, dtype: DTypeLike) -> dict[str, Array]:
-        """Running mean (D,) of zeros and variance (D,) of ones."""
+        """Return the running mean (D,) of zeros and variance (D,) of ones."""
         return {"mean": np.zeros(self.features, dtype), "variance": np.ones(self.features, dtype)}
 
     def forward(self, params: Params, inputs: Array, context: Context) -> tuple[Array, Normalised]:
-        """``y = gamma z + beta``; the cache is z, the deviations and, in training mode, the batch's moments."""
+        """Compute ``y = gamma z + beta``, with the moments of the batch or the running ones."""
         self._check(inputs)
-        found = _moments(inputs) if context.training else Moments(params["mean"], params["variance"], 0)
-        deviation = np.sqrt(found.variance + self.epsilon)
-        cache = Normalised((inputs - found.mean) / deviation, deviation, found if context.training else None)
-        return params["gamma"] * cache.values + params["beta"], cache
+        mean, variance, moments = params["mean"], params["variance"], None
+        if context.training:
+            size = inputs.size // self.features  # samples, times pixels
+            mean = column_sums(inputs) / float(max(size, 1))
+            centred = inputs - mean
+            variance = column_sums(centred * centred) / float(max(size, 1))
+            moments = Moments(mean, variance, size)
+        deviation = np.sqrt(variance + self.epsilon)
+        z = (inputs - mean) / deviation
+        return params["gamma"] * z + params["beta"], Normalised(z, deviation, moments)
 
     def backward(self, params: Params, cache: Normalised, upstream: Array) -> tuple[Array, dict[str, Array]]:
-        """``dgamma = sum of dy z``, ``dbeta = sum of dy``, ``dx = gamma / deviation (dy - mean(dy) - z mean(dy z))``.
-
-        The unnumbered equations of section 3 of the paper, with the sums over the batch written as means: both moments
-        depend on x. In evaluation mode they do not, and ``dx = gamma / deviation dy``.
-        """
+        """Compute ``dgamma``, ``dbeta`` as above, and ``dx = gamma / deviation (dy - dbeta / n - z dgamma / n)``."""
         grads = {"gamma": column_sums(upstream * cache.values), "beta": column_sums(upstream)}
         slope = params["gamma"] / cache.deviation
-        if cache.moments is None:
+        if cache.moments is None:  # evaluation mode: mean and deviation are constants, and the first term is all
             return slope * upstream, grads
-        size = float(max(cache.moments.size, 1))
+        size = float(max(cache.moments.size, 1))  # gamma is the same for all n numbers, so the two sums are at hand
         return slope * (upstream - grads["beta"] / size - cache.values * (grads["gamma"] / size)), grads
 
-    def observed(self, params: Params, cache: Any) -> dict[str, Array]:
-        """``running <- (1 - momentum) running + momentum batch``, with the unbiased variance ``n / (n - 1) var``."""
+    def observed(self, params: Params, cache: Cache) -> dict[str, Array]:
+        """Compute ``running <- (1 - momentum) running + momentum batch``."""
         if cache.moments is None:
             return {}
         mean, variance, size = cache.moments
-        unbiased = variance * (size / max(size - 1, 1))
-        latest = {"mean": mean, "variance": unbiased}
-        return {name: params[name] + self.momentum * (batch - params[name]) for name, batch in latest.items()}
-
-
-def _moments(x: Array) -> Moments:
-    """Of each column, over samples and pixels."""
-    size = x.size // x.shape[-1]
-    mean = column_sums(x) / float(max(size, 1))
-    centred = x - mean
-    return Moments(mean, column_sums(centred * centred) / float(max(size, 1)), size)
-
-
-def _mean(x: Array) -> Array:
-    """Of each sample, over its features."""
-    mean: Array = x.mean(axis=-1, keepdims=True)
-    return mean
+        unbiased = variance * (size / max(size - 1, 1))  # the estimate for the data that the batch was drawn from
+        return {
+            "mean": params["mean"] + self.momentum * (mean - params["mean"]),
+            "variance": params["variance"] + self.momentum * (unbiased - params["variance"]),
+        }

@@ -1,54 +1,58 @@
-"""Optimisers: each updates the parameters in place and keeps their dtype."""
+"""Optimisers, which update the parameters with the gradient, and clipping, which bounds the gradient before that."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
 
 from gc_hooks._typing import Array, Params
-from gc_hooks.errors import InvalidProblem
-from gc_hooks.nn.penalties import weights_of
+from gc_hooks.nn.losses import weights_of
+from gc_hooks.nn.ranges import FRACTION, NOT_NEGATIVE, POSITIVE
 
 
-class Optimizer(ABC):
-    """Base class.
+class Optimizer:
+    """Base class: an update rule for parameters p with gradient g, in place and in the precision of p.
+
+    All optimisers refuse a number that is out of its range with `InvalidProblem`: the learning rate and `epsilon` have
+    to be positive, `momentum`, `beta1`, `beta2` and RMSProp's `decay` in [0, 1), AdamW's `decay` zero or more.
+
+    Parameters
+    ----------
+    learning_rate : float
+        Size of a step. It may be changed between steps.
 
     Attributes
     ----------
-    learning_rate : float
-        May be changed between steps.
     state : dict of str to ndarray
         All that the optimiser remembers, such as ``{"velocity.dense1.W": ...}``; empty before the first step.
-
-    Raises
-    ------
-    InvalidProblem
-        When the learning rate is not a positive number.
     """
 
-    def __init__(self, learning_rate: float) -> None:
-        if not 0 < learning_rate < np.inf:
-            raise InvalidProblem(
-                f"{type(self).__name__} got learning_rate={learning_rate}. Zero never learns and a negative rate "
-                "climbs the loss; the minus sign is the optimiser's. Give a positive number, such as 0.1."
-            )
+    def __init__(self, learning_rate: float, *, epsilon: float = 1e-8, **decays: float) -> None:
+        name = type(self).__name__
+        POSITIVE.check(name, "A negative rate climbs the loss. Try 0.1.", learning_rate=learning_rate)
+        POSITIVE.check(name, "A gradient that is always zero would divide zero by zero. Try 1e-8.", epsilon=epsilon)
+        FRACTION.check(name, "At 1 and above, old gradients never fade. Try 0.9.", **decays)
         self.learning_rate = learning_rate
         self.state: dict[str, Array] = {}
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What the update does that is no part of the loss, for the reports of a check; nothing unless overridden."""
+        """Sentences for a check's report on what the update does that is not part of the loss. By default none."""
         return ()
 
-    @abstractmethod
     def step(self, params: Params, grads: Params) -> None:
         """Update the arrays of `params` in place; `grads` are only read."""
+        for name, parameter in params.items():
+            parameter += self._change(name, grads[name])
+
+    def _change(self, name: str, g: Array) -> Array:
+        """Return what to add to the parameter with gradient g."""
+        raise NotImplementedError
 
     def _memory(self, kind: str, name: str, like: Array) -> Array:
-        """The state array of one parameter: zeros at first."""
+        """Return the state array of one parameter, which starts as zeros."""
         key = f"{kind}.{name}"
         if key not in self.state:
             self.state[key] = np.zeros_like(like)
@@ -58,11 +62,6 @@ class Optimizer(ABC):
 class SGD(Optimizer):
     """Stochastic gradient descent: ``p <- p - learning_rate * g``.
 
-    Parameters
-    ----------
-    learning_rate : float
-        Positive.
-
     Examples
     --------
     >>> params = {"W": np.array([1.0])}
@@ -71,10 +70,8 @@ class SGD(Optimizer):
     {'W': array([-1.])}
     """
 
-    def step(self, params: Params, grads: Params) -> None:
-        """Take one step down the gradient."""
-        for name, parameter in params.items():
-            parameter -= self.learning_rate * grads[name]
+    def _change(self, name: str, g: Array) -> Array:
+        return -self.learning_rate * g
 
 
 class Momentum(Optimizer):
@@ -82,28 +79,15 @@ class Momentum(Optimizer):
 
     Parameters
     ----------
-    learning_rate : float
-        Positive.
     momentum : float
-        Share of the velocity v that is kept, in [0, 1).
-
-    Raises
-    ------
-    InvalidProblem
-        When a number is out of its range.
+        Fraction of the velocity v that is left after a step.
     """
 
     def __init__(self, learning_rate: float, momentum: float = 0.9) -> None:
-        super().__init__(learning_rate)
-        check_decay(self, "momentum", momentum)
+        super().__init__(learning_rate, momentum=momentum)
         self.momentum = momentum
 
-    def step(self, params: Params, grads: Params) -> None:
-        """Update the velocities, then the parameters."""
-        for name, parameter in params.items():
-            parameter += self._update(name, grads[name])
-
-    def _update(self, name: str, g: Array) -> Array:
+    def _change(self, name: str, g: Array) -> Array:
         velocity = self._memory("velocity", name, g)
         velocity *= self.momentum
         velocity -= self.learning_rate * g
@@ -113,19 +97,9 @@ class Momentum(Optimizer):
 class Nesterov(Momentum):
     """Nesterov's momentum: ``v <- momentum * v - learning_rate * g``, ``p <- p + momentum * v - learning_rate * g``.
 
-    The gradient is taken where the ball already is about to be. Sutskever, Martens, Dahl and Hinton, "On the importance
-    of initialization and momentum in deep learning" (2013), in the form of Bengio, Boulanger-Lewandowski and Pascanu,
-    "Advances in optimizing recurrent networks" (2013), section 3.5.
-
-    Parameters
-    ----------
-    learning_rate, momentum : float
-        As for `Momentum`.
-
-    Raises
-    ------
-    InvalidProblem
-        When a number is out of its range.
+    The gradient counts as that of the point to which the velocity is about to carry p. Sutskever, Martens, Dahl and
+    Hinton, "On the importance of initialization and momentum in deep learning" (2013), in the form of Bengio,
+    Boulanger-Lewandowski and Pascanu, "Advances in optimizing recurrent networks" (2013), section 3.5.
 
     Examples
     --------
@@ -135,73 +109,8 @@ class Nesterov(Momentum):
     {'W': array([-2.])}
     """
 
-    def _update(self, name: str, g: Array) -> Array:
-        update: Array = self.momentum * super()._update(name, g) - self.learning_rate * g
-        return update
-
-
-class Adam(Optimizer):
-    """Gradient descent with step sizes from running moments of the gradient.
-
-    Kingma and Ba, "Adam: a method for stochastic optimization" (2015), algorithm 1.
-
-    Parameters
-    ----------
-    learning_rate : float
-        Positive.
-    beta1, beta2 : float
-        Decay of the first and of the second moment, in [0, 1).
-    epsilon : float
-        Added to the root of the second moment; positive.
-
-    Raises
-    ------
-    InvalidProblem
-        When a number is out of its range.
-    """
-
-    def __init__(
-        self, learning_rate: float = 1e-3, *, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8
-    ) -> None:
-        super().__init__(learning_rate)
-        check_decay(self, "beta1", beta1)
-        check_decay(self, "beta2", beta2)
-        if not epsilon > 0:
-            raise InvalidProblem(
-                f"Adam got epsilon={epsilon}. Without it a parameter whose gradient is zero divides zero by zero. "
-                "Give a small positive number, such as 1e-8."
-            )
-        self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
-
-    def step(self, params: Params, grads: Params) -> None:
-        """Update the moments, then the parameters by their bias-corrected ratio."""
-        steps = self.state.setdefault("steps", np.zeros((), np.int64))
-        steps += 1
-        for name, parameter in params.items():
-            parameter -= self._update(name, grads[name], int(steps))
-
-    def _update(self, name: str, g: Array, t: int) -> Array:
-        first, second = self._memory("first", name, g), self._memory("second", name, g)
-        first += (1 - self.beta1) * (g - first)
-        second += (1 - self.beta2) * (g * g - second)
-        corrected_first = first / (1 - self.beta1**t)
-        corrected_second = second / (1 - self.beta2**t)
-        update: Array = self.learning_rate * corrected_first / (np.sqrt(corrected_second) + self.epsilon)
-        return update
-
-
-def check_decay(optimizer: Optimizer, name: str, value: float) -> None:
-    """Refuse a share of the past that is not in [0, 1).
-
-    Raises
-    ------
-    InvalidProblem
-    """
-    if not 0 <= value < 1:
-        raise InvalidProblem(
-            f"{type(optimizer).__name__} got {name}={value}, outside [0, 1). At 1 and above, old gradients never fade. "
-            "Try 0.9."
-        )
+    def _change(self, name: str, g: Array) -> Array:
+        return self.momentum * super()._change(name, g) - self.learning_rate * g
 
 
 class RMSProp(Optimizer):
@@ -211,17 +120,10 @@ class RMSProp(Optimizer):
 
     Parameters
     ----------
-    learning_rate : float
-        Positive.
     decay : float
-        Share of the mean square s that is kept, in [0, 1).
+        Fraction of the mean square s that is left after a step.
     epsilon : float
-        Added to the root; positive.
-
-    Raises
-    ------
-    InvalidProblem
-        When a number is out of its range.
+        Bounds the step where gradients have been tiny.
 
     Examples
     --------
@@ -232,43 +134,62 @@ class RMSProp(Optimizer):
     """
 
     def __init__(self, learning_rate: float = 1e-3, *, decay: float = 0.99, epsilon: float = 1e-8) -> None:
-        super().__init__(learning_rate)
-        check_decay(self, "decay", decay)
-        if not epsilon > 0:
-            raise InvalidProblem(
-                f"RMSProp got epsilon={epsilon}. Without it a parameter that never had a gradient divides zero by "
-                "zero. Give a small positive number, such as 1e-8."
-            )
+        super().__init__(learning_rate, epsilon=epsilon, decay=decay)
         self.decay, self.epsilon = decay, epsilon
 
+    def _change(self, name: str, g: Array) -> Array:
+        square = self._memory("square", name, g)
+        square *= self.decay
+        square += (1 - self.decay) * (g * g)
+        return -self.learning_rate * g / (np.sqrt(square) + self.epsilon)
+
+
+class Adam(Optimizer):
+    """``m <- beta1 * m + (1 - beta1) * g``, ``s <- beta2 * s + (1 - beta2) * g^2``, then a step along m / sqrt(s).
+
+    Kingma and Ba, "Adam: a method for stochastic optimization" (2015), algorithm 1.
+
+    Parameters
+    ----------
+    beta1, beta2 : float
+        Fraction of the mean gradient m, and of the mean square s, that is left after a step.
+    epsilon : float
+        Added to the root of s.
+    """
+
+    def __init__(
+        self, learning_rate: float = 1e-3, *, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8
+    ) -> None:
+        super().__init__(learning_rate, epsilon=epsilon, beta1=beta1, beta2=beta2)
+        self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
+
     def step(self, params: Params, grads: Params) -> None:
-        """Update the mean squares, then the parameters."""
-        for name, parameter in params.items():
-            g, square = grads[name], self._memory("square", name, grads[name])
-            square *= self.decay
-            square += (1 - self.decay) * (g * g)
-            parameter -= self.learning_rate * g / (np.sqrt(square) + self.epsilon)
+        """Count the step, then update the moments and the parameters."""
+        steps = self.state.setdefault("steps", np.zeros((), np.int64))
+        steps += 1
+        super().step(params, grads)
+
+    def _change(self, name: str, g: Array) -> Array:
+        t, m, s = int(self.state["steps"]), self._memory("first", name, g), self._memory("second", name, g)
+        m += (1 - self.beta1) * (g - m)
+        s += (1 - self.beta2) * (g * g - s)
+        # Both start at zero. After t steps their weights sum to 1 - beta^t, so dividing by that makes them means.
+        mean, square = m / (1 - self.beta1**t), s / (1 - self.beta2**t)
+        return -self.learning_rate * mean / (np.sqrt(square) + self.epsilon)
 
 
 class AdamW(Adam):
     """`Adam`, and before it ``W <- (1 - learning_rate * decay) W`` for the weights, never the biases.
 
-    Loshchilov and Hutter, "Decoupled weight decay regularization" (2019), algorithm 2. The decay is no part of the loss
-    and none of the gradient: a check neither sees nor misses it, and the hook's reports say so.
+    Loshchilov and Hutter, "Decoupled weight decay regularization" (2019), algorithm 2. The decay is not part of the
+    loss or of its gradient, so a gradient check says nothing about it, and the hook's reports mention that.
 
     Parameters
     ----------
-    learning_rate : float
-        Positive.
     decay : float
-        Zero or more.
+        A step removes the fraction ``learning_rate * decay`` of each weight.
     beta1, beta2, epsilon : float
         As for `Adam`.
-
-    Raises
-    ------
-    InvalidProblem
-        When a number is out of its range.
 
     Examples
     --------
@@ -288,22 +209,13 @@ class AdamW(Adam):
         epsilon: float = 1e-8,
     ) -> None:
         super().__init__(learning_rate, beta1=beta1, beta2=beta2, epsilon=epsilon)
-        if not 0 <= decay < np.inf:
-            raise InvalidProblem(
-                f"AdamW got decay={decay}. A negative one lets the weights grow without end. Give a number that is "
-                "zero or more, such as 0.01."
-            )
+        NOT_NEGATIVE.check("AdamW", "A negative decay lets the weights grow without end. Try 0.01.", decay=decay)
         self.decay = decay
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """That the decay is not checked."""
-        if not self.decay:
-            return ()
-        return (
-            f"AdamW decays the weights (decay={self.decay:g}) in the update: decoupled, no part of the loss or of its "
-            "gradient, and not checked.",
-        )
+        remark = f"AdamW decays the weights (decay={self.decay:g}) in the update, outside of the loss: not checked."
+        return (remark,) if self.decay else ()
 
     def step(self, params: Params, grads: Params) -> None:
         """Let the weights decay, then take Adam's step."""
@@ -313,70 +225,43 @@ class AdamW(Adam):
 
 
 Clip: TypeAlias = Callable[[Params], Params]
-"""New gradients for those given, which are only read."""
+"""A function of the gradients, which are only read, that returns the gradients for the optimiser."""
+
+CLIP_HINT = "With zero, nothing would be left of the gradient. Try 1."
 
 
 def clip_by_value(limit: float) -> Clip:
-    """Bring every entry into [-limit, limit]. NaN stays NaN.
-
-    Parameters
-    ----------
-    limit : float
-        Positive.
-
-    Raises
-    ------
-    InvalidProblem
-        When the limit is not a positive number.
+    """Return a function that brings every entry into [-limit, limit]; the limit is positive. NaN stays NaN.
 
     Examples
     --------
     >>> clip_by_value(1)({"W": np.array([0.5, -3.0])})
     {'W': array([ 0.5, -1. ])}
     """
-    limit = _checked("clip_by_value", limit)
-
-    def clip(grads: Params) -> dict[str, Array]:
-        return {name: np.clip(gradient, -limit, limit) for name, gradient in grads.items()}
-
-    return clip
+    POSITIVE.check("clip_by_value", CLIP_HINT, limit=limit)
+    low, high = -float(limit), float(limit)
+    return lambda grads: {name: np.clip(gradient, low, high) for name, gradient in grads.items()}
 
 
 def clip_by_norm(limit: float) -> Clip:
-    """Scale the whole gradient to the norm `limit` where it is longer: ``g * limit / ||g||``, its direction kept.
+    """Return a function that shortens a gradient longer than `limit` to that norm: ``g * limit / ||g||``.
 
-    Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks" (2013), algorithm 1, with the
-    norm over all parameters together. A gradient that is not finite is handed on as it is.
-
-    Parameters
-    ----------
-    limit : float
-        Positive.
-
-    Raises
-    ------
-    InvalidProblem
-        When the limit is not a positive number.
+    The norm is that of all parameters together, and the direction stays. Pascanu, Mikolov and Bengio, "On the
+    difficulty of training recurrent neural networks" (2013), algorithm 1. A gradient that is not finite is returned as
+    it is. The limit is positive.
 
     Examples
     --------
     >>> clip_by_norm(1)({"W": np.array([3.0]), "b": np.array([4.0])})
     {'W': array([0.6]), 'b': array([0.8])}
     """
-    limit = _checked("clip_by_norm", limit)
+    POSITIVE.check("clip_by_norm", CLIP_HINT, limit=limit)
 
     def clip(grads: Params) -> Params:
+        # float64 whatever the gradients are: squares of half precision overflow above 256.
         norm = np.sqrt(sum(float(np.sum(np.square(gradient, dtype=np.float64))) for gradient in grads.values()))
         if not limit < norm < np.inf:
             return grads
-        return {name: gradient * (limit / float(norm)) for name, gradient in grads.items()}
+        return {name: gradient * (float(limit) / float(norm)) for name, gradient in grads.items()}
 
     return clip
-
-
-def _checked(name: str, limit: float) -> float:
-    if not 0 < limit < np.inf:
-        raise InvalidProblem(
-            f"{name} got the limit {limit}. Nothing would be left of the gradient. Give a positive number, such as 1."
-        )
-    return float(limit)

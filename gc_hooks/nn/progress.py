@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from gc_hooks.terminal import load_rich, progress_bar
@@ -12,18 +12,15 @@ from gc_hooks.training import Callback, TrainState
 
 @contextmanager
 def progress_display(progress: bool | None, epochs: int, batches: int) -> Iterator[Callback]:
-    """A callback that shows progress while the context is open.
+    """Yield a callback that shows progress while the context is open.
 
-    Parameters
-    ----------
-    progress : bool or None
-        False shows nothing. Otherwise a terminal gets a bar; elsewhere True prints a line per epoch, None nothing.
-    epochs : int
-    batches : int
-        Of each epoch.
+    False shows nothing. Otherwise a terminal gets a bar; elsewhere True prints a line per epoch, and None nothing.
     """
-    console = None if progress is False else _terminal()
-    if console is not None:
+    console = None
+    if progress is not False:
+        with suppress(ImportError):
+            console = load_rich().get_console()  # the one of all, so that what others print appears above the bar
+    if console is not None and console.is_terminal:
         with progress_bar(console, "training", epochs * batches, transient=False) as (bar, task):
             yield Bar(bar, task)
     else:
@@ -37,39 +34,24 @@ class EpochLines(Callback):
         self.epochs = epochs
 
     def on_train_begin(self, state: TrainState) -> None:
-        """Note where this call of ``fit`` will end."""
-        self.last = state.epoch + self.epochs
+        self.last = state.epoch + self.epochs  # the epoch with which this call of fit will end
 
     def on_epoch_end(self, state: TrainState) -> None:
-        """Print the line."""
         print(f"epoch {state.epoch}/{self.last}  {_figures(state)}", flush=True)
 
 
 class Bar(Callback):
     """Advance the task of a ``rich.progress.Progress`` with each batch."""
 
-    def __init__(self, bar: Any, task: Any) -> None:
-        self.bar = bar
-        self.task = task
+    def __init__(self, bar: Any, task: object) -> None:
+        self.bar, self.task = bar, task
 
     def on_batch_end(self, state: TrainState) -> None:
-        """One batch further."""
         self.bar.update(self.task, advance=1, description=f"epoch {state.epoch + 1}", figures=f"loss {state.loss:.4g}")
 
     def on_epoch_end(self, state: TrainState) -> None:
-        """Show the epoch's figures until the next batch."""
         self.bar.update(self.task, description=f"epoch {state.epoch}", figures=_figures(state))
 
 
 def _figures(state: TrainState) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in state.metrics.items())
-
-
-def _terminal() -> Any:
-    """Return Rich's console where it is a terminal, else None."""
-    try:
-        rich = load_rich()
-    except ImportError:
-        return None
-    console = rich.get_console()  # everybody's console, so that what others print on it appears above the bar
-    return console if console.is_terminal else None

@@ -1,4 +1,4 @@
-"""The training loop."""
+"""The training loop, `Trainer`, with its mini-batches and the record of what happened."""
 
 from __future__ import annotations
 
@@ -10,224 +10,18 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from gc_hooks._typing import Array, Batch, Generator, RandomState
-from gc_hooks.errors import InvalidProblem
+from gc_hooks.errors import InvalidProblem, require
 from gc_hooks.nn.layers import Context
-from gc_hooks.nn.losses import LossFunction
+from gc_hooks.nn.losses import LossFunction, Penalty
 from gc_hooks.nn.model import Sequential
 from gc_hooks.nn.objective import Objective
 from gc_hooks.nn.optimizers import Clip, Optimizer
-from gc_hooks.nn.penalties import Penalty
 from gc_hooks.nn.progress import progress_display
-from gc_hooks.training import Callback, CallbackList, TrainState
+from gc_hooks.nn.ranges import COUNT
+from gc_hooks.training import Callback, TrainState
 
-
-class History(dict[str, list[float]]):
-    """A list of figures per epoch under each name: "loss", "accuracy", "val_loss", "val_accuracy".
-
-    All lists have one entry per finished epoch; NaN where an epoch has no such figure (it ran without validation data).
-
-    Attributes
-    ----------
-    batch_loss : list of float
-        Total loss on each batch, one entry per step.
-
-    Examples
-    --------
-    >>> history = History()
-    >>> history.record({"loss": 0.5})
-    >>> history.record({"loss": 0.25, "val_loss": 0.75})
-    >>> history
-    {'loss': [0.5, 0.25], 'val_loss': [nan, 0.75]}
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.batch_loss: list[float] = []
-
-    def record(self, metrics: Mapping[str, float]) -> None:
-        """Append the figures of one epoch."""
-        epochs = max(map(len, self.values()), default=0)
-        for name in [*self, *(name for name in metrics if name not in self)]:
-            self.setdefault(name, [float("nan")] * epochs).append(metrics.get(name, float("nan")))
-
-
-class Batches:
-    """Mini-batches of a data set, in an order of its own for each epoch.
-
-    Parameters
-    ----------
-    inputs : array_like, (N, ...)
-    targets : array_like, (N, ...)
-    batch_size : int
-        At least 1. Where it does not divide N, the last batch of an epoch is smaller.
-    shuffle : bool
-        Draw a new order of the samples for each epoch.
-    seed : int or numpy.random.Generator
-        Of the orders. A generator is drawn from as it is: one number of draws for each epoch, whatever is left out.
-
-    Attributes
-    ----------
-    generator : numpy.random.Generator
-        To go on later where an epoch was broken off, keep its state from before that epoch, and the number of batches
-        that were used.
-
-    Raises
-    ------
-    InvalidProblem
-        When the data are empty or of different lengths, or the batch size is below 1.
-
-    Examples
-    --------
-    >>> batches = Batches(np.arange(5), np.arange(5), batch_size=2, shuffle=False)
-    >>> len(batches), [inputs.tolist() for inputs, targets in batches]
-    (3, [[0, 1], [2, 3], [4]])
-    >>> [inputs.tolist() for inputs, targets in batches.epoch(skip=2)]
-    [[4]]
-    """
-
-    def __init__(
-        self,
-        inputs: ArrayLike,
-        targets: ArrayLike,
-        batch_size: int = 32,
-        *,
-        shuffle: bool = True,
-        seed: int | Generator = 0,
-    ) -> None:
-        self.inputs, self.targets = checked_data("training", inputs, targets)
-        check_counts("Batches", batch_size=batch_size)
-        self.batch_size = batch_size
-        self.shuffle = shuffle
-        self.generator = np.random.default_rng(seed)
-
-    def __len__(self) -> int:
-        """Number of batches in an epoch."""
-        return -(-len(self.inputs) // self.batch_size)
-
-    def __iter__(self) -> Iterator[Batch]:
-        """The batches of the next epoch."""
-        return self.epoch()
-
-    def epoch(self, skip: int = 0) -> Iterator[Batch]:
-        """The batches of the next epoch without the first few; the order is drawn as if they were there."""
-        samples = len(self.inputs)
-        order = self.generator.permutation(samples) if self.shuffle else np.arange(samples)
-        return self._in_order(order[skip * self.batch_size :])
-
-    def _in_order(self, order: np.ndarray[tuple[int], np.dtype[np.intp]]) -> Iterator[Batch]:
-        for start in range(0, len(order), self.batch_size):
-            rows = order[start : start + self.batch_size]
-            yield self.inputs[rows], self.targets[rows]
-
-
-def checked_data(purpose: str, inputs: ArrayLike, targets: ArrayLike) -> Batch:
-    """Inputs and targets as arrays with as many rows.
-
-    Raises
-    ------
-    InvalidProblem
-        They are empty or of different lengths.
-    """
-    data = np.asarray(inputs), np.asarray(targets)
-    lengths = [len(array) if array.ndim else 0 for array in data]
-    if lengths[0] != lengths[1] or not lengths[0]:
-        raise InvalidProblem(
-            f"The {purpose} data are inputs of shape {data[0].shape} and targets of shape {data[1].shape}: "
-            f"{lengths[0]} and {lengths[1]} samples. Rows are samples, as many of one as of the other and at least "
-            "one: one of the two may be transposed, or a split left nothing over. Try inputs.T, or look at the split."
-        )
-    return data
-
-
-def check_counts(caller: str, **counts: int) -> None:
-    """Refuse a count below 1.
-
-    Raises
-    ------
-    InvalidProblem
-    """
-    for name, number in counts.items():
-        if number < 1:
-            raise InvalidProblem(
-                f"{caller} got {name}={number}. Nothing would be trained; a division of the number of samples may have "
-                "been rounded to zero. Give at least 1."
-            )
-
-
-@dataclass
-class Epoch:
-    """How far an epoch has come.
-
-    Attributes
-    ----------
-    orders : mapping
-        State of the generator of orders before this epoch's order was drawn.
-    masks : mapping
-        State of the generator of masks after the last finished batch.
-    plan : dict
-        Of the batches: number of samples, batch size, shuffled or not. Empty where none was begun.
-    sizes : list of int
-        Of the finished batches.
-    figures : list of dict
-        Of the finished batches.
-    """
-
-    orders: RandomState
-    masks: RandomState
-    plan: dict[str, int] = field(default_factory=dict)
-    sizes: list[int] = field(default_factory=list)
-    figures: list[dict[str, float]] = field(default_factory=list)
-
-    @property
-    def done(self) -> int:
-        """Number of finished batches."""
-        return len(self.sizes)
-
-    def finish_batch(self, size: int, figures: dict[str, float], masks: RandomState) -> None:
-        """One batch further."""
-        self.sizes.append(size)
-        self.figures.append(figures)
-        self.masks = masks
-
-    def means(self) -> dict[str, float]:
-        """The figures, as means over all samples."""
-        return {
-            name: float(np.average([figures[name] for figures in self.figures], weights=self.sizes))
-            for name in self.figures[0]
-        }
-
-    def begin(self, batches: Batches) -> None:
-        """Note the plan of the batches, or see that it is the one that was begun with.
-
-        Raises
-        ------
-        InvalidProblem
-            A resumed epoch is to go on with other batches.
-        """
-        plan = plan_of(batches)
-        if self.done and plan != self.plan:
-            raise InvalidProblem(
-                f"The training was saved after {self.done} batches of an epoch with {_told(self.plan)}, and is to go "
-                f"on with {_told(plan)}. The rest of that epoch would be other samples. Give fit the same data, "
-                "batch_size and shuffle, or save between epochs."
-            )
-        self.plan = plan
-
-    def as_dict(self) -> dict[str, Any]:
-        """The same as JSON can hold it."""
-        return asdict(self)
-
-
-def plan_of(batches: Batches) -> dict[str, int]:
-    """What has to be the same for an epoch to go on."""
-    return {"samples": len(batches.inputs), "batch_size": batches.batch_size, "shuffle": int(batches.shuffle)}
-
-
-def _told(plan: dict[str, int]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in plan.items())
-
-
-CLIPPED = "Gradients are clipped on their way to the optimiser: checked is what they are before."
+TOO_FEW = "Nothing would be trained; a division may have been rounded to zero. Try 1."
+CLIPPED = "Gradients are clipped before the optimiser uses them; the check looks at them before they are clipped."
 
 
 class Trainer:
@@ -237,26 +31,23 @@ class Trainer:
     ----------
     model : Sequential
         Trained in place.
-    loss : SoftmaxCrossEntropy, BinaryCrossEntropy, MeanSquaredError, or of the kind
-    optimizer : SGD, Momentum, Adam, or of the kind
-    penalty : L2, optional
-        Added to the loss and to the gradient.
+    loss : LossFunction
+    optimizer : Optimizer
+    penalty : Penalty, optional
+        Added to the loss and to the gradient, such as `L2`.
     clip : callable, optional
-        `clip_by_norm`, `clip_by_value`, or any function of the gradients that returns others for the optimiser; applied
-        after ``on_gradients``.
+        `clip_by_norm`, `clip_by_value`, or any function of the gradients, applied after ``on_gradients``.
     callbacks : iterable of Callback
         Called in this order at each point.
     seed : int
-        Of the order of the samples and, by a generator of its own, of the dropout masks.
+        Seed of the order of the samples and of the dropout masks, which have a generator each.
 
     Attributes
     ----------
-    objective : Objective
-        What is minimised, as pure functions.
     history : History
         The figures of all epochs so far.
-    state : TrainState
-        What the callbacks are shown.
+    objective, state : Objective, TrainState
+        What the callbacks get.
 
     Examples
     --------
@@ -279,19 +70,18 @@ class Trainer:
         callbacks: Iterable[Callback] = (),
         seed: int = 0,
     ) -> None:
-        self.model = model
-        self.loss = loss
-        self.optimizer = optimizer
+        self.model, self.loss, self.optimizer = model, loss, optimizer
         self.callbacks = tuple(callbacks)
         self.objective = Objective(model, loss, penalty)
         self.history = History()
-        remarks = (*getattr(optimizer, "remarks", ()), *([] if clip is None else [CLIPPED]))
+        remarks = optimizer.remarks if clip is None else (*optimizer.remarks, CLIPPED)
         self.state = TrainState(self.objective, model.params, model.grads, model_state=model.state, remarks=remarks)
         self._clip = clip
         # Two streams: turning dropout on must not change the order of the samples.
         orders, masks = np.random.SeedSequence(seed).spawn(2)
         self._orders, self._masks = np.random.default_rng(orders), np.random.default_rng(masks)
-        self._epoch, self._goes_on = self._next_epoch(), False
+        self._epoch = self._next_epoch()
+        self._resumes = False  # True when `_epoch` was loaded and is to be continued
 
     @property
     def step(self) -> int:
@@ -309,11 +99,11 @@ class Trainer:
         shuffle: bool = True,
         progress: bool | None = None,
     ) -> History:
-        """Train for some epochs; a further call goes on where the last one ended.
+        """Train for some epochs; a further call continues where the last one ended.
 
-        A callback ends the training with ``state.stop()``: after the batch under way, and without
-        ``on_epoch_end`` and a line in the history for an epoch that still had batches to come. ``on_train_end`` is
-        called exactly once whatever happens, with ``state.interrupted`` set when an exception passes through.
+        A callback ends the training after the current batch with ``state.stop()``; an epoch that is not complete has no
+        ``on_epoch_end`` and no line in the history. ``on_train_end`` is called exactly once in any case, with
+        ``state.interrupted`` set when an exception passes through.
 
         Parameters
         ----------
@@ -321,142 +111,250 @@ class Trainer:
         targets : array_like
             N of what the loss takes.
         epochs, batch_size : int
-            At least 1. The last batch of an epoch may be smaller.
+            At least 1; the last batch may be smaller.
         validation : tuple of array_like, optional
             Inputs and targets that are evaluated at the end of each epoch.
         shuffle : bool
             Draw a new order of the samples for each epoch.
         progress : bool, optional
-            By default a bar in a terminal, and nothing elsewhere. True prints a line per epoch where there is no
-            terminal; False shows nothing.
+            True prints a line per epoch where there is no terminal with a bar; False shows nothing.
 
         Returns
         -------
         History
-            Of all epochs so far. "loss" (with the penalty) and "accuracy" are means over the epoch's batches, in
-            training mode and before each update; "val_loss" and "val_accuracy" are those of `evaluate`.
-
-        Raises
-        ------
-        InvalidProblem
-            When data are empty or of different lengths, or a number is below 1.
+            The figures of all epochs so far. "loss" (with the penalty) and "accuracy" are means over the epoch's
+            batches, in training mode and before each update; "val_loss" and "val_accuracy" are those of `evaluate`.
         """
-        check_counts("fit", epochs=epochs, batch_size=batch_size)
+        COUNT.check("fit", TOO_FEW, epochs=epochs, batch_size=batch_size)
         batches = Batches(inputs, targets, batch_size, shuffle=shuffle, seed=self._orders)
         held_out = None if validation is None else checked_data("validation", *validation)
-        with progress_display(progress, epochs, len(batches)) as display:
-            self._run(CallbackList([*self.callbacks, display]), batches, held_out, epochs)
-        return self.history
-
-    def _run(self, callbacks: Callback, batches: Batches, held_out: Batch | None, epochs: int) -> None:
         state = self.state
         state.should_stop, state.stop_reason, state.interrupted = False, "", False
-        try:
-            callbacks.on_train_begin(state)
-            for _ in range(epochs):
-                if state.should_stop:
-                    break
-                self._run_epoch(callbacks, batches, held_out)
-        except BaseException:
-            state.interrupted = True
-            raise
-        finally:
-            callbacks.on_train_end(state)
+        with progress_display(progress, epochs, len(batches)) as display:
+            callbacks = (*self.callbacks, display)
+            try:
+                for callback in callbacks:
+                    callback.on_train_begin(state)
+                for _ in range(epochs):
+                    if state.should_stop:
+                        break
+                    self._run_epoch(callbacks, batches, held_out)
+            except BaseException:
+                state.interrupted = True
+                raise
+            finally:
+                for callback in callbacks:
+                    callback.on_train_end(state)
+        return self.history
 
-    def _run_epoch(self, callbacks: Callback, batches: Batches, held_out: Batch | None) -> None:
-        state, epoch = self.state, self._begun_epoch(batches)
-        callbacks.on_epoch_begin(state)
-        for batch in batches.epoch(skip=epoch.done):
+    def _run_epoch(self, callbacks: tuple[Callback, ...], batches: Batches, held_out: Batch | None) -> None:
+        state = self.state
+        if not self._resumes:
+            self._epoch = self._next_epoch()
+        epoch = self._epoch
+        epoch.begin(batches)
+        self._resumes = False
+        for callback in callbacks:
+            callback.on_epoch_begin(state)
+        for inputs, targets in batches.epoch(skip=len(epoch.sizes)):
             if state.should_stop:
                 return
-            self._run_batch(callbacks, self._in_precision(batch))
+            # In the model's precision, so that a check sees exactly the numbers that were trained on.
+            dtype = self.model.dtype
+            exact = targets.astype(dtype) if targets.dtype.kind == "f" else targets
+            self._run_batch(callbacks, (inputs.astype(dtype), exact))
         state.epoch += 1
         state.metrics = epoch.means()
         self._epoch = self._next_epoch()
         if held_out is not None:
-            state.metrics |= {f"val_{name}": figure for name, figure in self.evaluate(*held_out).items()}
+            for name, figure in self.evaluate(*held_out).items():
+                state.metrics[f"val_{name}"] = figure
         self.history.record(state.metrics)
-        callbacks.on_epoch_end(state)
-
-    def _begun_epoch(self, batches: Batches) -> Epoch:
-        """The epoch that was loaded, if it goes on here, or a new one."""
-        if not self._goes_on:
-            self._epoch = self._next_epoch()
-        self._epoch.begin(batches)
-        self._goes_on = False
-        return self._epoch
+        for callback in callbacks:
+            callback.on_epoch_end(state)
 
     def _next_epoch(self) -> Epoch:
         return Epoch(self._orders.bit_generator.state, self._masks.bit_generator.state)
 
-    def _run_batch(self, callbacks: Callback, batch: Batch) -> None:
+    def _run_batch(self, callbacks: tuple[Callback, ...], batch: Batch) -> None:
         state, model, (inputs, targets) = self.state, self.model, batch
         state.batch = batch
-        callbacks.on_batch_begin(state)
+        for callback in callbacks:
+            callback.on_batch_begin(state)
 
+        # Forward, then backward: the gradients are complete, and nothing has been updated yet.
         state.random_state = self._masks.bit_generator.state
         outputs, caches = model.forward(inputs, Context(training=True, generator=self._masks))
         figures = self._figures(outputs, targets)
         state.loss = figures["loss"]
         grads = model.backward(caches, self.loss.gradient(outputs, targets))
         model.store(self.objective.penalised(model.params, grads))
-        callbacks.on_gradients(state)
+        for callback in callbacks:
+            callback.on_gradients(state)
 
+        # Update: the parameters, the running statistics, and the record of what has happened.
         self.optimizer.step(model.params, model.grads if self._clip is None else self._clip(model.grads))
         model.observe(caches)
         state.step += 1
         self.history.batch_loss.append(state.loss)
-        self._epoch.finish_batch(len(inputs), figures, self._masks.bit_generator.state)
-        callbacks.on_batch_end(state)
-
-    def _in_precision(self, batch: Batch) -> Batch:
-        """The batch in the model's precision: what is checked later is rounded no further than what was trained on."""
-        inputs, targets = batch
-        return inputs.astype(self.model.dtype), _rounded(targets, self.model.dtype)
-
-    def standing(self) -> dict[str, Any]:
-        """Where the training stands, as JSON can hold it: after the last finished batch, also of a broken epoch."""
-        state = self.state
-        return {"step": state.step, "epoch": state.epoch, "history": self.history, "under_way": self._epoch.as_dict()}
-
-    def go_on_from(self, standing: Mapping[str, Any], batch_loss: list[float]) -> None:
-        """Stand there, so that the next ``fit`` goes on from there; the parameters are not part of it."""
-        self.state.step, self.state.epoch = standing["step"], standing["epoch"]
-        self.history.clear()
-        self.history.update(standing["history"])
-        self.history.batch_loss[:] = batch_loss
-        self._epoch, self._goes_on = Epoch(**standing["under_way"]), True
-        self._orders.bit_generator.state, self._masks.bit_generator.state = self._epoch.orders, self._epoch.masks
-
-    def evaluate(self, inputs: ArrayLike, targets: ArrayLike) -> dict[str, float]:
-        """Loss (with the penalty) and, of a classifier, accuracy in evaluation mode.
-
-        Raises
-        ------
-        InvalidProblem
-            When the data are empty or of different lengths.
-        """
-        checked_inputs, checked_targets = checked_data("evaluation", inputs, targets)
-        return self._figures(self.model(checked_inputs), checked_targets)
-
-    def predict(self, inputs: ArrayLike) -> Array:
-        """Labels (N,) of a classifier, outputs of a regression."""
-        return self.loss.predict(self.model(inputs))
-
-    def predict_proba(self, inputs: ArrayLike) -> Array:
-        """Class probabilities: (N, C) of softmax, (N,) of the binary loss.
-
-        Raises
-        ------
-        InvalidProblem
-            When the loss is that of a regression.
-        """
-        return self.loss.predict_proba(self.model(inputs))
+        self._epoch.sizes.append(len(inputs))
+        self._epoch.figures.append(figures)
+        self._epoch.masks = self._masks.bit_generator.state
+        for callback in callbacks:
+            callback.on_batch_end(state)
 
     def _figures(self, outputs: Array, targets: Array) -> dict[str, float]:
         total = self.loss.value(outputs, targets) + self.objective.penalty(self.model.params)
         return {"loss": float(total), **self.loss.metrics(outputs, targets)}
 
+    def evaluate(self, inputs: ArrayLike, targets: ArrayLike) -> dict[str, float]:
+        """Return the loss (with the penalty) and a classifier's accuracy, in evaluation mode."""
+        checked_inputs, checked_targets = checked_data("evaluation", inputs, targets)
+        return self._figures(self.model(checked_inputs), checked_targets)
 
-def _rounded(targets: Array, dtype: np.dtype[np.floating]) -> Array:
-    return targets.astype(dtype) if targets.dtype.kind == "f" else targets
+    def predict(self, inputs: ArrayLike) -> Array:
+        """Return the labels (N,) of a classifier, or the outputs of a regression."""
+        return self.loss.predict(self.model(inputs))
+
+    def predict_proba(self, inputs: ArrayLike) -> Array:
+        """Return class probabilities: (N, C) for softmax, (N,) for the binary loss; a regression has none."""
+        return self.loss.predict_proba(self.model(inputs))
+
+    def standing(self) -> dict[str, Any]:
+        """Return where the training stands, in the types of JSON: after the last finished batch, also in an epoch."""
+        state = self.state
+        return {"step": state.step, "epoch": state.epoch, "history": self.history, "under_way": asdict(self._epoch)}
+
+    def go_on_from(self, standing: Mapping[str, Any], batch_loss: list[float]) -> None:
+        """Continue from there with the next ``fit``; the parameters are not part of it."""
+        self.state.step, self.state.epoch = standing["step"], standing["epoch"]
+        self.history.clear()
+        self.history.update(standing["history"])
+        self.history.batch_loss[:] = batch_loss
+        self._epoch, self._resumes = Epoch(**standing["under_way"]), True
+        self._orders.bit_generator.state, self._masks.bit_generator.state = self._epoch.orders, self._epoch.masks
+
+
+class History(dict[str, list[float]]):
+    """A list of figures per epoch under each name: "loss", "accuracy", "val_loss", "val_accuracy".
+
+    All lists have one entry per finished epoch; NaN where an epoch has no such figure (no validation data). The
+    attribute ``batch_loss`` is the total loss on each batch, with one entry per step.
+
+    Examples
+    --------
+    >>> history = History()
+    >>> history.record({"loss": 0.5})
+    >>> history.record({"loss": 0.25, "val_loss": 0.75})
+    >>> history
+    {'loss': [0.5, 0.25], 'val_loss': [nan, 0.75]}
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batch_loss: list[float] = []
+
+    def record(self, metrics: Mapping[str, float]) -> None:
+        """Append the figures of one epoch."""
+        epochs = max(map(len, self.values()), default=0)
+        for name in dict.fromkeys([*self, *metrics]):
+            self.setdefault(name, [float("nan")] * epochs).append(metrics.get(name, float("nan")))
+
+
+class Batches:
+    """Mini-batches of a data set, in a new order for each epoch.
+
+    Parameters
+    ----------
+    inputs, targets : array_like, (N, ...)
+    batch_size : int
+        At least 1. Where it does not divide N, the last batch of an epoch is smaller.
+    shuffle : bool
+        Draw a new order of the samples for each epoch.
+    seed : int or numpy.random.Generator
+        Seed of the orders, or a generator. Each epoch draws the same number of times from it, also when its first
+        batches are skipped: to continue an epoch later, save the state of ``generator`` before it.
+
+    Examples
+    --------
+    >>> batches = Batches(np.arange(5), np.arange(5), batch_size=2, shuffle=False)
+    >>> len(batches), [inputs.tolist() for inputs, targets in batches]
+    (3, [[0, 1], [2, 3], [4]])
+    >>> [inputs.tolist() for inputs, targets in batches.epoch(skip=2)]
+    [[4]]
+    """
+
+    def __init__(
+        self,
+        inputs: ArrayLike,
+        targets: ArrayLike,
+        batch_size: int = 32,
+        *,
+        shuffle: bool = True,
+        seed: int | Generator = 0,
+    ) -> None:
+        self.inputs, self.targets = checked_data("training", inputs, targets)
+        COUNT.check("Batches", TOO_FEW, batch_size=batch_size)
+        self.batch_size, self.shuffle = batch_size, shuffle
+        self.generator = np.random.default_rng(seed)
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return -(-len(self.inputs) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Return the batches of the next epoch."""
+        return self.epoch()
+
+    def epoch(self, skip: int = 0) -> Iterator[Batch]:
+        """Return the batches of the next epoch without the first few, in the order that a complete epoch has."""
+        samples = len(self.inputs)
+        order = self.generator.permutation(samples) if self.shuffle else np.arange(samples)
+        # A generator expression, so that the order is drawn now, and each batch is copied only when it is used.
+        starts = range(skip * self.batch_size, samples, self.batch_size)
+        batches = (order[start : start + self.batch_size] for start in starts)
+        return ((self.inputs[rows], self.targets[rows]) for rows in batches)
+
+
+def checked_data(purpose: str, inputs: ArrayLike, targets: ArrayLike) -> Batch:
+    """Return inputs and targets as arrays; refuse them when they are empty or of different lengths."""
+    data = np.asarray(inputs), np.asarray(targets)
+    lengths = [len(array) if array.ndim else 0 for array in data]
+    require(
+        lengths[0] == lengths[1] and lengths[0] > 0,
+        f"The {purpose} data are inputs of shape {data[0].shape} and targets of shape {data[1].shape}: {lengths[0]} "
+        f"and {lengths[1]} samples. Both need the same number of rows, at least one: one may be transposed, or a split "
+        "left nothing over. Try inputs.T, or look at the split.",
+    )
+    return data
+
+
+@dataclass
+class Epoch:
+    """How much of an epoch is done, in the types of JSON."""
+
+    orders: RandomState  # state of the generator of orders before this epoch's order was drawn
+    masks: RandomState  # state of the generator of masks after the last finished batch
+    plan: dict[str, int] = field(default_factory=dict)  # what `begin` stores; empty before
+    sizes: list[int] = field(default_factory=list)  # number of samples of each finished batch
+    figures: list[dict[str, float]] = field(default_factory=list)  # loss and metrics of each finished batch
+
+    def begin(self, batches: Batches) -> None:
+        """Store the plan of the batches, or refuse to continue an epoch with other batches than it began with."""
+        plan = {"samples": len(batches.inputs), "batch_size": batches.batch_size, "shuffle": int(batches.shuffle)}
+        if self.sizes and plan != self.plan:
+            text = "samples={samples}, batch_size={batch_size}, shuffle={shuffle}"
+            raise InvalidProblem(
+                f"The training was saved after {len(self.sizes)} batches of an epoch with {text.format(**self.plan)}, "
+                f"and is to go on with {text.format(**plan)}. The rest would be other samples. Give fit the same data, "
+                "batch_size and shuffle, or save between epochs."
+            )
+        self.plan = plan
+
+    def means(self) -> dict[str, float]:
+        """Return the means of the figures over all samples."""
+        means = {}
+        for name in self.figures[0]:
+            values = [figures[name] for figures in self.figures]
+            means[name] = float(np.average(values, weights=self.sizes))
+        return means

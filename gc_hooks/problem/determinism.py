@@ -1,67 +1,56 @@
-"""What a loss gives: one number, and the same one each time."""
+"""Ask a loss for its value: it has to be one number, and the same one each time."""
 
 from __future__ import annotations
 
 import math
 import numbers
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from gc_hooks._typing import Generator, Params
+from gc_hooks._typing import Params
 from gc_hooks.arrays.norms import same_bits
 from gc_hooks.errors import InvalidProblem, NondeterministicLoss
 from gc_hooks.isolation.causes import why_nondeterministic
-from gc_hooks.isolation.evaluation import bare, state_of
+from gc_hooks.isolation.evaluation import Evaluation
 from gc_hooks.isolation.snapshot import preserve
+from gc_hooks.numerics import DISTANCES
 from gc_hooks.problem import BudgetSpent, Problem, written
 
 TERMS = ("loss", "penalty")
-AWAY = (1.0, 0.125, 8.0)
-"""How far from the point a loss is asked again, in units of the parameters' own scales."""
-
-
-def term_value(problem: Problem, term: int, changes: Params | None = None) -> float:
-    """One term of the loss at the point, or with some parameters changed.
-
-    Raises
-    ------
-    InvalidProblem
-        It gave something else than a number.
-    """
-    return as_value(problem.evaluate(term, changes or {}), TERMS[term])
+"""What the terms of a problem are called in messages."""
 
 
 def deterministic_value(problem: Problem, term: int, changes: Params | None = None) -> float:
-    """The same, called twice; the two values have to be the same bits.
+    """Evaluate one term twice, at the point or with some parameters changed; both values have to be the same bits.
 
-    An evaluation of `gc_hooks.adapters` puts back what it touches; it is asked without that, for what it leaves behind
-    may be what the gradient was computed from.
-
-    Raises
-    ------
-    InvalidProblem
-        It gave something else than a number, or changes the parameters.
-    NondeterministicLoss
-        It gave two values; the message names the cause where it can be told.
+    An `Evaluation` of `gc_hooks.adapters` puts back what it touches. It is asked here without that: what it leaves
+    behind may be what the gradient was computed from. Where the values differ, the cause is searched for.
     """
     what, function = TERMS[term], problem.terms[term]
-    problem = replace(problem, terms=tuple(map(bare, problem.terms)))
+    state: tuple[Any, ...] = ()
+    if isinstance(function, Evaluation):
+        state = function.state
+        if not function.frozen:
+            terms = (*problem.terms[:term], function.call, *problem.terms[term + 1 :])
+            problem = replace(problem, terms=terms)
     arrays = problem.live or problem.point
     before = {name: array.copy() for name, array in arrays.items() if array.flags.writeable}
-    with preserve(*state_of(function)), written(arrays, before, before):  # whatever the loss does is undone
-        first, second = (term_value(problem, term, changes) for _ in range(2))
-        changed = _changed(before, arrays)
+    with preserve(*state) if state else nullcontext(), written(arrays, before, before):  # what the loss does is undone
+        values = [problem.evaluate(term, changes or {}), problem.evaluate(term, changes or {})]
+        first, second = [float(value) if isinstance(value, float) else as_value(value, what) for value in values]
+        changed = [name for name, array in before.items() if not same_bits(array, arrays[name])]
     if changed:
         raise InvalidProblem(
             f"The {what} changes the parameters that it is given. This usually means an in-place operation on them "
             "(W *= ..., an update inside the loss). Try to let it work on a copy."
         )
-    if first != second and not (np.isnan(first) and np.isnan(second)):
+    if first != second and not (math.isnan(first) and math.isnan(second)):
         with written(arrays, before, before):
-            why = why_nondeterministic(lambda: term_value(problem, term, changes), function)
+            why = why_nondeterministic(lambda: as_value(problem.evaluate(term, changes or {}), what), function)
         where = ", away from those at which it repeats itself" if changes else ""
         raise NondeterministicLoss(
             f"The {what} gave {first!r} and then {second!r} for the same parameters{where}, so it has no slope to "
@@ -71,65 +60,43 @@ def deterministic_value(problem: Problem, term: int, changes: Params | None = No
 
 
 def require_deterministic(problem: Problem) -> None:
-    """Ask every term twice away from the point: dropout in front of weights that are zero shows only there.
-
-    Raises
-    ------
-    NondeterministicLoss
-    """
-    next(_totals_away(problem), None)
+    """Evaluate every term twice away from the point: dropout in front of weights that are zero shows only there."""
+    next(_values_elsewhere(problem), None)
 
 
 def responds_to_parameters(problem: Problem) -> bool:
-    """The same, and whether the loss changes at all when every parameter does.
+    """Return whether the loss changes when every parameter does; True also where it could be evaluated nowhere else.
 
-    Costs two evaluations, and six for a loss that does not change.
-
-    Raises
-    ------
-    NondeterministicLoss
+    Costs two evaluations, and six for a loss that does not change. Raises `NondeterministicLoss`.
     """
-    asked = False
-    for total in _totals_away(problem):
-        if total != problem.value:
+    was_evaluated = False
+    for value in _values_elsewhere(problem):
+        if value != problem.value:
             return True
-        asked = True
-    return not asked
+        was_evaluated = True
+    return not was_evaluated
 
 
-def _totals_away(problem: Problem) -> Iterator[float]:
-    """The loss at points away from this one, as far as they are in its domain."""
-    generator = np.random.default_rng(0)  # not the check's own, whose directions stay what they are
-    for reach in AWAY:
-        changes = _moved(problem, reach, generator)
+def _values_elsewhere(problem: Problem) -> Iterator[float]:
+    """Yield the finite values of the loss at points away from this one, where it is defined."""
+    generator = np.random.default_rng(0)  # its own, so that the directions of the check stay the same
+    for distance in DISTANCES:
+        changes = {}
+        for parameter in problem.parameters:
+            shift = distance * parameter.scale * generator.standard_normal(parameter.value.shape)
+            changes[parameter.name] = np.asarray(parameter.value + shift).astype(parameter.value.dtype)
         try:
-            total = sum(deterministic_value(problem, term, changes) for term in range(len(problem.terms)))
+            value = sum(deterministic_value(problem, term, changes) for term in range(len(problem.terms)))
         except (NondeterministicLoss, BudgetSpent):
             raise
-        except Exception:  # where no check would have led it, it may raise what it likes
+        except Exception:  # no check leads it so far away, so it may raise here
             continue
-        if math.isfinite(total):
-            yield total
+        if math.isfinite(value):
+            yield value
 
 
-def _moved(problem: Problem, reach: float, generator: Generator) -> Params:
-    point, scales = problem.point, problem.scales
-    ways = {name: reach * scales[name] * generator.standard_normal(array.shape) for name, array in point.items()}
-    return {name: np.asarray(array + ways[name]).astype(array.dtype) for name, array in point.items()}
-
-
-def _changed(before: Params, after: Params) -> list[str]:
-    return [name for name, array in before.items() if not same_bits(array, after[name])]
-
-
-def as_value(value: Any, what: str) -> float:
-    """A term's value as a float.
-
-    Raises
-    ------
-    InvalidProblem
-        It is no number; the message says what came instead.
-    """
+def as_value(value: object, what: str) -> float:
+    """Return a term's value as a float, or raise `InvalidProblem` with what came instead of a number."""
     if isinstance(value, (tuple, list)):
         raise InvalidProblem(
             f"The {what} returned a {type(value).__name__} of {len(value)} items, not a number. This usually means "

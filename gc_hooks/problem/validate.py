@@ -1,10 +1,10 @@
-"""The door: what the user hands in is looked at once, here, and becomes a `Problem` or a clear message."""
+"""Turn what the user hands in into a `Problem`, or into an error that says what to try."""
 
 from __future__ import annotations
 
 import inspect
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,67 +12,71 @@ import numpy as np
 
 from gc_hooks._typing import Array, Loss, Params
 from gc_hooks.arrays.gradients import Matched, match_gradients
-from gc_hooks.arrays.large import copies_in_double, own_copy
+from gc_hooks.arrays.large import LARGE, view_or_copy
 from gc_hooks.arrays.tree import flatten
 from gc_hooks.errors import InvalidProblem
-from gc_hooks.isolation.evaluation import called_with
-from gc_hooks.problem import Backprop, Meter, Problem, as_number, parameter_scales, rebuild_params, written
+from gc_hooks.isolation.evaluation import Evaluation
+from gc_hooks.problem import (
+    Meter,
+    Parameter,
+    Problem,
+    as_number,
+    parameter_scales,
+    rebuild_params,
+    written,
+)
 from gc_hooks.problem.determinism import TERMS, as_value, deterministic_value
+from gc_hooks.report.notes import gradient_buffers_of
 
 ARITHMETIC = ("__mul__", "__matmul__", "__pow__", "__add__", "__array_ufunc__", "__array_function__")
-"""What makes a type of arrays compute in its own way."""
+"""A class of arrays that overrides one of these computes in its own way."""
+
+FLOAT32_AT_LEAST, HALF_AT_LEAST = 1e-10, 1e-6
+"""Machine epsilons: those of float64 (2e-16) lie far below the first, that of float32 (1e-7) between the two."""
 
 
 def build_problem(
     loss: Loss,
-    params: Any,
-    grads: Any,
+    params: object,
+    grads: object,
     *,
     in_place: bool = False,
     penalty: Loss | None = None,
     meter: Meter | None = None,
 ) -> Problem:
-    """Validate what is to be checked.
+    """Validate what `gc_hooks.check_gradients` got, and return it with the gradient at the point.
 
-    Parameters
-    ----------
-    loss, params, grads, in_place, penalty
-        As for `gc_hooks.check_gradients`.
-    meter : Meter, optional
-        Where the evaluations are counted.
-
-    Returns
-    -------
-    Problem
-        With the gradient at the point: run twice when it is a function, copied when it is arrays.
-
-    Raises
-    ------
-    InvalidProblem
-        The loss or the parameters cannot be used.
-    NondeterministicLoss
-        The loss gave two values for the same parameters.
-
-    Notes
-    -----
-    Costs two evaluations of the loss and, where it is a function, two of the gradient.
+    Costs two evaluations of the loss and, where the gradient is a function, two of it. Raises `InvalidProblem` where
+    the loss or the parameters cannot be used, `NondeterministicLoss` where the loss gives two values.
     """
     arrays = parameter_arrays(params, in_place)
-    point = {name: np.array(array) for name, array in arrays.items()} if in_place else copies_in_double(arrays)
-    problem = Problem(
-        terms=_terms(loss, penalty, params, in_place),
-        structure=params,
-        point=point,
-        grads={},
-        values=(),
-        precision=_precision(arrays if in_place else point),
-        meter=meter or Meter(),
-        live=arrays if in_place else None,
-        home=point if in_place else None,
-        scales=parameter_scales(point),
-    )
-    values = tuple(deterministic_value(problem, term) for term in range(len(problem.terms)))
-    return _with_gradient(problem, values, grads, {name: array.dtype for name, array in arrays.items()})
+    terms = (loss,) if penalty is None else (loss, penalty)
+    arguments = () if in_place else (params,)
+    for what, term in zip(TERMS, terms, strict=False):
+        if not callable(term):
+            raise InvalidProblem(
+                f"The {what} must be a callable, got {_describe(term)}. It has to be computed again at other "
+                f"parameters. Try {what}=lambda p: compute_{what}(p, inputs, targets)."
+            )
+        _check_signature(what, term, arguments)
+    point = {}
+    for name, array in arrays.items():
+        if array.size >= LARGE and not in_place:
+            point[name] = view_or_copy(array)
+        else:
+            point[name] = np.array(array, dtype=array.dtype if in_place else np.float64)
+    problem = _unjudged(terms, params, point, meter or Meter())
+    if in_place:
+        problem = replace(problem, live=arrays, home=point)
+    if not callable(grads):  # buffers are only as precise as the parameters that they were computed from
+        problem = replace(problem, precision=_precision(arrays))
+    values = tuple(deterministic_value(problem, term) for term in range(len(terms)))
+    if callable(grads):
+        _check_signature("gradient function", grads, arguments)
+        gradients = _Gradients(problem, grads)
+        matched = gradients.match(point, copy=True)
+        return _with_gradient(problem, values, matched.compared_with(gradients.match(point)), gradients)
+    return _with_gradient(problem, values, match_gradients(grads, point), None)
 
 
 def revisit(
@@ -82,118 +86,88 @@ def revisit(
     value_and_gradient: Callable[[Params], tuple[Any, Params]],
     meter: Meter,
 ) -> Problem:
-    """What has come through the door before, at another point: functions of named arrays, seen to repeat themselves.
+    """Build a problem from functions that have been validated before, at another point.
 
-    The point is the check's own, in float64. Costs one call of ``value_and_gradient``, in which the loss and the
+    ``point`` is the check's own, in float64. Costs one call of ``value_and_gradient``, in which the loss and the
     gradient share a forward pass.
     """
-    problem = Problem(
-        terms=(loss,),
-        structure=point,
-        point=point,
-        grads={},
-        values=(),
-        precision=_precision(point),
-        meter=meter,
-        scales=parameter_scales(point),
-    )
+    problem = _unjudged((loss,), point, point, meter)
     meter.evaluations += 1
     values: list[float] = []
 
-    def both(params: Params) -> Params:
+    def gradient_at_point(params: Params) -> Params:
         value, grads = value_and_gradient(params)
         values.append(as_value(as_number(value), TERMS[0]))
         return grads
 
-    matched = _as_function(problem, both)(point, copy=True)
-    return _attach_gradient(
-        problem, tuple(values), matched, _only_grads(_as_function(problem, gradient)), problem.precision
-    )
+    matched = _Gradients(problem, gradient_at_point).match(point, copy=True)
+    return _with_gradient(problem, tuple(values), matched, _Gradients(problem, gradient))
 
 
-def parameter_arrays(params: Any, in_place: bool = False) -> dict[str, Array]:
-    """The parameters as named arrays (the user's own, not copies).
-
-    Raises
-    ------
-    InvalidProblem
-        There are none, or one is not an array or a number of floating-point type.
-    """
+def parameter_arrays(params: object, in_place: bool = False) -> dict[str, Array]:
+    """Return the parameters as named arrays: the user's own, not copies."""
     leaves = flatten(params)
     if not leaves:
         raise InvalidProblem(
             f"There are no parameters in {type(params).__name__} {params!r}. This usually means that the model was not "
             "built yet, or that another dictionary was handed in. Try print(params) right before the check."
         )
-    return {name: _parameter(name, leaf, in_place) for name, leaf in leaves.items()}
+    return {name: _parameter_array(name, leaf, in_place) for name, leaf in leaves.items()}
 
 
-def _parameter(name: str, leaf: Any, in_place: bool) -> Array:
+def _parameter_array(name: str, leaf: Any, in_place: bool) -> Array:
     if in_place and not (isinstance(leaf, np.ndarray) and leaf.flags.writeable):
         raise InvalidProblem(
-            f"Parameter {name} is {_describe(leaf)}, which cannot be changed in place. With in_place=True the loss "
-            "reads your own arrays, so each parameter has to be a writable NumPy array. Try a loss that takes the "
-            "parameters, and leave in_place out."
+            f"Parameter {name} is {_describe(leaf)}, which cannot be changed in place: with in_place=True each has to "
+            "be a writable NumPy array. Try a loss that takes the parameters, and leave in_place out."
         )
-    if _computes_differently(leaf, in_place):
+    if type(leaf) is not np.ndarray and _computes_differently(leaf, in_place):
         raise InvalidProblem(
-            f"Parameter {name} is a {type(leaf).__name__}, whose arithmetic is not that of plain arrays. The loss gets "
-            "plain copies, so that it would be another one than the training's. Try numpy.asarray where the parameters "
-            "are made; a mask belongs into the loss."
+            f"Parameter {name} is a {type(leaf).__name__}, whose arithmetic is not that of the plain copies that the "
+            "loss gets. Try numpy.asarray where the parameters are made; a mask belongs into the loss."
         )
-    array = np.asarray(float(leaf) if _is_python_number(leaf) else leaf)
+    is_python_number = isinstance(leaf, numbers.Real) and not isinstance(leaf, (bool, np.generic))
+    array = np.asarray(float(leaf) if is_python_number else leaf)
     if array.dtype.kind in "iub":
         raise InvalidProblem(
-            f"Parameter {name} holds integers ({array.dtype}, shape {array.shape}). A step of 1e-5 would be rounded "
-            f"away, and every slope would come out as zero. Try {name} = {name}.astype(float), at the place where the "
-            "parameters are made."
+            f"Parameter {name} holds integers ({array.dtype}, shape {array.shape}), in which a step of 1e-5 is rounded "
+            f"away. Try {name} = {name}.astype(float), at the place where the parameters are made."
         )
     if array.dtype.kind != "f":
         raise InvalidProblem(
-            f"Parameter {name} is {_describe(leaf)}. Parameters are real numbers, arrays of them, or dicts, lists and "
-            "tuples of these. Try to leave out what is not trained, or to hand in the arrays themselves."
+            f"Parameter {name} is {_describe(leaf)}, not a real number or an array of real numbers. Try to leave out "
+            "what is not trained, or to hand in the arrays themselves."
         )
     return array
 
 
-def _computes_differently(leaf: Any, in_place: bool) -> bool:
-    """Whether an array's type has arithmetic of its own (a matrix, a masked array), which a plain copy has not. In
-    place the loss reads the user's own arrays, and only what a mask hides is out of reach."""
-    if type(leaf) is np.ndarray:  # most are; numpy.ma takes its time to load
-        return False
+def _computes_differently(leaf: object, in_place: bool) -> bool:
+    """Return whether an array's class has arithmetic of its own (a matrix, a masked array).
+
+    In place the loss reads the user's own arrays, and only what a mask hides is out of reach.
+    """
     if in_place or not isinstance(leaf, np.ndarray):
         return isinstance(leaf, np.ma.MaskedArray)
     return any(getattr(type(leaf), name) is not getattr(np.ndarray, name) for name in ARITHMETIC)
 
 
-def _is_python_number(leaf: Any) -> bool:
-    return isinstance(leaf, numbers.Real) and not isinstance(leaf, (bool, np.generic))
-
-
-def _describe(leaf: Any) -> str:
+def _describe(leaf: object) -> str:
     if isinstance(leaf, np.ndarray):
         return f"an array of {leaf.dtype}, shape {leaf.shape}{'' if leaf.flags.writeable else ', read-only'}"
-    return f"{leaf!r} of type {type(leaf).__name__}" if len(repr(leaf)) < 40 else f"a {type(leaf).__name__}"
+    written_out = repr(leaf)
+    return f"{written_out} of type {type(leaf).__name__}" if len(written_out) < 40 else f"a {type(leaf).__name__}"
 
 
-def _precision(arrays: Params) -> float:
+def _precision(arrays: Mapping[str, Array]) -> float:
+    """Return the largest machine epsilon of some arrays."""
     return max(float(np.finfo(array.dtype).eps) for array in arrays.values())
 
 
-def _terms(loss: Loss, penalty: Loss | None, params: Any, in_place: bool) -> tuple[Loss, ...]:
-    terms = (loss,) if penalty is None else (loss, penalty)
-    for what, term in zip(TERMS, terms, strict=False):
-        if not callable(term):
-            raise InvalidProblem(
-                f"The {what} is {_describe(term)}, not a function. The slope of a number cannot be measured: it has to "
-                f"be computed again at other parameters. Try {what}=lambda p: compute_{what}(p, inputs, targets)."
-            )
-        _check_signature(what, term, () if in_place else (params,))
-    return terms
-
-
 def _check_signature(what: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    function, arguments = called_with(function, arguments)
+    """Refuse a function that cannot be called with these arguments, before it is called."""
+    if isinstance(function, Evaluation):
+        arguments = (None,) * function.takes
+        function = function.source
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # functions written in C may have none
@@ -201,73 +175,75 @@ def _check_signature(what: str, function: Callable[..., Any], arguments: tuple[A
     try:
         signature.bind(*arguments)
     except TypeError as error:
-        wanted = "nothing (in_place=True)" if not arguments else "the parameters, as one argument"
-        advice = (
-            "a lambda that adds what is missing (lambda p: loss(p, inputs, targets)), or in_place=True if it reads "
-            "your own arrays and takes nothing."
-            if arguments
-            else "a lambda that takes nothing and adds what is missing: lambda: loss(inputs, targets)."
-        )
+        if arguments:
+            expected = "the parameters, as one argument"
+            advice = (
+                "a lambda that adds what is missing (lambda p: loss(p, inputs, targets)), or in_place=True if it reads "
+                "your own arrays and takes nothing."
+            )
+        else:
+            expected = "nothing (in_place=True)"
+            advice = "a lambda that takes nothing and adds what is missing: lambda: loss(inputs, targets)."
         raise InvalidProblem(
-            f"The {what} takes {signature}, but it is called with {wanted}: {error}. Try {advice}"
+            f"The {what} takes {signature}, but it is called with {expected}: {error}. Try {advice}"
         ) from None
 
 
-def _with_gradient(problem: Problem, values: tuple[float, ...], grads: Any, dtypes: dict[str, Any]) -> Problem:
-    """Run or copy backprop's gradient, and pair it with the parameters."""
-    if not callable(grads):
-        precision = max(float(np.finfo(dtype).eps) for dtype in dtypes.values())
-        return _attach_gradient(problem, values, match_gradients(grads, problem.point), None, precision)
-    _check_signature("gradient function", grads, () if problem.live is not None else (problem.structure,))
-    call = _as_function(problem, grads)
-    matched = call(problem.point, copy=True)
-    return _attach_gradient(
-        problem, values, matched.compared_with(call(problem.point)), _only_grads(call), problem.precision
-    )
+def _unjudged(terms: tuple[Loss, ...], structure: object, point: dict[str, Array], meter: Meter) -> Problem:
+    """Return a problem whose gradient is not known yet."""
+    precision, scales = _precision(point), parameter_scales(point)
+    parameters = tuple(Parameter(name, array, scales[name]) for name, array in point.items())
+    return Problem(terms, structure, parameters, (), precision, meter)
 
 
-def _attach_gradient(
-    problem: Problem, values: tuple[float, ...], matched: Matched, gradient: Backprop | None, precision: float
+def _with_gradient(
+    problem: Problem, values: tuple[float, ...], matched: Matched, gradients: _Gradients | None
 ) -> Problem:
-    """The problem with its gradient: what can be judged, and what is wrong with the rest."""
-    precision = max(precision, matched.precision)
+    """Return the problem with backprop's gradient, and with what is wrong with it."""
+    precision = max(problem.precision, matched.precision)
+    notes = matched.notes
+    if precision > FLOAT32_AT_LEAST and gradients is None:
+        kind = "float32" if precision < HALF_AT_LEAST else "half precision"
+        notes = (*notes, gradient_buffers_of(kind))
+    parameters = []
+    for parameter in problem.parameters:
+        name = parameter.name
+        judged = replace(
+            parameter,
+            gradient=matched.grads.get(name),
+            gradient_error=matched.errors.get(name),
+            issue=matched.issues.get(name),
+        )
+        parameters.append(judged)
     return replace(
         problem,
         values=values,
-        grads=matched.grads,
-        grad_errors=matched.errors,
-        issues=matched.issues,
-        notes=(*matched.notes, *_precision_note(precision, gradient)),
+        parameters=tuple(parameters),
+        notes=notes,
         precision=precision,
-        quantum=matched.quantum,
-        gradient=gradient,
+        smallest=matched.smallest,
+        backprop=gradients,
     )
 
 
-def _only_grads(call: Callable[..., Matched]) -> Backprop:
-    return lambda point: call(point).grads
+class _Gradients:
+    """Backprop as a function of the named parameters: the user's gradient function, its results matched by name."""
 
+    def __init__(self, problem: Problem, function: Callable[..., Any]) -> None:
+        self.problem = problem
+        self.function = function
 
-def _precision_note(precision: float, gradient: Backprop | None) -> tuple[str, ...]:
-    if precision < 1e-10 or gradient is not None:
-        return ()
-    kind = "float32" if precision < 1e-6 else "half precision"
-    return (
-        f"The gradient was handed in as arrays of {kind}, whose own rounding widens the bars where it matters. Hand in "
-        "a function that computes it, and it is judged in float64.",
-    )
+    def __call__(self, point: Params) -> dict[str, Array]:
+        return self.match(point).grads
 
-
-def _as_function(problem: Problem, grads: Callable[..., Any]) -> Callable[..., Matched]:
-    """Backprop as a function of the point, whose results are matched at once, and copied where they are to be kept."""
-
-    def call(point: Params, copy: bool = False) -> Matched:
+    def match(self, point: Params, copy: bool = False) -> Matched:
+        """Call the function at a point, and match what it returns; copy what is to be kept."""
+        problem = self.problem
         problem.meter.gradients += 1
         with np.errstate(all="ignore"):
-            if problem.live is None:
-                copies = {name: own_copy(array) for name, array in point.items()}
-                return match_gradients(grads(rebuild_params(problem.structure, copies)), point, copy)
-            with written(problem.live, point, problem.home):
-                return match_gradients(grads(), point, copy)
-
-    return call
+            if problem.live is not None:
+                with written(problem.live, point, problem.home):
+                    return match_gradients(self.function(), point, copy)
+            # The function may write into what it gets; a view of a large array cannot be written to anyhow.
+            own = {name: array.copy() if array.flags.writeable else array for name, array in point.items()}
+            return match_gradients(self.function(rebuild_params(problem.structure, own)), point, copy)

@@ -1,9 +1,59 @@
-"""What is said of a bug, and how its parameters are listed."""
+"""A named bug: its code, its evidence, the repair that was tried; and how names and counts are written in sentences."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sized
 from dataclasses import dataclass
+from enum import Enum
+
+
+class _Text(str, Enum):
+    """An enum whose members are printed, sorted and written to JSON as their text, on every version of Python."""
+
+    # Without these, str() and format() give other results on Python 3.10, 3.11 and 3.12.
+    __str__ = str.__str__
+    __repr__ = str.__repr__
+
+    def __format__(self, format_spec: str) -> str:
+        return str.__format__(self, format_spec)
+
+
+class Code(_Text):
+    """The bugs that can be named; tests/test_rules_laws.py says what each of them needs."""
+
+    # The gradient cannot be used, before any slope is measured.
+    MISSING_GRADIENT, WRONG_SHAPE, NOT_NUMERIC = "missing_gradient", "wrong_shape", "not_numeric"
+    NOT_REPEATABLE, NOT_FINITE = "not_repeatable", "not_finite"
+    # One of backprop's gradient and the measured slopes is zero.
+    GRADIENT_LOST, PARAMETER_UNUSED = "gradient_lost", "parameter_unused"
+    # The gradient is a multiple of the true one.
+    SCALED, SIGN, DROPOUT_SCALE, CLIPPED = "scaled", "sign", "dropout_scale", "clipped"
+    # The penalty's part of the gradient is wrong.
+    L2_MISSING, L2_FACTOR, L2_SIGN, L2_ON_BIAS = "l2_missing", "l2_factor", "l2_sign", "l2_on_bias"
+    # The right numbers stand in the wrong place, or were summed over the wrong axis.
+    TRANSPOSED, SWAPPED, OUT_OF_STEP = "transposed", "swapped", "out_of_step"
+    SUMMED_OVER_WRONG_AXIS = "summed_over_wrong_axis"
+    # Some entries are wrong.
+    SINGLE_ENTRIES, ROWS, COLUMNS, REPEATED_INDICES = "single_entries", "rows", "columns", "repeated_indices"
+    # Something is wrong between the parameters.
+    WRONG_BELOW, OTHER_LOSS, LAYER = "wrong_below", "other_loss", "layer"
+    # The optimiser's buffers differ from a fresh backward pass.
+    ACCUMULATED, STALE, BUFFERS_DIFFER = "accumulated", "stale", "buffers_differ"
+    # What holds for the loss does not hold for its gradient.
+    ORDER_MATTERS, BATCH_SIZE_MATTERS, SAMPLES_MIXED = "order_matters", "batch_size_matters", "samples_mixed"
+    NOT_LINEAR = "not_linear"
+    UNEXPLAINED = "unexplained"
+
+
+class Repair(_Text):
+    """What was done to a gradient so that it agrees with the measured slopes."""
+
+    SCALE = "scale"  # divided by a number
+    PENALTY = "penalty"  # a multiple of the parameter added or taken off
+    REORDER = "reorder"  # transposed or reshaped
+    MOVE = "move"  # handed in under another parameter's name
+    ENTRIES = "entries"  # some entries replaced by the measured values
 
 
 @dataclass(frozen=True)
@@ -13,72 +63,61 @@ class Diagnosis:
     Attributes
     ----------
     code : str
-        One word for programs to act on.
+        A word for programs to act on: a `Code`, or a word of your own.
     parameters : tuple of str
         Where it was seen.
-    message : str
-        What was seen, in one sentence.
-    evidence : str
-        The figures behind it.
-    advice : str
-        What it usually means and what to try.
+    message, evidence, advice : str
+        What was seen, in one sentence; the figures behind it; what it usually means and what to try.
+    repair : str
+        What makes the check pass: a `Repair`, or empty.
+    residual : float or None
+        The largest difference that remains with the repair, between 0 and 1; None where none was tried.
     """
 
     code: str
     parameters: tuple[str, ...]
     message: str
-    measurements: str = ""
+    evidence: str = ""
     advice: str = ""
+    repair: str = ""
+    residual: float | None = None
 
     def __str__(self) -> str:
-        return " ".join(filter(None, (self.message, self.measurements, self.advice)))
+        return " ".join(filter(None, (self.message, self.evidence, self.advice)))
 
 
 def listed(names: Iterable[str], most: int = 6) -> str:
-    """Names for a sentence.
-
-    Examples
-    --------
-    >>> listed(["W1"]), listed(["W1", "b1", "W2"])
-    ('W1', 'W1, b1 and W2')
-    """
+    """Return names for a sentence: "W1, b1 and W2", or "W1, b1 and 4 more" where there are too many."""
     names = list(names)
     if len(names) > most:
-        return f"{', '.join(names[:most])} and {len(names) - most} more"
-    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1] if names else "")))
+        names = [*names[:most], f"{len(names) - most} more"]
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def plural(count: int, word: str) -> str:
-    """A number of things.
+    """Return a count with its word: "1 check", "2 checks"."""
+    return f"{count} {word}s" if count != 1 else f"1 {word}"
 
-    Examples
-    --------
-    >>> plural(1, "check"), plural(2, "check")
-    ('1 check', '2 checks')
-    """
-    return f"{count} {word}{'' if count == 1 else 's'}"
+
+def agree(names: Sized, singular: str, plural: str) -> str:
+    """Return the form of a word that agrees with the number of names: "is" or "are"."""
+    return singular if len(names) == 1 else plural
 
 
 def of_gradients(names: Iterable[str]) -> str:
-    """What the gradients of parameters are called.
+    """Return what the gradients of parameters are called in a sentence.
 
-    Examples
-    --------
     >>> of_gradients(["W1", "b1"]), of_gradients(["dense1.W"]), of_gradients(["a.W", "a.b"])
     ('dW1 and db1', 'the gradient of dense1.W', 'the gradients of a.W and a.b')
     """
     names = list(names)
-    if any("." in name for name in names):
-        return f"the gradient{'' if len(names) == 1 else 's'} of {listed(names)}"
-    return listed(f"d{name}" for name in names)
+    if "." in "".join(names):
+        return f"the {agree(names, 'gradient', 'gradients')} of {listed(names)}"
+    return listed(map("d{}".format, names))
 
 
 def sentence(text: str) -> str:
-    """With a capital letter; symbols stay as they are.
-
-    Examples
-    --------
-    >>> sentence("the gradient of dense1.W is zero."), sentence("dW1 is zero.")
-    ('The gradient of dense1.W is zero.', 'dW1 is zero.')
-    """
-    return text[0].upper() + text[1:] if text.startswith("the ") else text
+    """Return the text with a capital "The"; a symbol at its beginning, such as dW1, stays as it is."""
+    return re.sub("^the ", "The ", text)

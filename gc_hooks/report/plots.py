@@ -1,4 +1,4 @@
-"""What a check keeps for the eye: measured entries and directions, the weights, and the error against the step size."""
+"""What a check keeps to be drawn: measured entries and directions, the weights, and the error against the step size."""
 
 from __future__ import annotations
 
@@ -11,106 +11,61 @@ import numpy as np
 from gc_hooks._typing import Array
 
 SIDE = 64
-"""Of a larger parameter the worst entry in each of 64 x 64 cells is kept."""
+"""Of a larger parameter the worst entry in each of 64 x 64 cells is kept: as many cells as a heat map can show, and at
+most 170 kB of JSON. Half of it draws a single wrong column half as sharp; double makes a log four times as large."""
 
 BINS = 24
+"""Bins of a histogram of weights: enough to see two humps, in a chart that is 340 pixels wide."""
+
 MOST_WEIGHTS = 100_000
+"""A histogram of more entries than this is made from a sample: it looks the same, and takes 5 ms at most."""
 
 Rows = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
 class StepCurve:
-    """How far plain central differences are from the slope, for steps from large to small: truncation on one side,
-    rounding on the other, and backprop's distance beside them.
+    """The error of plain central differences along one direction, for steps from large to small."""
 
-    Attributes
-    ----------
-    along : str
-        The parameter that holds the direction; empty for one through all parameters.
-    steps : tuple of float
-        In units of the parameters' scale.
-    errors : tuple of float
-        Relative to the measured slope.
-    backprop : float
-        How far backprop's slope is from the measured one, relative to it.
-    error : float
-        The error bar of the measured slope, relative to it.
-    noise : float
-        Rounding alone makes a relative error of ``noise / step``.
-    chosen : float
-        The step that the check's method chose; NaN for complex step, which has none to choose.
-    """
-
-    along: str
-    steps: tuple[float, ...]
+    along: str  # the parameter that holds the direction; empty for a direction through all parameters
+    steps: tuple[float, ...]  # in units of the parameters' scale
+    # Distances from the measured slope, relative to it: truncation for large steps, rounding for small ones.
     errors: tuple[float, ...]
-    backprop: float
-    error: float
-    noise: float
-    chosen: float = math.nan
+    backprop: float  # distance of backprop's slope from the measured one, relative to that
+    error: float  # error of that distance, in the same unit
+    noise: float  # rounding alone makes a relative error of noise / step
+    chosen: float = math.nan  # the step that the check's method chose; NaN for complex step, which has none to choose
 
 
 @dataclass(frozen=True)
 class ParameterPlot:
-    """One parameter for the eye; rounded, and no more than a page needs.
+    """What is drawn of one parameter; rounded, and no more than a page needs."""
 
-    Attributes
-    ----------
-    entries : tuple of (position, backprop, away, error)
-        Position in C order; ``away`` is backprop's entry minus the measured one.
-    directions : tuple of (backprop, away, error)
-        The same for slopes along random directions within the parameter.
-    weights : tuple of int
-        Histogram of the parameter's entries, in 24 bins of the same width.
-    low, high : float
-        Where the histogram begins and ends.
-    curve : StepCurve or None
-        Of a parameter that fails.
-    """
-
+    # (position in C order, backprop, backprop minus measured, error of that) for each entry that is drawn
     entries: Rows = ()
-    directions: Rows = ()
-    weights: tuple[int, ...] = ()
-    low: float = math.nan
-    high: float = math.nan
-    curve: StepCurve | None = None
+    directions: Rows = ()  # the last three for slopes along random directions within the parameter
+    weights: tuple[int, ...] = ()  # histogram of the parameter's entries, in bins of the same width
+    low: float = math.nan  # where the histogram begins
+    high: float = math.nan  # and where it ends
+    curve: StepCurve | None = None  # of a parameter that fails
 
 
 def rounded(value: float, digits: int) -> float:
-    """A number with so many significant digits, that costs no more room than it is worth.
-
-    Examples
-    --------
-    >>> rounded(1 / 3, 4)
-    0.3333
-    """
+    """Return a number with this many significant digits, which takes less room in JSON."""
     return float(f"{value:.{digits}g}")
 
 
 def legible(rows: Iterable[tuple[float, float, float]]) -> Rows:
-    """Backprop, away and error bar of slopes, rounded.
-
-    Examples
-    --------
-    >>> legible([(2 / 3, 1 / 3, 1 / 3)])
-    ((0.6666667, 0.333333, 0.333),)
-    """
+    """Return backprop's slope, its distance from the measured one, and the error, rounded to 7, 6 and 3 digits."""
     return tuple((rounded(b, 7), rounded(away, 6), rounded(error, 3)) for b, away, error in rows)
 
 
 def worst_of_cells(positions: Array, away: Array, shape: tuple[int, ...], side: int = SIDE) -> Array:
-    """Which measured entries to keep: all, or the one that is farthest away in each cell of a grid.
+    """Return which measured entries to keep: all, or in each cell of a grid the one that is farthest away.
 
-    Parameters
-    ----------
-    positions, away : ndarray, shape (n,)
-        In C order.
-    shape : tuple of int
-        Of the parameter, which is looked at as a matrix: the first axis, and all others.
+    ``positions`` in C order and ``away`` have one number for each entry. A parameter is drawn as a matrix: its first
+    axis, and all others in one.
 
-    Examples
-    --------
     >>> worst_of_cells(np.arange(8), np.array([0, 5, 1, 0, 2, 0, 3, 9.0]), (2, 4), side=2).tolist()
     [1, 2, 4, 7]
     """
@@ -120,17 +75,15 @@ def worst_of_cells(positions: Array, away: Array, shape: tuple[int, ...], side: 
     columns = math.prod(shape) // rows
     down, right = np.divmod(positions, columns)
     cells = (down * min(side, rows) // rows) * side + right * min(side, columns) // columns
+    # Sorted by cell, and within a cell by distance: the first of each cell is its worst.
     order = np.lexsort((-np.nan_to_num(away, nan=math.inf), cells))
     first_of_cell = np.flatnonzero(np.diff(cells[order], prepend=-1))
     return np.sort(order[first_of_cell])
 
 
 def histogram(array: Array) -> tuple[tuple[int, ...], float, float]:
-    """Counts of the finite entries in bins of the same width, where the first begins and where the last ends; every
-    so-manieth entry of an array with more than 100,000.
+    """Return the counts of the finite entries in bins of the same width, and where the first begins and the last ends.
 
-    Examples
-    --------
     >>> counts, low, high = histogram(np.array([0.0, 1.0, np.nan]))
     >>> counts[0], counts[-1], low, high
     (1, 1, 0.0, 1.0)
@@ -141,7 +94,7 @@ def histogram(array: Array) -> tuple[tuple[int, ...], float, float]:
     if not finite.size:
         return (), math.nan, math.nan
     low, high = float(finite.min()), float(finite.max())
-    if not high - low > 1e-12 * max(abs(low), abs(high)):  # all the same: one bin cannot be cut
+    if not high - low > 1e-12 * max(abs(low), abs(high)):  # equal but for rounding: bins would have no width
         return (int(finite.size),), low, high
     counts, _ = np.histogram(finite, bins=BINS, range=(low, high))
-    return tuple(int(count) for count in counts), rounded(low, 6), rounded(high, 6)
+    return tuple(counts.tolist()), rounded(low, 6), rounded(high, 6)

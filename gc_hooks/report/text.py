@@ -1,74 +1,109 @@
-"""Rows of text as a table: plain for a terminal or a log, markdown for TensorBoard, HTML for a notebook."""
+"""What a report says of one parameter, and its tables for the console, markdown and a notebook."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from html import escape
 
-Rows = Sequence[Sequence[str]]
+from gc_hooks.report.comparison import Basis, Comparison
+from gc_hooks.report.diagnosis import plural
+from gc_hooks.report.verdict import Verdict
+
+MARKDOWN = str.maketrans({"|": "&#124;", "*": "&#42;", "_": "&#95;", "`": "&#96;", "[": "&#91;"})
+"""The characters to which markdown gives a meaning, as entities."""
 
 
-def text_table(header: Sequence[str], rows: Rows) -> str:
-    """Aligned columns.
+def parameter_facts(comparison: Comparison) -> list[tuple[str, str]]:
+    """Return what the page shows of one parameter: pairs of a term and its text."""
+    rests_on = {
+        Basis.EXACT: f"all entries measured ({comparison.size})",
+        Basis.ESTIMATED: f"estimated from {plural(comparison.directions, 'random direction')}",
+        Basis.BOUNDED: "an upper bound, from directions through all parameters at once",
+        Basis.PARTIAL: f"{comparison.measured} entries measured, then the budget was spent",
+        Basis.NOTHING: "nothing measured",
+    }
+    facts = [("difference", ", ".join(filter(None, (comparison.stated, rests_on[comparison.basis]))))]
+    if math.isfinite(comparison.sensitivity):
+        facts.append(("sensitivity", f"a relative error above {comparison.sensitivity:.0e} would have been seen"))
+    norms = f"norm {comparison.backprop_norm:.3g} by backprop"
+    if comparison.basis in (Basis.EXACT, Basis.PARTIAL):  # a few directions leave the measured norm to chance
+        norms += f", {comparison.measured_norm:.3g} measured"
+    facts.append(("gradient", norms))
+    if comparison.penalty_share > 0:
+        facts.append(("penalty", f"{comparison.penalty_share:.2g} of the gradient"))
+    if math.isfinite(comparison.weight_norm):
+        weights = f"norm {comparison.weight_norm:.3g}"
+        if comparison.moved == 0:
+            weights += ", where the first check saw them"
+        elif comparison.moved > 0:
+            weights += f", moved by {comparison.moved:.2g} of their norm since the first check"
+        facts.append(("weights", weights))
+    if comparison.note:
+        facts.append(("noted", comparison.note))
+    return facts
 
-    Examples
-    --------
-    >>> print(text_table(["parameter", "difference"], [["W1", "3e-11"]]))
-    parameter  difference
-    W1         3e-11
-    """
-    lines = [[" ".join(cell.splitlines()) for cell in row] for row in (header, *rows)]
+
+def worst_entry(comparison: Comparison) -> str:
+    """Return how many entries are wrong, and the one that differs most; empty where no entry is accused."""
+    if comparison.verdict is Verdict.GOOD or not comparison.worst:
+        return ""
+    worst = comparison.worst[0]
+    values = f"backprop {worst.backprop:.4g}, measured {worst.measured:.4g}"
+    if comparison.size == 1:
+        return values
+    entry = f"most {list(worst.index)} {values}"
+    if comparison.wrong:
+        looked_at = f"{comparison.measured} entries looked at"
+        if comparison.exact:
+            looked_at = str(comparison.size)
+        return f"{comparison.wrong} of {looked_at} wrong, {entry}"
+    if comparison.verdict is Verdict.INCONCLUSIVE:
+        return f"{entry} ± {worst.error:.0e}"
+    return ""
+
+
+def text_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table with aligned columns, one line a row."""
+    lines = [list(map(_on_one_line, row)) for row in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
-def markdown_table(header: Sequence[str], rows: Rows) -> str:
-    """A table that markdown readers draw; what a cell holds cannot break it.
-
-    Examples
-    --------
-    >>> print(markdown_table(["parameter"], [["a|b"]]))
-    | parameter |
-    | --- |
-    | a&#124;b |
-    """
-    lines = [header, ["---"] * len(header), *([markdown_text(cell) for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _on_one_line(text: str) -> str:
+    return " ".join(text.splitlines())
 
 
-def markdown_list(texts: Sequence[str]) -> str:
-    """Sentences as a list.
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in markdown; no text in a cell can break it."""
+    lines = [" | ".join(header), " | ".join(["---"] * len(header))]
+    for row in rows:
+        lines.append(" | ".join(map(markdown_text, row)))
+    return "\n".join(map("| {} |".format, lines))
 
-    Examples
-    --------
-    >>> markdown_list(["a", "b"])
-    '* a\\n* b'
-    """
-    return "\n".join(f"* {markdown_text(text)}" for text in texts)
+
+def markdown_list(texts: Iterable[str]) -> str:
+    """Return sentences as a list in markdown."""
+    return "\n".join(map("* {}".format, map(markdown_text, texts)))
 
 
 def markdown_text(text: str) -> str:
-    """Text that markdown shows as it is, on one line.
+    """Return text on one line that markdown shows letter by letter.
 
-    Examples
-    --------
     >>> markdown_text("W_1 <b>")
     'W&#95;1 &lt;b&gt;'
     """
-    escaped = escape(" ".join(text.splitlines()), quote=False)
-    for mark, code in (("|", "&#124;"), ("*", "&#42;"), ("_", "&#95;"), ("`", "&#96;"), ("[", "&#91;")):
-        escaped = escaped.replace(mark, code)
-    return escaped
+    return escape(_on_one_line(text), quote=False).translate(MARKDOWN)
 
 
-def html_table(header: Sequence[str], rows: Rows) -> str:
-    """An HTML table with every cell escaped.
+def html_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in HTML with every cell escaped."""
+    lines = [html_cells("th", header)]
+    for row in rows:
+        lines.append(html_cells("td", row))
+    return f"<table><tr>{'</tr><tr>'.join(lines)}</tr></table>"
 
-    Examples
-    --------
-    >>> html_table(["parameter"], [["<b>"]])
-    '<table><tr><th>parameter</th></tr><tr><td>&lt;b&gt;</td></tr></table>'
-    """
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table>"
+
+def html_cells(tag: str, texts: Iterable[str]) -> str:
+    """Return each text, escaped, in an element."""
+    return "".join(f"<{tag}>{escape(text)}</{tag}>" for text in texts)

@@ -1,4 +1,4 @@
-"""The four verdicts, and the bands that separate them."""
+"""The four verdicts, the bands that separate them, and how a measurement went."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ class Verdict(IntEnum):
 
 @dataclass(frozen=True)
 class Tolerance:
-    """The bands of the difference; the classic ones by default.
+    """The bands of the difference ``||g - n|| / (||g|| + ||n||)``; the classic ones by default.
 
     Attributes
     ----------
     good : float
-        A difference that is certainly above this one is there.
+        Backprop is wrong if the difference is certainly above this band.
     certain : float
-        Good needs the difference and its error bar together to stay below this.
+        GOOD needs the difference plus its error to stay below this band.
     worry : float
-        From here on a difference is WORRY instead of DOUBLE_CHECK.
+        From this band on, a wrong gradient is WORRY instead of DOUBLE_CHECK.
 
     Raises
     ------
     InvalidProblem
-        They are not in the order 0 < good <= certain <= worry < 1.
+        The bands do not keep the order 0 < good <= certain <= worry < 1.
     """
 
     good: float = 1e-7
@@ -45,40 +45,32 @@ class Tolerance:
 
     def __post_init__(self) -> None:
         if not 0 < self.good <= self.certain <= self.worry < 1:
-            raise InvalidProblem(
-                f"{self}: the bands have to keep the order 0 < good <= certain <= worry < 1. A difference is a ratio "
-                "between 0 (equal) and 1 (nothing in common)."
-            )
+            raise InvalidProblem(f"{self}: the bands are ratios, with 0 < good <= certain <= worry < 1.")
 
     @property
     def bands(self) -> tuple[float, float, float]:
-        """All three, the way a report states them."""
+        """Return all three bands, as a report states them."""
         return self.good, self.certain, self.worry
 
     def judge(self, difference: float, error: float, at_least: float | None = None) -> Verdict:
-        """The verdict on a difference with its error bar; what cannot be told is INCONCLUSIVE, NaN too.
+        """Return the verdict on a difference with its error; INCONCLUSIVE where it cannot be told, as with NaN.
 
-        Parameters
-        ----------
-        difference, error : float
-            The difference is at most ``difference + error``.
-        at_least : float, optional
-            What it certainly is; by default ``difference - error``.
+        The difference is at most ``difference + error``, and at least ``at_least``, by default ``difference - error``.
 
-        Examples
-        --------
         >>> Tolerance().judge(3e-9, 1e-10), Tolerance().judge(0.3, 1e-9), Tolerance().judge(float("nan"), 0.0)
         (<Verdict.GOOD: 0>, <Verdict.WORRY: 3>, <Verdict.INCONCLUSIVE: 1>)
         """
-        if (difference - error if at_least is None else at_least) > self.good:
+        if at_least is None:
+            at_least = difference - error
+        if at_least > self.good:
             return Verdict.WORRY if difference >= self.worry else Verdict.DOUBLE_CHECK
         return Verdict.GOOD if difference + error <= self.certain else Verdict.INCONCLUSIVE
 
 
 class Status(str, Enum):
-    """How a measurement went."""
+    """How the measurement of a slope went."""
 
     OK = "ok"
-    KINK = "kink"
-    NOISY = "noisy"
-    NONFINITE = "nonfinite"
+    KINK = "kink"  # the slopes to the left and to the right differ
+    NOISY = "noisy"  # the loss is too noisy for a slope
+    NONFINITE = "nonfinite"  # the loss is not finite near the point

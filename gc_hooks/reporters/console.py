@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from gc_hooks.report import HEADER, CheckReport
 from gc_hooks.report.verdict import Verdict
+from gc_hooks.reporters.base import Reporter
 from gc_hooks.terminal import load_rich
 
 if TYPE_CHECKING:
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 MOST_ROWS = 40
+"""Rows of the table, the worst parameters first: about a screen."""
+
 STYLES = {
     Verdict.GOOD: "green",
     Verdict.INCONCLUSIVE: "yellow",
@@ -21,8 +24,8 @@ STYLES = {
 }
 
 
-class ConsoleReporter:
-    """Prints checks with Rich.
+class ConsoleReporter(Reporter):
+    """Print checks with Rich.
 
     Parameters
     ----------
@@ -31,13 +34,12 @@ class ConsoleReporter:
 
     Notes
     -----
-    A remark that was printed before (an ignored gradient, a refused complex step) is not printed again; a diagnosis is,
-    in one sentence.
+    A note that was printed before is not printed again; a diagnosis is, in one sentence.
     """
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console
-        self._told: dict[str, int] = {}  # at which step
+        self._first_step: dict[str, int] = {}  # the step at which a sentence was printed in full
 
     def report(self, report: CheckReport) -> None:
         """Print one check."""
@@ -45,39 +47,37 @@ class ConsoleReporter:
         if report.parameters and not report.ok:
             self._out.print(_table(report))
         for diagnosis, finding in zip(report.diagnoses, report.findings, strict=True):
-            again = f"as at step {self._told.get(finding)}: {diagnosis.code}: {diagnosis.message}"
-            self._tell_once(finding, report.step, again)
-        for remark in report.circumstances if not report.ok else report.caveats:
-            self._tell_once(remark, report.step)
+            if finding in self._first_step:  # a table without its cause is a riddle: say it again, but briefly
+                self._print(f"  as at step {self._first_step[finding]}: {diagnosis.code}: {diagnosis.message}")
+        others = report.caveats if report.ok else report.circumstances
+        for sentence in (*report.findings, *others):
+            if sentence not in self._first_step:
+                self._first_step[sentence] = report.step
+                self._print(f"  {sentence}")
 
-    def say(self, text: str) -> None:
+    def say(self, text: str) -> bool:
         """Print one line that is not a check."""
-        self._print(text, "")
-
-    def close(self) -> None:
-        """Nothing is held open."""
+        self._print(text)
+        return True
 
     @property
     def _out(self) -> Any:
         return self._console or load_rich().get_console()
 
-    def _print(self, text: str, style: str) -> None:
+    def _print(self, text: str, style: str = "") -> None:
+        # One line stays one line, and what a name holds is not read as markup.
         self._out.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
-
-    def _tell_once(self, remark: str, step: int, again: str = "") -> None:
-        told = again if remark in self._told else remark
-        self._told.setdefault(remark, step)
-        if told:
-            self._print(f"  {told}", "")
 
 
 def _table(report: CheckReport) -> Table:
-    """The report's table, each row in the colour of its verdict; what names hold is not read as markup."""
+    """Return the report's table, each row in the colour of its verdict."""
     rich = load_rich()
     table: Table = rich.table.Table(box=rich.box.SIMPLE, pad_edge=False)
     for title in HEADER:
         table.add_column(title, no_wrap=title != HEADER[-1])
-    for comparison, row in list(zip(report.worst_first, report.rows(), strict=True))[:MOST_ROWS]:
+    rows = zip(report.worst_first, report.rows(), strict=True)
+    for comparison, row in list(rows)[:MOST_ROWS]:
+        # As Text, because a name such as "[bold]" must not be read as markup.
         table.add_row(*(rich.text.Text(cell, style=STYLES[comparison.verdict]) for cell in row))
     if len(report.parameters) > MOST_ROWS:
         table.caption = f"and {len(report.parameters) - MOST_ROWS} more parameters"

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import BinaryIO
 
+from gc_hooks.errors import GradCheckError
 from gc_hooks.report import CheckReport
+from gc_hooks.reporters.base import Reporter
 
 BEGINNING = b'{"schema": '
+"""How each report begins: what else stands in a file is not the rest of one."""
 
 
-class JsonlReporter:
-    """Appends each check to a file, and has it on disk before the training goes on.
+class JsonlReporter(Reporter):
+    """Append each check to a file, and have it on disk before the training goes on.
 
     Parameters
     ----------
@@ -22,7 +24,7 @@ class JsonlReporter:
 
     Notes
     -----
-    A process that is forked off after the first check writes nothing: the file is its parent's.
+    A process that is forked after the first check writes nothing: the file is its parent's.
 
     Examples
     --------
@@ -44,44 +46,36 @@ class JsonlReporter:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a+b") as file:
-            new_line = b"\n" if _lacks_newline(file) else b""
-            file.write(new_line + report.to_json().encode() + b"\n")
+            if file.seek(0, os.SEEK_END) > 0:
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # a killed process left half a line, to which nothing must be added
+                    file.write(b"\n")
+            file.write(report.to_json().encode() + b"\n")
             file.flush()
-            os.fsync(file.fileno())
-
-    def close(self) -> None:
-        """Nothing is held open."""
+            os.fsync(file.fileno())  # the next step may be the one at which the process is killed
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> list[CheckReport]:
-    """The checks of a file; lines that a killed process left half-written are passed over.
+    """Return the checks of a file, without the lines that a killed process left half-written.
 
     Raises
     ------
     GradCheckError
-        A whole line is no report, or one of a newer version.
+        A complete line is not a report, or a report of a newer version.
     """
-    lines = Path(path).read_bytes().split(b"\n")
-    return [CheckReport.from_json(line.decode(errors="replace")) for line in lines if line and not _is_cut_off(line)]
+    return read_lines(path)[0]
 
 
-def ends_in_half_a_line(path: str | os.PathLike[str]) -> bool:
-    """Whether the last report was cut off."""
-    return any(_is_cut_off(line) for line in Path(path).read_bytes().split(b"\n") if line)
-
-
-def _lacks_newline(file: BinaryIO) -> bool:
-    """Whether the file ends in half a line, to which nothing must be added."""
-    if file.seek(0, os.SEEK_END) == 0:
-        return False
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) != b"\n"
-
-
-def _is_cut_off(line: bytes) -> bool:
-    """Whether this is the beginning of a report and no more."""
-    try:
-        json.loads(line)
-    except ValueError:
-        return line.startswith(BEGINNING[: len(line)])
-    return False
+def read_lines(path: str | os.PathLike[str]) -> tuple[list[CheckReport], bool]:
+    """Return the checks of a file, and whether one of its lines was cut off."""
+    reports, is_cut_off = [], False
+    # Not str.splitlines(): a name in a report may hold a line separator of another kind.
+    for line in filter(None, Path(path).read_bytes().split(b"\n")):
+        try:
+            reports.append(CheckReport.from_json(line.decode(errors="replace")))
+        except GradCheckError as error:
+            # A report that was cut off begins like all others, and is not complete JSON.
+            if not (line.startswith(BEGINNING[: len(line)]) and isinstance(error.__cause__, json.JSONDecodeError)):
+                raise
+            is_cut_off = True
+    return reports, is_cut_off

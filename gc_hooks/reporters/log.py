@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
-from gc_hooks.errors import GradCheckError, MissingDependency
+from gc_hooks.errors import GradCheckError, require_package
 from gc_hooks.report import CheckReport
-from gc_hooks.reporters.jsonl import ends_in_half_a_line, read_jsonl
+from gc_hooks.reporters.jsonl import read_lines
 from gc_hooks.tensorboard_tab.metadata import CHECKS
 
 EVENTS = "tfevents"
-HEAD, CHECKSUM = 8, 4
-"""A record is its length, a checksum of that, the data, and a checksum of these."""
+"""Part of the name of every event file."""
 
-CUT_OFF = "ends in the middle of a record: what was whole is shown."
+HEAD, CHECKSUM = 8, 4
+"""Bytes: a record is its length (HEAD), a checksum of that, the data, and a checksum of the data."""
+
+CUT_OFF = "ends in the middle of a {}: the complete ones are shown."
 
 
 @dataclass
@@ -40,7 +41,7 @@ class Log:
 
 
 def read_log(log_dir: str | os.PathLike[str]) -> Log:
-    """The checks of all runs below a directory, of one event file, or of a file of JSON lines.
+    """Return the checks of all runs below a directory, of one event file, or of a file of JSON lines.
 
     Raises
     ------
@@ -50,93 +51,64 @@ def read_log(log_dir: str | os.PathLike[str]) -> Log:
         tensorboard cannot be imported.
     """
     path, log = Path(log_dir), Log()
-    if path.is_file() and EVENTS not in path.name:
-        _add_lines(log, path)
-    elif path.exists():
-        for file in [path] if path.is_file() else sorted(path.rglob(f"*{EVENTS}*")):
-            _add_events(log, file, path)
-    else:
+    if path.is_dir():
+        for file in sorted(path.rglob(f"*{EVENTS}*")):
+            _add_event_file(log, file, path)
+    elif not path.exists():
         raise GradCheckError(f"There is no directory {path}. Try the log_dir that the hook was given.")
+    elif EVENTS in path.name:
+        _add_event_file(log, path, path.parent)
+    else:
+        log.files += 1
+        log.runs[path.name], is_cut_off = read_lines(path)
+        if is_cut_off:
+            log.troubles.append(f"{path} {CUT_OFF.format('line')}")
     return log
 
 
-def _add_lines(log: Log, path: Path) -> None:
-    """The reports of a file of JSON lines."""
+def _add_event_file(log: Log, file: Path, root: Path) -> None:
+    """Add the reports of an event file to the log, and what could not be read."""
+    with require_package("tensorboard", "Reading a log"):
+        from tensorboard.compat.proto.event_pb2 import Event
+
     log.files += 1
-    log.runs[path.name] = read_jsonl(path)
-    if ends_in_half_a_line(path):
-        log.troubles.append(f"{path} ends in the middle of a line: what was whole is shown.")
-
-
-def _add_events(log: Log, file: Path, root: Path) -> None:
-    """The reports of an event file, and what is wrong with it."""
-    log.files += 1
-    run = file.parent.relative_to(root if root.is_dir() else root.parent).as_posix()
-    records = _Records(file)
-    for number, text in enumerate(_documents(records), start=1):
-        try:
-            log.runs.setdefault(run, []).append(CheckReport.from_json(text))
-        except GradCheckError as error:
-            log.troubles.append(f"{file}, check {number}: {error}")
-    log.troubles += [f"{file} {trouble}" for trouble in records.troubles]
-
-
-def _documents(records: Iterable[bytes]) -> Iterator[str]:
-    """The texts under the tab's tag."""
-    from tensorboard.compat.proto.event_pb2 import Event
-
-    for record in records:
+    run, number = file.parent.relative_to(root).as_posix(), 0
+    for record in _intact_records(log, file):
         for value in Event.FromString(record).summary.value:
-            if value.tag == CHECKS and value.tensor.string_val:
-                yield value.tensor.string_val[0].decode(errors="replace")
+            if value.tag != CHECKS or not value.tensor.string_val:
+                continue
+            number += 1
+            try:
+                text = value.tensor.string_val[0].decode(errors="replace")
+                log.runs.setdefault(run, []).append(CheckReport.from_json(text))
+            except GradCheckError as error:
+                log.troubles.append(f"{file}, check {number}: {error}")
 
 
-class _Records:
-    """The records of an event file one after the other; a damaged one is passed over, and told afterwards.
+def _intact_records(log: Log, path: Path) -> Iterator[bytes]:
+    """Yield the records of an event file without the damaged ones; add a sentence for these to the log's troubles."""
+    # TensorBoard's own reader stops at the first damaged record and does not say so.
+    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
-    TensorBoard itself stops at the first one that is damaged, without a word.
-    """
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.troubles: list[str] = []
-        self._checksum = _checksum()
-
-    def __iter__(self) -> Iterator[bytes]:
-        damaged = 0
-        with self.file.open("rb") as file:
-            while (length := self._next_length(file)) is not None:
-                data, check = file.read(length), file.read(CHECKSUM)
-                if len(check) < CHECKSUM:
-                    self.troubles.append(CUT_OFF)
-                elif self._is_whole(data, check):
-                    yield data
-                else:
-                    damaged += 1
-        if damaged:
-            self.troubles.append(f"is damaged: {damaged} of its records cannot be read.")
-
-    def _next_length(self, file: BinaryIO) -> int | None:
-        """Of the next record; None at the end, and where it cannot be told."""
-        start, head, check = file.tell(), file.read(HEAD), file.read(CHECKSUM)
-        if self._is_whole(head, check):
-            return int.from_bytes(head, "little")
-        if len(check) == CHECKSUM:
-            self.troubles.append("is damaged: what follows cannot be read." if start else "is no event file.")
-        elif head:
-            self.troubles.append(CUT_OFF)
-        return None
-
-    def _is_whole(self, data: bytes, check: bytes) -> bool:
-        return len(check) == CHECKSUM and self._checksum(data) == int.from_bytes(check, "little")
-
-
-def _checksum() -> Callable[[bytes], int]:
-    try:
-        from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
-    except ImportError as error:
-        raise MissingDependency(
-            f"Reading a log needs tensorboard, which cannot be imported: {error}. Try pip install tensorboard."
-        ) from error
-    checksum: Callable[[bytes], int] = masked_crc32c
-    return checksum
+    damaged = 0
+    with path.open("rb") as file:
+        while head := file.read(HEAD):
+            check = file.read(CHECKSUM)
+            if len(check) < CHECKSUM:  # the process was killed while it wrote
+                log.troubles.append(f"{path} {CUT_OFF.format('record')}")
+                break
+            if masked_crc32c(head) != int.from_bytes(check, "little"):
+                # Without the length nobody knows where the next record begins.
+                is_first = file.tell() == HEAD + CHECKSUM
+                trouble = "is not an event file." if is_first else "is damaged: what follows cannot be read."
+                log.troubles.append(f"{path} {trouble}")
+                break
+            data, check = file.read(int.from_bytes(head, "little")), file.read(CHECKSUM)
+            if len(check) < CHECKSUM:
+                log.troubles.append(f"{path} {CUT_OFF.format('record')}")
+            elif masked_crc32c(data) == int.from_bytes(check, "little"):
+                yield data
+            else:
+                damaged += 1
+    if damaged:
+        log.troubles.append(f"{path} is damaged: {damaged} of its records cannot be read.")

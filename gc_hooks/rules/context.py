@@ -1,160 +1,215 @@
-"""What a rule may look at: the failing parameters, what was measured, and whether another gradient would pass."""
+"""All that a rule sees of a check: failing parameters, gradients, measured slopes, and whether a repair would pass."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
 from gc_hooks._typing import Array
 from gc_hooks.arrays.large import inner
 from gc_hooks.arrays.norms import norm
-from gc_hooks.problem import BudgetSpent, Problem
-from gc_hooks.report.comparison import Comparison
-from gc_hooks.report.verdict import Tolerance, Verdict
-from gc_hooks.slopes.measurements import Measurements, ParameterMeasurements
+from gc_hooks.problem import BudgetSpent, Parameter
+from gc_hooks.report.comparison import Comparison, Reason
+from gc_hooks.report.diagnosis import Code, Diagnosis, Repair
+from gc_hooks.report.verdict import Verdict
+from gc_hooks.slopes.measurements import DirectionalMeasurement, ParameterMeasurements
 from gc_hooks.slopes.probes import direction_within
-from gc_hooks.verdicts.compare import compare_parameter
+from gc_hooks.verdicts.compare import compare_parameter, whole_norm
 from gc_hooks.verdicts.session import Session
 
-SHORT = 10.0
-"""A repair has to bring what was wrong down by so much."""
+REDUCTION = 10.0
+"""Where the errors are too wide for any gradient to be GOOD (a loss that computes in float32), a repair counts if it
+reduces the difference at least by this factor. A smaller one names repairs that explain half of a bug."""
 
 
 @dataclass(frozen=True)
-class RuleContext(Mapping[str, Comparison]):
-    """The comparisons by name, with the measurements behind them.
+class RuleContext:
+    """A finished check as a rule may look at it: rules call these methods, and read nothing else of the check.
 
-    Attributes
-    ----------
-    problem : Problem
-    comparisons : dict of str to Comparison
-    evidence : Evidence
-    tolerance : Tolerance
-    whole : float
-        Norm of the whole gradient.
-    constants : mapping of str to float
-        Numbers that the user's problem knows: the batch size, a keep probability.
-    case : Case or None
-        For measuring once more.
-    told : frozenset of str
-        The parameters of which a rule has said something.
+    A slope is that of an entry or of a random direction. All arrays of slopes have the same order: the entries as they
+    were measured, then the directions.
     """
 
-    problem: Problem
+    session: Session
     comparisons: Mapping[str, Comparison]
-    measurements: Measurements
-    tolerance: Tolerance
-    whole: float
-    constants: Mapping[str, float] = field(default_factory=dict)
-    session: Session | None = None
-    explained: frozenset[str] = frozenset()
+    constants: Mapping[str, float]  # numbers that the user's problem knows: the batch size, a keep probability
+    explained: set[str] = field(default_factory=set)  # the parameters for which an earlier rule has found a bug
 
-    def __getitem__(self, name: str) -> Comparison:
-        return self.comparisons[name]
+    # Which parameters there are, in the order in which the user gave them.
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.comparisons)
+    @property
+    def names(self) -> list[str]:
+        """Return all parameters."""
+        return list(self.comparisons)
 
-    def __len__(self) -> int:
-        return len(self.comparisons)
+    @property
+    def usable(self) -> list[str]:
+        """Return the parameters that have a gradient of the right shape."""
+        return list(self.session.problem.grads)
+
+    @property
+    def nonzero(self) -> list[str]:
+        """Return the parameters whose gradient is not zero."""
+        return [name for name in self.usable if self.gradient_norm(name) > 0]
 
     @property
     def failing(self) -> list[str]:
-        """The parameters whose measured slopes speak against them."""
-        accused = (n for n, c in self.items() if c.verdict > Verdict.INCONCLUSIVE and math.isfinite(c.difference))
-        return [name for name in accused if name not in self.problem.issues]
+        """Return the parameters whose gradient can be used and disagrees with the measured slopes."""
+        return [name for name in self.usable if self.comparisons[name].is_accused and not self._parameter(name).issue]
 
     @property
-    def open(self) -> list[str]:
-        """Those of them of which nothing has been said yet."""
+    def unexplained(self) -> list[str]:
+        """Return the failing parameters for which no earlier rule has found a bug."""
         return [name for name in self.failing if name not in self.explained]
 
-    def grad(self, name: str) -> Array:
-        """Backprop's gradient."""
-        return self.problem.grads[name]
+    # What the check found for one parameter.
+
+    def comparison(self, name: str) -> Comparison:
+        """Return the difference, its error and the verdict."""
+        return self.comparisons[name]
+
+    def is_wrong(self, name: str) -> bool:
+        """Return whether the verdict is DOUBLE_CHECK or WORRY."""
+        return self.comparisons[name].verdict > Verdict.INCONCLUSIVE
+
+    def is_right(self, name: str) -> bool:
+        """Return whether the gradient was compared with slopes that are not zero, and is GOOD."""
+        comparison = self.comparisons[name]
+        return comparison.verdict is Verdict.GOOD and comparison.reason is not Reason.NO_GRADIENT
+
+    def issues(self, code: Code) -> dict[str, str]:
+        """Return the parameters whose gradient has an issue that was known before any slope, and what it is."""
+        found = {}
+        for parameter in self.session.problem:
+            if parameter.issue is not None and parameter.issue.code == code:
+                found[parameter.name] = parameter.issue.text
+        return found
+
+    # What backprop says, and what was measured.
+
+    def value(self, name: str) -> Array:
+        """Return the parameter itself."""
+        return self._parameter(name).value
+
+    def gradient(self, name: str) -> Array:
+        """Return backprop's gradient, in the shape of the parameter."""
+        return self.session.problem.grads[name]
+
+    def gradient_norm(self, name: str) -> float:
+        """Return the norm of backprop's gradient."""
+        return self._parameter(name).gradient_norm
 
     def slopes(self, name: str) -> Array:
-        """The measured slopes: entries in the order in which they were measured, then directions."""
-        return self._column(name, self._measured(name).slopes, "slope")
+        """Return the measured slopes."""
+        return self._with_directions(name, self._measured(name).slopes, lambda direction: direction.slope)
 
-    def bars(self, name: str) -> Array:
-        """Their error bars; never zero, so that they can weigh."""
-        measured, rounding = self._measured(name), self.measurements.rounding
+    def penalty_slopes(self, name: str) -> Array:
+        """Return the penalty's part of each slope; zeros where no penalty was handed in separately."""
+        return self._with_directions(name, self._measured(name).penalties, lambda direction: direction.penalty)
+
+    def slopes_of(self, array: Array, name: str) -> Array:
+        """Return the slopes that would have been measured if the array were the true gradient of a parameter."""
+        entries = array.reshape(-1)[np.array(self._measured(name).indices, dtype=np.intp)]
+        return self._with_directions(name, entries, lambda direction: inner(direction.probe.vector[name], array))
+
+    def errors(self, name: str) -> Array:
+        """Return the error of each slope; never zero, so that slopes can be weighted by them."""
+        measured, rounding = self._measured(name), self.session.measurements.rounding
+        # Rounding moves the gradient by a known norm; spread evenly, each entry gets this much of it.
         floor = rounding.floors.get(name, 0.0) / math.sqrt(max(measured.size, 1))
-        directions = [] if measured.complete else [measurement.bar(rounding) for measurement in measured.directions]
-        bars = np.array([*(max(error, floor) for error in measured.errors), *directions])
-        least: Array = np.maximum(bars, 1e-14 * float(np.max(np.abs(self.slopes(name)), initial=0.0)) + 1e-300)
-        return least
+        entries = np.maximum(np.array(measured.errors), floor)
+        errors = self._with_directions(name, entries, lambda direction: direction.total_error(rounding))
+        # The error of an exact slope may be 0, which cannot weigh: 45 roundings of the largest slope stand for it.
+        largest = float(np.max(np.abs(self.slopes(name)), initial=0.0))
+        return np.asarray(np.maximum(errors, 1e-14 * largest + 1e-300))
 
-    def shares(self, name: str) -> Array:
-        """The penalty's part of each slope, where it was handed in apart; else zeros."""
-        return self._column(name, self._measured(name).shares, "share")
-
-    def seen_through(self, name: str, array: Array) -> Array:
-        """What the same measurements would have made of another gradient."""
-        measured = self._measured(name)
-        entries = array.reshape(-1)[np.array(measured.indices, dtype=np.intp)]
-        directional = [] if measured.complete else measured.directions
-        directions = [inner(measurement.probe.vector[name], array) for measurement in directional]
-        return np.array([*entries, *directions], dtype=np.float64)
-
-    def fit(self, name: str, target: Array, *arrays: Array) -> Array:
-        """Coefficients of arrays that make up what was measured, by least squares weighed with the bars.
-
-        ``target`` has a number for each measurement, as `slopes` and `seen_through` give them.
-        """
-        bars = self.bars(name)
-        columns = np.stack([self.seen_through(name, array) / bars for array in arrays], axis=1)
-        coefficients: Array = np.linalg.lstsq(columns, target / bars, rcond=None)[0]
-        return coefficients
-
-    def judged(self, name: str, repaired: Array) -> Comparison:
-        """What the check would say of another gradient for this parameter, on the same measurements."""
-        measured = self._measured(name)
-        directional = [replace(r, backprop=r.probe.slope({name: repaired})) for r in measured.directions]
-        measurements = replace(
-            self.measurements, parameters={name: replace(measured, directions=directional)}, joint=[]
-        )
-        problem = replace(self.problem, grads={name: repaired}, issues={})
-        return compare_parameter(problem, name, measurements, self.tolerance, self.whole)
-
-    def passes(self, name: str, repaired: Array) -> Comparison | None:
-        """The comparison of a repaired gradient, if it would pass; or, where the bars are too wide for that, if it lies
-        within them and they are short against what was wrong."""
-        if repaired.shape != self.grad(name).shape or not np.all(np.isfinite(repaired)):
+    def measured_gradient(self, name: str) -> Array | None:
+        """Return the slopes in the shape of the parameter; None where not every entry was measured."""
+        measured, gradient = self._measured(name), self.gradient(name)
+        if not measured.complete:
             return None
-        comparison = self.judged(name, repaired)
-        little = self.tolerance.good * self.problem.grad_norms[name]
-        nothing_left = not np.any(self.slopes(name)) and norm(repaired) <= little  # but rounding
-        passed = comparison.verdict is Verdict.GOOD or nothing_left or self._within_short_bars(comparison)
-        return comparison if passed else None
+        return measured.entries(gradient).slopes.reshape(gradient.shape)
 
-    def _within_short_bars(self, comparison: Comparison) -> bool:
-        left = comparison.difference + comparison.error
-        vague = comparison.verdict is Verdict.INCONCLUSIVE and comparison.at_least == 0
-        return vague and SHORT * left <= self[comparison.name].difference
+    def wrong_entries(self, name: str) -> tuple[Array, Array]:
+        """Return the positions in C order of the measured entries that are wrong, and the slopes measured there."""
+        entries = self._measured(name).entries(self.gradient(name))
+        size = np.abs(entries.grad) + np.abs(entries.slopes)
+        wrong = entries.residuals > entries.errors + self.session.tolerance.good * size
+        return entries.indices[wrong], entries.slopes[wrong]
 
-    def right_outside(self, name: str, wrong: Array) -> bool:
-        """Whether nothing is wrong outside of some entries, along a direction that leaves them out: one slope."""
-        if self.session is None:
-            return False
-        probe = direction_within(self.problem, self.session.generator, name)
-        rest = replace(probe, vector={name: np.where(wrong, 0.0, np.asarray(probe.vector[name]))})
-        try:
-            away, error = self.session.quick_residual(rest)
-        except BudgetSpent:
-            return False
-        return abs(away) <= 2 * error + self.tolerance.good * self.problem.grad_norms[name]
+    def _parameter(self, name: str) -> Parameter:
+        return self.session.problem[name]
 
     def _measured(self, name: str) -> ParameterMeasurements:
-        return self.measurements.parameters[name]
+        return self.session.measurements.parameters[name]
 
-    def _column(self, name: str, entries: object, field_name: str) -> Array:
+    def _with_directions(
+        self, name: str, entries: Sequence[float] | Array, figure: Callable[[DirectionalMeasurement], float]
+    ) -> Array:
+        """Return the figures of all measured entries, then those of the directions."""
         measured = self._measured(name)
-        directions = (
-            [] if measured.complete else [getattr(measurement, field_name) for measurement in measured.directions]
-        )
-        return np.array([*np.asarray(entries, dtype=np.float64), *directions])
+        if measured.complete:  # directions would add nothing
+            return np.asarray(entries, dtype=np.float64)  # long double has no solver
+        return np.concatenate([entries, list(map(figure, measured.directions))], dtype=np.float64)
+
+    # What another gradient would be worth.
+
+    def fit(self, name: str, target: Array, *arrays: Array) -> Array:
+        """Return the coefficients with which a sum of arrays has the slopes ``target``, by weighted least squares."""
+        errors = self.errors(name)
+        columns = [self.slopes_of(array, name) / errors for array in arrays]
+        return np.asarray(np.linalg.lstsq(np.stack(columns, axis=1), target / errors, rcond=None)[0])
+
+    def compare_repaired(self, name: str, gradient: Array) -> Comparison:
+        """Return the comparison of another gradient for this parameter with the same slopes; nothing is measured."""
+        session, measured = self.session, self._measured(name)
+        directions = [replace(d, backprop=d.probe.slope({name: gradient})) for d in measured.directions]
+        alone = {name: replace(measured, directions=directions)}
+        measurements = replace(session.measurements, parameters=alone, joint=[])
+        parameter = replace(self._parameter(name), gradient=gradient, issue=None)
+        return compare_parameter(session.problem, parameter, measurements, session.tolerance, self._total_norm)
+
+    @cached_property
+    def _total_norm(self) -> float:
+        return whole_norm(self.session.problem, self.session.measurements)
+
+    def try_repair(self, name: str, gradient: Array) -> Comparison | None:
+        """Return the comparison of a repaired gradient if it passes, else None."""
+        if gradient.shape != self.gradient(name).shape or not np.all(np.isfinite(gradient)):
+            return None
+        comparison = self.compare_repaired(name, gradient)
+        # Nothing remains but rounding, where the parameter has no influence on the loss.
+        negligible = self.session.tolerance.good * self.gradient_norm(name)
+        is_zero = not np.any(self.slopes(name)) and norm(gradient) <= negligible
+        # The slopes are too inexact for GOOD, but what was wrong is gone.
+        at_most = comparison.difference + comparison.error
+        undecided = comparison.verdict is Verdict.INCONCLUSIVE and comparison.at_least == 0
+        reduced = undecided and REDUCTION * at_most <= self.comparison(name).difference
+        return comparison if comparison.verdict is Verdict.GOOD or is_zero or reduced else None
+
+    def is_right_outside(self, name: str, wrong: Array) -> bool:
+        """Measure one slope along a random direction outside of a mask, and return whether the gradient agrees."""
+        session = self.session
+        probe = direction_within(self._parameter(name), session.generator)
+        outside = np.where(wrong, 0.0, np.asarray(probe.vector[name]))
+        try:
+            residual, error = session.slopes.quick_residual(replace(probe, vector={name: outside}))
+        except BudgetSpent:
+            return False
+        return abs(residual) <= 2 * error + session.tolerance.good * self.gradient_norm(name)
+
+    def with_repair(
+        self, diagnosis: Diagnosis, repair: Repair, attempt: Callable[[str], tuple[Array, str]], more: str = ""
+    ) -> Diagnosis:
+        """Return the diagnosis with the largest difference that remains with a repair: a gradient, and words for it."""
+        residual, evidence = -1.0, ""
+        for name in diagnosis.parameters:
+            gradient, words = attempt(name)
+            difference = self.compare_repaired(name, gradient).difference
+            if difference > residual:
+                residual, evidence = difference, f"With {words} the difference would be {difference:.1g}.{more}"
+        return replace(diagnosis, evidence=evidence, repair=repair, residual=residual)

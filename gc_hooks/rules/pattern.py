@@ -1,4 +1,4 @@
-"""Rules that see a pattern in what is wrong: nothing there, all the same, a few entries, everything below a layer."""
+"""Rules that see a pattern in what is wrong: zeros, equal rows, a few entries, everything below a layer."""
 
 from __future__ import annotations
 
@@ -8,280 +8,240 @@ from collections.abc import Iterator
 import numpy as np
 
 from gc_hooks._typing import Array
-from gc_hooks.problem import Problem
-from gc_hooks.report.comparison import Comparison
-from gc_hooks.report.diagnosis import Diagnosis, listed, of_gradients, sentence
-from gc_hooks.report.verdict import Verdict
+from gc_hooks.report.diagnosis import Code, Diagnosis, Repair, agree, listed, of_gradients, sentence
 from gc_hooks.rules.context import RuleContext
-from gc_hooks.slopes.measurements import MeasuredEntries
 
-FEW, SEVERAL = 0.2, 3
+EQUAL = 1e-13
+"""Relative size of what is taken for rounding: about 450 roundings of float64."""
+FEW = 0.2
+"""Largest fraction of the entries that is called a few. With more, half a matrix that is wrong would be listed."""
+SEVERAL = 3
+"""Wrong entries that each row or column of a large matrix needs, on average, to be named; with 2 chance would do."""
 LEAST_RIGHT = 2
+"""Right rows or columns beside the many that are wrong; where all are wrong, it is no pattern."""
 BY_LAYER = "check_layers(layers, inputs) checks each layer's backward alone."
+REPEATED = "grads[index] += delta where an index stands there twice"
 UNITS = "single units: try to look at which inputs or outputs they belong to, and at slices and padding."
+ADVICE = {
+    Code.SINGLE_ENTRIES: "This usually means an index, a border or a clip. Try to look at what is special there.",
+    Code.ROWS: f"If these are rows of a table that is indexed, it usually means {REPEATED}, of which only one counts. "
+    f"Try np.add.at(grads, index, delta). Else they are {UNITS}",
+    Code.COLUMNS: f"These are {UNITS}",
+    Code.REPEATED_INDICES: f"This usually means {REPEATED}: only one counts. Try np.add.at(grads, index, delta).",
+}
+PLACES = {Code.SINGLE_ENTRIES: ("entry", "entries"), Code.ROWS: ("row", "rows"), Code.COLUMNS: ("column", "columns")}
 
 
-def gradient_lost(problem: Problem, context: RuleContext) -> Iterator[Diagnosis]:
-    """My gradient is exactly zero although the loss depends on the parameter."""
-    names = [name for name in context.failing if problem.grad_norms[name] == 0]
+def gradient_lost(context: RuleContext) -> Iterator[Diagnosis]:
+    """My gradient is exactly zero although the loss depends on the parameter. Seen by its norm; costs nothing."""
+    names = [name for name in context.failing if context.gradient_norm(name) == 0]
     if names:
+        largest = max(context.comparison(name).measured_norm for name in names)
         yield Diagnosis(
-            "gradient_lost",
+            Code.GRADIENT_LOST,
             tuple(names),
-            f"{sentence(of_gradients(names))} {_is(names)} exactly zero, and the measured slopes are not.",
-            f"The measured norm is {max(context[name].measured_norm for name in names):.2g}.",
+            sentence(f"{of_gradients(names)} {agree(names, 'is', 'are')} exactly zero, the measured slopes are not."),
+            f"The measured norm is {largest:.2g}.",
             "This usually means a buffer that is never written, a result assigned to a copy, or a mask that is always "
             "zero. Try to print it at the end of backward.",
         )
 
 
-def parameter_unused(problem: Problem, context: RuleContext) -> Iterator[Diagnosis]:
-    """My loss does not depend on a parameter that has a gradient."""
-    names = [n for n in context.failing if np.all(np.abs(context.slopes(n)) <= 1e-13 * problem.grad_norms[n])]
+def parameter_unused(context: RuleContext) -> Iterator[Diagnosis]:
+    """My loss does not depend on a parameter that has a gradient. Seen by slopes that are all zero; costs nothing."""
+    sizes = {name: np.max(np.abs(context.slopes(name)), initial=0.0) for name in context.failing}
+    names = [name for name, size in sizes.items() if size <= EQUAL * context.gradient_norm(name)]
     if names:
         yield Diagnosis(
-            "parameter_unused",
+            Code.PARAMETER_UNUSED,
             tuple(names),
             f"The loss does not depend on {listed(names)}, and backprop has a gradient there.",
-            f"The measured slopes are zero; backprop's norm is {max(problem.grad_norms[n] for n in names):.2g}.",
-            "This usually means that forward uses another parameter in its place (the bias of another gate), or "
-            "forgets it. Try to look for the name in forward.",
+            f"The measured slopes are zero; backprop's norm is {max(map(context.gradient_norm, names)):.2g}.",
+            "This usually means that forward forgets it, or uses another parameter in its place (the bias of another "
+            "gate). Try to look for the name in forward.",
         )
 
 
-def summed_over_wrong_axis(problem: Problem, context: RuleContext) -> Iterator[Diagnosis]:
-    """My bias gradient is summed over all axes, or over the wrong one: all its entries, or rows, are equal."""
-    for name in context.open:
-        where = _all_equal(context.grad(name))
-        if where and not _all_equal(_measured_array(context, name)):
+def summed_over_wrong_axis(context: RuleContext) -> Iterator[Diagnosis]:
+    """My bias gradient is summed over all axes, or over the wrong one: all its entries, or rows, are equal.
+    Seen when the measured slopes are not; costs nothing."""
+    for name in context.unexplained:
+        equal, measured = _equal_parts(context.gradient(name)), context.measured_gradient(name)
+        if equal and (measured is None or not _equal_parts(measured)):
+            shown = ", ".join(map("{:.4g}".format, context.slopes(name)[:3]))
             yield Diagnosis(
-                "summed_over_wrong_axis",
+                Code.SUMMED_OVER_WRONG_AXIS,
                 (name,),
-                f"{sentence(of_gradients([name]))} has {where} equal, and the measured slopes differ.",
-                f"Backprop has {context.grad(name).flat[0]:.4g} there; measured: "
-                f"{', '.join(f'{s:.4g}' for s in context.slopes(name)[:3])}.",
-                "This usually means a sum over all axes, or over the units where the samples are meant, and "
-                "broadcasting that hides it. Try np.sum(delta, axis=0) where rows are samples, with keepdims=True.",
+                f"{sentence(of_gradients([name]))} has {equal} equal, and the measured slopes differ.",
+                f"Backprop has {context.gradient(name).flat[0]:.4g} there; measured: {shown}.",
+                "This usually means a sum over all axes, or over the units in place of the samples, which broadcasting "
+                "hides. Try np.sum(delta, axis=0) where rows are samples, with keepdims=True.",
             )
 
 
-def _all_equal(grad: Array | None) -> str:
-    if grad is None or grad.size < 2 or not np.any(grad):
+def _equal_parts(array: Array) -> str:
+    """Return which parts of an array are equal, for a sentence; empty where none are."""
+    rounding = EQUAL * np.max(np.abs(array), initial=0.0)
+    if array.size < 2 or not rounding:
         return ""
-    if np.ptp(grad) <= 1e-13 * np.max(np.abs(grad)):
+    if np.ptp(array) <= rounding:
         return "all entries"
-    if grad.ndim == 2 and min(grad.shape) > 1:
-        for axis, what in ((0, "all rows"), (1, "all columns")):
-            if np.max(np.ptp(grad, axis=axis)) <= 1e-13 * np.max(np.abs(grad)):
+    if array.ndim == 2 and min(array.shape) > 1:
+        for axis, what in enumerate(("all rows", "all columns")):
+            if np.max(np.ptp(array, axis=axis)) <= rounding:
                 return what
     return ""
 
 
-def _measured_array(context: RuleContext, name: str) -> Array | None:
-    """The slopes in the parameter's shape, where every entry was measured."""
-    measured = context.measurements.parameters[name]
-    if not measured.complete:
-        return None
-    return measured.entries(context.grad(name)).slopes.reshape(context.grad(name).shape)
+def few_entries(context: RuleContext) -> Iterator[Diagnosis]:
+    """A few entries of my gradient are wrong: single ones, rows or columns, rows that an index hits twice. Seen when
+    the gradient passes with the measured slopes there. Costs nothing, or one slope for rows of a large matrix."""
+    for name in context.unexplained:
+        size, (indices, _) = context.gradient(name).size, context.wrong_entries(name)
+        few = 0 < len(indices) <= max(1, FEW * size) and size > 1
+        found = (few and _replaced_by_slopes(context, name)) or _lines_of_large(context, name)
+        if found:
+            yield found
 
 
-def few_entries(problem: Problem, context: RuleContext) -> Iterator[Diagnosis]:
-    """A few entries of my gradient are wrong: single ones, rows or columns, rows that an index hits twice."""
-    for name in context.open:
-        wrong = _wrong_entries(context, name)
-        grad, indices = context.grad(name), wrong.indices
-        few = 0 < len(indices) <= max(1, FEW * grad.size) and grad.size > 1
-        if few and (repaired := context.passes(name, _patched(wrong, grad))) is not None:
-            yield _few(name, wrong, *_where(grad, indices), _left(repaired))
-        elif len(indices) >= SEVERAL and (lines := _lines(context, name, indices)) is not None:
-            yield _few(name, wrong, *lines, f"{len(indices)} entries there were measured; the rest is right.")
-
-
-def many_lines(problem: Problem, context: RuleContext) -> Iterator[Diagnosis]:
-    """Many rows of my gradient are wrong and the others are right: an index that stands there twice counts once.
-
-    Asked after `wrong_below`: a derivative that is missing spares whole rows or columns too.
-    """
-    for name in context.open:
-        slopes, wrong = _measured_array(context, name), _wrong_entries(context, name)
-        if slopes is None or not len(wrong.indices):
+def many_lines(context: RuleContext) -> Iterator[Diagnosis]:
+    """Many rows of my gradient are wrong and the others are right: an index that stands there twice counts once. Seen
+    as a few entries are, but after `wrong_below`: a missing derivative spares whole rows too. Costs nothing."""
+    for name in context.unexplained:
+        slopes, (indices, _) = context.measured_gradient(name), context.wrong_entries(name)
+        if slopes is None or slopes.ndim != 2 or not len(indices):
             continue
-        code, where = _where(slopes, wrong.indices)
-        patched = _patched(wrong, context.grad(name))
-        several = code != "single_entries" and _right_lines(slopes, wrong, code) >= LEAST_RIGHT
-        if several and (repaired := context.passes(name, patched)) is not None:
-            yield _few(name, wrong, code, where, _left(repaired))
+        found = _replaced_by_slopes(context, name)
+        if found is None or found.code == Code.SINGLE_ENTRIES:
+            continue
+        wrong = np.zeros(slopes.shape, dtype=bool)
+        wrong.flat[indices] = True
+        # Lines of zeros say nothing: a table has one for each word that the batch does not contain.
+        along = int(found.code != Code.COLUMNS)
+        if np.count_nonzero(np.any(slopes, axis=along) & ~np.any(wrong, axis=along)) >= LEAST_RIGHT:
+            yield found
 
 
-def _right_lines(slopes: Array, wrong: MeasuredEntries, code: str) -> int:
-    """How many rows or columns are right, those of zeros aside, which a table has where it is not looked up."""
-    spoiled = np.zeros(slopes.shape, dtype=bool)
-    spoiled.flat[wrong.indices] = True
-    across = 1 if code == "rows" else 0
-    return int(np.count_nonzero(np.any(slopes, axis=across) & ~np.any(spoiled, axis=across)))
-
-
-def _left(repaired: Comparison) -> str:
-    return f"With the measured values there it would be {repaired.difference:.1g}."
-
-
-def _few(name: str, wrong: MeasuredEntries, code: str, where: str, measurements: str) -> Diagnosis:
-    ratios = wrong.slopes / np.where(wrong.grad == 0, np.nan, wrong.grad)
-    if code == "rows" and np.all(np.abs(ratios - np.round(ratios)) < 1e-5) and np.all(ratios > 1.5):
-        code, where = "repeated_indices", f"{where}, by a factor of {listed(sorted({f'{r:.0f}' for r in ratios}))}"
-    return Diagnosis(
-        code, (name,), f"{sentence(of_gradients([name]))} is wrong in {where} only.", measurements, _advice(code)
-    )
-
-
-def _wrong_entries(context: RuleContext, name: str) -> MeasuredEntries:
-    """The measured entries that are wrong."""
-    entries = context.measurements.parameters[name].entries(context.grad(name))
-    size = np.abs(entries.grad) + np.abs(entries.slopes)
-    wrong = entries.away > entries.errors + context.tolerance.good * size
-    return MeasuredEntries(*(column[wrong] for column in entries))
-
-
-def _lines(context: RuleContext, name: str, indices: Array) -> tuple[str, str] | None:
-    """Rows or columns of a large matrix that hold all that is wrong."""
-    shape = context.grad(name).shape
-    if len(shape) != 2 or context[name].exact:
+def _replaced_by_slopes(context: RuleContext, name: str) -> Diagnosis | None:
+    """Return the diagnosis of wrong entries, if the gradient passes with the measured slopes in their place."""
+    indices, slopes = context.wrong_entries(name)
+    repaired = context.gradient(name).copy()
+    repaired.flat[indices] = slopes
+    if context.try_repair(name, repaired) is None:
         return None
-    for axis, code in enumerate(("rows", "columns")):
-        found = np.unique(np.unravel_index(indices, shape)[axis])
-        wrong = np.zeros(shape, dtype=bool)
-        wrong[(slice(None),) * axis + (found,)] = True
-        most = shape[axis] // 2
-        if SEVERAL * len(found) <= min(len(indices), SEVERAL * most) and context.right_outside(name, wrong):
-            return code, f"{code[:-1] if len(found) == 1 else code} {listed(map(str, found))}"
+    places = np.unravel_index(indices, repaired.shape)
+    code, lines = Code.SINGLE_ENTRIES, np.stack(places, axis=1)
+    if repaired.ndim == 2 and min(repaired.shape) > 1:
+        rows, columns = map(np.unique, places)
+        if len(indices) == len(rows) * repaired.shape[1]:
+            code, lines = Code.ROWS, rows
+        elif len(indices) == len(columns) * repaired.shape[0]:
+            code, lines = Code.COLUMNS, columns
+    diagnosis = _wrong_only_in(context, name, code, lines)
+    return context.with_repair(diagnosis, Repair.ENTRIES, lambda _: (repaired, "the measured values there"))
+
+
+def _lines_of_large(context: RuleContext, name: str) -> Diagnosis | None:
+    """Return the diagnosis of rows or columns that hold all that is wrong in a matrix of which a part is measured."""
+    shape, (indices, _) = context.gradient(name).shape, context.wrong_entries(name)
+    if len(shape) != 2 or len(indices) < SEVERAL or context.comparison(name).exact:
+        return None
+    for axis, code in enumerate((Code.ROWS, Code.COLUMNS)):
+        lines = np.unique(np.unravel_index(indices, shape)[axis])
+        wrong = np.isin(np.indices(shape, sparse=True)[axis], lines)
+        enough = SEVERAL * len(lines) <= len(indices) and len(lines) <= shape[axis] // 2
+        if enough and context.is_right_outside(name, np.broadcast_to(wrong, shape)):
+            return _wrong_only_in(context, name, code, lines)
     return None
 
 
-def _patched(wrong: MeasuredEntries, grad: Array) -> Array:
-    patched = grad.copy()
-    patched.flat[wrong.indices] = wrong.slopes
-    return patched
+def _wrong_only_in(context: RuleContext, name: str, code: Code, places: Array) -> Diagnosis:
+    """Return the diagnosis of entries, rows or columns, whose indices are the places."""
+    indices, slopes = context.wrong_entries(name)
+    gradient = context.gradient(name).flat[indices]
+    where = f"{agree(places, *PLACES[code])} {listed(map(str, places.tolist()))}"
+    # An index that stands in a batch k times and counts once makes the true gradient k times backprop's.
+    ratios = slopes / np.where(gradient == 0, np.nan, gradient)
+    if code is Code.ROWS and np.all(np.abs(ratios - np.round(ratios)) < 1e-5) and np.all(ratios > 1.5):
+        factors = np.unique(np.round(ratios)).astype(int)
+        code, where = Code.REPEATED_INDICES, f"{where}, by a factor of {listed(map(str, factors))}"
+    message = f"{sentence(of_gradients([name]))} is wrong in {where} only."
+    evidence = f"{len(indices)} entries there were measured; the rest is right."
+    return Diagnosis(code, (name,), message, evidence, ADVICE[code])
 
 
-def _where(grad: Array, indices: Array) -> tuple[str, str]:
-    """Whether entries make up whole rows or columns."""
-    if grad.ndim == 2 and min(grad.shape) > 1:
-        rows, columns = (np.unique(axis) for axis in np.unravel_index(indices, grad.shape))
-        for code, found, across in (("rows", rows, grad.shape[1]), ("columns", columns, grad.shape[0])):
-            if len(indices) == len(found) * across:
-                one = code[:-1] if len(found) == 1 else code
-                return code, f"{one} {listed(map(str, found))}"
-    places = [str([int(i) for i in np.unravel_index(index, grad.shape)]) for index in indices]
-    return "single_entries", f"{'entry' if len(places) == 1 else 'entries'} {listed(places)}"
-
-
-def _advice(code: str) -> str:
-    if code == "repeated_indices":
-        return (
-            "This usually means grads[index] += delta where an index stands there twice: only one of them counts. Try "
-            "np.add.at(grads, index, delta)."
-        )
-    if code == "single_entries":
-        return "This usually means an index, a border, a clip or a special case. Try to look at what is special there."
-    if code == "rows":
-        return (
-            "If these are rows of an embedding, or of a table that is indexed, it usually means grads[index] += delta "
-            "where an index stands there twice, of which only one counts. Try np.add.at(grads, index, delta). Else "
-            f"they are {UNITS}"
-        )
-    return f"These are {UNITS}"
-
-
-def wrong_below(problem: Problem, context: RuleContext) -> Iterator[Diagnosis]:
+def wrong_below(context: RuleContext) -> Iterator[Diagnosis]:
     """Everything from one layer down is wrong, and right above it: something between the two is not differentiated
-    properly. Or everything is wrong, from the loss down."""
-    layers = _layers([name for name in context if problem.grad_norms.get(name, 0.0) > 0 or name in context.failing])
-    wrong = {name for name in context.failing if name not in context.explained}
-    depth = 0
-    for names in layers.values():
-        if not any(name in wrong for name in names) or not all(
-            context[n].verdict is not Verdict.GOOD or context[n].note == "no gradient" for n in names
-        ):
-            break
-        depth += 1
-    below = [name for names in list(layers.values())[:depth] for name in names if name in wrong]
-    above = [name for names in list(layers.values())[depth:] for name in names]
-    if (
-        len(below) < 2
-        or (not above and context.explained)
-        or any(context[name].verdict > Verdict.INCONCLUSIVE for name in above)
-    ):
+    properly. Or all is wrong, and nothing is explained: my backward begins with the gradient of another loss. Seen by
+    the order of the parameters and by their names; costs nothing."""
+    below, first, above = _wrong_from_below(context)
+    if len(below) < 2 or any(map(context.is_wrong, above)) or (context.explained and not above):
         return
-    last = list(layers.values())[depth - 1]
-    yield (
-        _from_loss_down(below)
-        if not above
-        else _from_layer_down(context, below, above, [n for n in last if n in wrong])
-    )
-
-
-def _from_loss_down(below: list[str]) -> Diagnosis:
-    return Diagnosis(
-        "other_loss",
-        tuple(below),
-        "Every parameter is wrong, the last layer's too, and by no constant factor.",
-        advice="The first delta is wrong already: this usually means the gradient of another loss than the one that is "
-        "reported (softmax with a squared error), or of another output activation. Try to check the loss's own "
-        "gradient for the outputs.",
-    )
-
-
-def _from_layer_down(context: RuleContext, below: list[str], above: list[str], first: list[str]) -> Diagnosis:
-    shown = ", ".join(f"{name} {context[name].difference:.1g}" for name in first)
-    return Diagnosis(
-        "wrong_below",
+    if not above:
+        yield Diagnosis(
+            Code.OTHER_LOSS,
+            tuple(below),
+            "Every parameter is wrong, the last layer's too, and by no constant factor.",
+            advice="The first delta is wrong already: this usually means the gradient of another loss (softmax with a "
+            "squared error), or of another output activation. Try to check the loss's own gradient for the outputs.",
+        )
+        return
+    differences = ", ".join(f"{name} {context.comparison(name).difference:.1g}" for name in first)
+    yield Diagnosis(
+        Code.WRONG_BELOW,
         tuple(below),
         f"Wrong from {listed(first)} down, and right from {above[0]} on.",
-        f"Counting from the loss, the first wrong ones are {shown}; the last right one is {above[0]}.",
+        f"Counting from the loss, the first wrong ones are {differences}; the last right one is {above[0]}.",
         f"The delta is still right where {above[0]} gets it, and wrong where {first[0]} does. Try to look at what lies "
         "between: the derivative of that activation (of its input or of its output?), a dropout mask, the weight by "
         f"which delta is handed down, and whether it was updated before. {BY_LAYER}",
     )
 
 
-def _layers(names: list[str]) -> dict[str, list[str]]:
-    """Parameters by layer: by what stands before the last dot, or by the number in the name.
-
-    Examples
-    --------
-    >>> _layers(["W1", "W2", "b1", "b2"]), _layers(["dense1.W", "dense1.b"])
-    ({'1': ['W1', 'b1'], '2': ['W2', 'b2']}, {'dense1': ['dense1.W', 'dense1.b']})
-    """
+def _wrong_from_below(context: RuleContext) -> tuple[list[str], list[str], list[str]]:
+    """Return the wrong parameters of the lowest layers, those of the layer among them that is next to the loss, and
+    all parameters above. The layers end below the first that has a right parameter, or none to be explained."""
     layers: dict[str, list[str]] = {}
+    concerned, unexplained_names = {*context.failing, *context.nonzero}, context.unexplained
+    for name in context.names:
+        if name in concerned:
+            layers.setdefault(layer_of(name), []).append(name)
+    below, first, above = list[str](), list[str](), list[str]()
+    for names in layers.values():
+        wrong = [name for name in names if name in unexplained_names]
+        if above or not wrong or any(map(context.is_right, names)):
+            above += names
+        else:
+            below += wrong
+            first = wrong
+    return below, first, above
+
+
+def layer_of(name: str) -> str:
+    """Return the layer of a parameter: what stands before the last dot, or the number in its name.
+
+    >>> layer_of("W1"), layer_of("b1"), layer_of("dense1.W"), layer_of("embedding")
+    ('1', '1', 'dense1', 'embedding')
+    """
+    stem, _, last = name.rpartition(".")
+    return stem or next(iter(re.findall(r"\d+", last)), last)
+
+
+def unexplained(context: RuleContext) -> Iterator[Diagnosis]:
+    """My gradient is wrong in a way that fits no bug known here. Seen when no other rule explains it; costs nothing."""
+    names, facts = context.unexplained, []
     for name in names:
-        stem, _, last = name.rpartition(".")
-        number = re.search(r"\d+", last)
-        layers.setdefault(stem or (number.group() if number else last), []).append(name)
-    return layers
-
-
-def unexplained(problem: Problem, context: RuleContext) -> Iterator[Diagnosis]:
-    """My gradient is wrong in a way that fits no bug known here."""
-    if context.open:
-        facts = ", ".join(
-            f"{name} {context[name].difference:.1g} ({_share_wrong(context, name)})" for name in context.open
-        )
+        comparison = context.comparison(name)
+        wrong = "all over"
+        if comparison.measured:
+            wrong = f"{comparison.wrong} of {comparison.measured} measured entries are wrong"
+        facts.append(f"{name} {comparison.difference:.1g} ({wrong})")
+    if names:
         yield Diagnosis(
-            "unexplained",
-            tuple(context.open),
-            f"No known bug fits {listed(context.open)}.",
-            f"Differences: {facts}.",
-            "Neither a factor, nor a sign, a transpose, an exchange or an L2 term puts it right; there may be two bugs "
-            f"at once. Try to check a smaller piece: one layer, one sample. {BY_LAYER}",
+            Code.UNEXPLAINED,
+            tuple(names),
+            f"No known bug fits {listed(names)}.",
+            f"Differences: {', '.join(facts)}.",
+            "No factor, sign, transpose, exchange or L2 term puts it right; there may be two bugs at once. "
+            f"Try to check a smaller piece: one layer, one sample. {BY_LAYER}",
         )
-
-
-def _share_wrong(context: RuleContext, name: str) -> str:
-    comparison = context[name]
-    if not comparison.measured:
-        return "all over"
-    return f"{comparison.wrong} of {comparison.measured} entries looked at are wrong"
-
-
-def _is(names: list[str]) -> str:
-    return "is" if len(names) == 1 else "are"

@@ -1,130 +1,143 @@
-"""Rules for gradients that are right but for a constant factor."""
+"""A rule for gradients that are a multiple of the true one, and the numbers that people multiply by."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 
 from gc_hooks._typing import Array
-from gc_hooks.problem import Problem
-from gc_hooks.report.diagnosis import Diagnosis, of_gradients, sentence
-from gc_hooks.report.verdict import Verdict
+from gc_hooks.report.diagnosis import Code, Diagnosis, Repair, agree, of_gradients, sentence
 from gc_hooks.rules.context import RuleContext
 
 CLOSE, LEAST_CLOSE = 1e-5, 1e-3
+"""How near, relatively, a fitted factor is to the number that it is taken for; the second, where the slopes are too
+inexact for the first. Twice as wide, odd factors get a name they do not deserve; half, central differences miss it."""
 LARGEST_WHOLE = 10_000
-LARGEST_OF_FRACTION = 12
-NO_PART = np.zeros(())
+"""Largest whole number that is recognised (a batch size). From 1 / (2 CLOSE) on, every number is near a whole one."""
+LARGEST_IN_FRACTION = 12
+"""Largest number in a fraction that is written as one: 2/3 for 0.666667. Larger ones say less than the decimal."""
+NO_PENALTY = np.zeros(())
 ADVICE = {
-    "sign": "This usually means target - output where output - target belongs, or a minus of the loss that was left "
-    "out. Try the other sign where backward begins.",
-    "clipped": "The gradient was clipped before it was handed in. Try to hand in what backward returns, and to clip "
-    "afterwards.",
-    "dropout_scale": "This usually means that the mask is scaled in one of forward and backward and not in the other. "
-    "Try the same scaled mask in both.",
-    "scaled": "This usually means a mean in the loss and a sum in backward or the other way round, a 2 or a 1/2 of a "
+    Code.SIGN: "This usually means target - output for output - target, or a minus of the loss that was left out. Try "
+    "the other sign where backward begins.",
+    Code.CLIPPED: "The gradient was clipped before it was handed in. Try to clip it afterwards.",
+    Code.DROPOUT_SCALE: "This usually means a mask that is scaled in only one of forward and backward. Try the same "
+    "scaled mask in both.",
+    Code.SCALED: "This usually means a mean in one of loss and backward and a sum in the other, a 2 or a 1/2 of a "
     "squared error, or a factor written twice. Try to compare the two lines.",
 }
 SIGN_LOST_LATER = (
-    "Other gradients have the right sign, so the first delta has: this usually means a minus too many in the lines "
-    "that compute these, or where delta is handed down to them. Try the other sign there."
+    "Other gradients have the right sign, so the first delta has it: this usually means a minus in the lines that "
+    "compute these, or that hand delta down to them. Try the other sign there."
 )
 
+is_near = partial(math.isclose, rel_tol=CLOSE)
 
-def scaled(problem: Problem, context: RuleContext) -> Iterator[Diagnosis]:
+
+def scaled(context: RuleContext) -> Iterator[Diagnosis]:
     """My gradient points the right way but has the wrong length: a forgotten 1/m, a 2 too many, a wrong sign, a mask
-    without its scale, a gradient that was clipped."""
-    factors = {n: f for n in context.failing if (f := factor_of(context, n)) is not None}
-    rest = {n: part for n in context.failing if n not in factors and (part := _part(context, n)) is not None}
-    partly = {name: f for name, part in rest.items() if (f := factor_of(context, name, part)) is not None}
-    for name, factor in factors.items():  # a bias has no penalty: its data's part is all of it
-        if any(abs(factor - other) <= CLOSE * abs(other) for other in partly.values()):
-            partly[name] = factor
-    yield from _by_factor(context, {name: f for name, f in factors.items() if name not in partly}, "")
-    yield from _by_factor(context, {n: partly[n] for n in context.failing if n in partly}, "the data's part of ")
+    without its scale, a gradient that was clipped. Seen when it, or the data's part of it, passes after a division by
+    one number, found by least squares; costs no slope."""
+    groups: dict[float, dict[str, Array]] = {}  # by the factor: the gradients that have it, and the penalty's part
+    for name in context.failing:
+        for penalty in _penalties(context, name):
+            factor = factor_of(context, name, penalty)
+            if factor is not None:
+                known = list(filter(partial(is_near, factor), groups))
+                groups.setdefault([*known, factor][0], {})[name] = penalty
+                break
+    # A bias has no penalty: if its factor is that of the data's part elsewhere, it is the same bug.
+    for part in ("", "the data's part of "):
+        for factor, penalties in groups.items():
+            if any(map(np.ndim, penalties.values())) == bool(part):  # `NO_PENALTY` has no dimension
+                yield _diagnosis(context, factor, penalties, part)
+
+
+def _penalties(context: RuleContext, name: str) -> Iterator[Array]:
+    """Yield what may be the penalty's part of a gradient: nothing at first, then an L2 term where one is possible."""
+    yield NO_PENALTY
+    value, slopes = context.value(name), context.slopes(name)
+    if np.any(context.penalty_slopes(name)):
+        part = penalty_part(context, name)
+        if part is not None:
+            yield part
+    elif len(slopes) >= 4 and np.any(context.slopes_of(value, name)):  # the fit has two unknowns
+        # With data d and penalty p the true gradient is n = d + p, and backprop has g = f d + p. So n is
+        # g / f + (1 - 1/f) p: a fit of n by g and the parameter gives 1/f and, by the parameter's coefficient, p.
+        inverse, coefficient = map(float, context.fit(name, slopes, context.gradient(name), value))
+        factor = recognised(1 / inverse, context.constants) if inverse else None
+        if factor not in (None, 1.0) and coefficient / (1 - 1 / factor) > 0:
+            yield coefficient / (1 - 1 / factor) * value
 
 
 def penalty_part(context: RuleContext, name: str) -> Array | None:
-    """The gradient of a penalty that was handed in apart, where it is a multiple of the parameter."""
-    shares = context.shares(name)
-    if not np.any(shares):
+    """Return the gradient of a penalty that was handed in separately, where it is a multiple of the parameter."""
+    slopes, value = context.penalty_slopes(name), context.value(name)
+    if not np.any(slopes):
         return None
-    point = context.problem.point[name]
-    part: Array = context.fit(name, shares, point)[0] * point
-    return part if np.allclose(context.seen_through(name, part), shares, rtol=1e-6) else None
+    part: Array = context.fit(name, slopes, value)[0] * value
+    return part if np.allclose(context.slopes_of(part, name), slopes, rtol=1e-6) else None
 
 
-def _part(context: RuleContext, name: str) -> Array | None:
-    """The penalty's gradient, as handed in apart, or as it would have to be inside the loss for the data's part to be
-    off by a number that people write: with n = d + p and g = f d + p, n is g / f + (1 - 1/f) p."""
-    if np.any(context.shares(name)):
-        return penalty_part(context, name)
-    point, slopes = context.problem.point[name], context.slopes(name)
-    if len(slopes) < 4 or not np.any(context.seen_through(name, point)):
+def factor_of(context: RuleContext, name: str, penalty: Array = NO_PENALTY) -> float | None:
+    """Return how many times too large the gradient without the penalty's part is; None where it is not a multiple."""
+    gradient = context.gradient(name) - penalty
+    slopes = context.slopes(name) - context.slopes_of(np.broadcast_to(penalty, gradient.shape), name)
+    predicted = np.abs(context.slopes_of(gradient, name))
+    if not np.any(slopes) or not np.any(predicted):
         return None
-    inverse, multiple = (float(c) for c in context.fit(name, slopes, context.grad(name), point))
-    factor = recognised(1 / inverse, context.constants) if inverse else None
-    if factor is None or factor == 1 or multiple / (1 - 1 / factor) <= 0:
+    inverse = float(context.fit(name, slopes, gradient)[0])
+    if not math.isfinite(inverse) or abs(inverse) < 1e-9:  # the slopes have nothing to do with the gradient
         return None
-    part: Array = multiple / (1 - 1 / factor) * point
-    return part
-
-
-def factor_of(context: RuleContext, name: str, part: Array = NO_PART) -> float | None:
-    """Backprop's gradient as a multiple of the true one (of what is left without a part); None where it is none."""
-    grad = context.grad(name) - part
-    slopes = context.slopes(name) - context.seen_through(name, np.broadcast_to(part, grad.shape))
-    seen = np.abs(context.seen_through(name, grad))
-    if not np.any(slopes) or not np.any(seen):
-        return None
-    inverse = float(context.fit(name, slopes, grad)[0])
-    if not math.isfinite(inverse) or abs(inverse) < 1e-9:
-        return None
-    fitted = context.passes(name, grad * inverse + part)
-    vague = 0.0 if fitted is None else 2 * fitted.error
-    known = recognised(1 / inverse, context.constants, min(max(CLOSE, vague), LEAST_CLOSE))
-    if known is not None and context.passes(name, grad / known + part) is not None:
+    fitted, within = context.try_repair(name, gradient * inverse + penalty), CLOSE
+    if fitted is not None:
+        # The factor is known as well as the difference is: a number that people write may be that far from it.
+        within = min(max(CLOSE, 2 * fitted.error), LEAST_CLOSE)
+    known = recognised(1 / inverse, context.constants, within)
+    if known is not None and context.try_repair(name, gradient / known + penalty) is not None:
         return known
-    several = np.count_nonzero(seen > 1e-3 * np.max(seen)) > 1  # one number is a multiple of any other
+    # One number is a multiple of any other: an odd factor needs several slopes that agree on it.
+    several = np.count_nonzero(predicted > 1e-3 * np.max(predicted)) > 1
     return 1 / inverse if several and fitted is not None else None
 
 
 def recognised(factor: float, constants: Mapping[str, float], within: float = CLOSE) -> float | None:
-    """The number that a factor stands for, if it is one that people write: a whole one, its inverse, or one that the
-    problem knows; ``within`` is how far off it may be, relatively.
+    """Return the number that a factor stands for, if it is one that people write, else None.
 
-    Examples
-    --------
+    These are whole numbers, their inverses, and what the problem's constants do to a gradient; ``within`` is how far,
+    relatively, the factor may be from it.
+
     >>> recognised(1.9999999, {}), recognised(0.1234, {}), recognised(0.8000001, {"keep probability": 0.8})
     (2.0, None, 0.8)
     """
-    size = abs(factor)
-    candidates = [value for value, _ in _known(constants)]
-    largest = LARGEST_WHOLE * CLOSE / within
-    whole = round(size) if 1 < size < largest else round(1 / size) if 1 > size > 1 / largest else 1
-    candidates += [float(whole), 1 / whole] if whole else []
-    close = [value for value in candidates if abs(size - value) <= within * value]
-    return math.copysign(min(close, key=lambda value: abs(size - value)), factor) if close else None
+    size, largest = abs(factor), LARGEST_WHOLE * CLOSE / within
+    numbers = list(_by_constants(constants).values())
+    if 1 <= size < largest:
+        numbers.append(float(round(size)))
+    elif 1 / largest < size < 1:
+        numbers.append(1 / round(1 / size))
+    nearest = min(numbers, key=lambda number: abs(size - number), default=math.nan)
+    return math.copysign(nearest, factor) if abs(size - nearest) <= within * nearest else None
 
 
-def _known(constants: Mapping[str, float]) -> Iterator[tuple[float, str]]:
-    """What a problem's own numbers can do to a gradient."""
-    for what, value in constants.items():
-        yield value, what
-        yield 1 / value, f"1 / {what}"
+def _by_constants(constants: Mapping[str, float]) -> dict[str, float]:
+    """Return the factors that a wrong use of the problem's constants makes, by what they are called."""
+    factors = {}
+    for name, value in constants.items():
+        factors.update({name: value, f"1 / {name}": 1 / value})
         if value > 1:
-            yield value / (value - 1), f"m / (m - 1) with m the {what}"
-            yield (value - 1) / value, f"(m - 1) / m with m the {what}"
+            factors[f"m / (m - 1) with m the {name}"] = value / (value - 1)
+            factors[f"(m - 1) / m with m the {name}"] = (value - 1) / value
+    return factors
 
 
 def in_words(factor: float, constants: Mapping[str, float]) -> str:
-    """A factor for a sentence.
+    """Return a factor for a sentence.
 
-    Examples
-    --------
     >>> in_words(2.0, {}), in_words(0.25, {}), in_words(-1.0, {}), in_words(32.0, {"batch size": 32})
     ('exactly 2 times', 'exactly 1/4 of', 'the opposite of', 'exactly 32 (batch size) times')
     >>> in_words(0.66666667, {}), in_words(-1.5, {}), in_words(0.1234, {})
@@ -132,88 +145,56 @@ def in_words(factor: float, constants: Mapping[str, float]) -> str:
     """
     if factor == -1:
         return "the opposite of"
-    names = [what for value, what in _known(constants) if abs(abs(factor) - value) <= CLOSE * value]
-    explained = f" ({' or '.join(names)})" if names else ""
-    exactly = "" if recognised(factor, constants) is None else "exactly "
-    fraction = _as_fraction(factor)
-    return f"{exactly}{fraction}{explained} of" if fraction else f"{exactly}{factor:.6g}{explained} times"
+    words, end = f"{factor:.6g}", "times"
+    fraction = Fraction(factor).limit_denominator(LARGEST_IN_FRACTION)
+    has_no_end = 10**LARGEST_IN_FRACTION % fraction.denominator and abs(fraction.numerator) <= LARGEST_IN_FRACTION
+    if abs(factor) < 1 and abs(1 / factor - round(1 / factor)) <= 1e-9:
+        words, end = str(Fraction(1, round(1 / factor))), "of"
+    elif has_no_end and is_near(factor, fraction):  # 2/3 says more than 0.666667
+        words, end = str(fraction), "of"
+    names = " or ".join(name for name, value in _by_constants(constants).items() if is_near(abs(factor), value))
+    if names:
+        words += f" ({names})"
+    if recognised(factor, constants) is not None:
+        words = f"exactly {words}"
+    return f"{words} {end}"
 
 
-def _as_fraction(factor: float) -> str:
-    """One over a whole number, or a fraction of two small ones that has no end as a decimal; empty where it is none."""
-    sign, size = "-" if factor < 0 else "", abs(factor)
-    if size < 1 and abs(1 / size - round(1 / size)) <= 1e-9:
-        return f"{sign}1/{round(1 / size)}"
-    near = Fraction(size).limit_denominator(LARGEST_OF_FRACTION)
-    small = near.numerator <= LARGEST_OF_FRACTION and 10**LARGEST_OF_FRACTION % near.denominator
-    return f"{sign}{near}" if small and abs(size - near) <= CLOSE * size else ""
-
-
-def _by_factor(context: RuleContext, factors: dict[str, float], what: str) -> Iterator[Diagnosis]:
-    while factors:
-        first = next(iter(factors.values()))
-        group = [name for name, factor in factors.items() if abs(factor - first) <= CLOSE * abs(first)]
-        factors = {name: factor for name, factor in factors.items() if name not in group}
-        yield _diagnosis(context, group, first, what)
-
-
-def _diagnosis(context: RuleContext, group: list[str], factor: float, what: str) -> Diagnosis:
-    limit = _clipping(context, group, factor)
-    code = "clipped" if limit else "sign" if factor == -1 else _scale_code(factor, context.constants)
+def _diagnosis(context: RuleContext, factor: float, penalties: Mapping[str, Array], part: str) -> Diagnosis:
+    """Return the diagnosis of gradients, or of the data's part of them, that have one wrong factor."""
+    names, keep = list(penalties), context.constants.get("keep probability")
+    nonzero = set(context.nonzero)
+    biases = {name for name in nonzero if is_bias(context.value(name))}
+    scope = ""
+    for kind, members in {"parameters": nonzero, "weights": nonzero - biases, "biases": biases}.items():
+        if len(names) > 1 and set(names) == members:
+            scope = scope or f", for all {kind}"
+    code, more = Code.SCALED, ""
+    # Clipping cuts the norm of the whole gradient down to a round number.
+    total_norm = math.hypot(*map(context.gradient_norm, names))
+    limit = float(f"{total_norm:.1e}")
+    if 0 < factor < 1 and len(names) > 1 and nonzero <= set(names) and abs(total_norm - limit) <= 1e-7 * limit:
+        code, more = Code.CLIPPED, f" Its norm over all parameters is {limit:g}."
+    elif factor == -1:
+        code = Code.SIGN
+    elif keep and (is_near(factor, keep) or is_near(factor, 1 / keep)):
+        code = Code.DROPOUT_SCALE
+    advice = ADVICE[code]
+    if code is Code.SIGN and any(map(context.is_right, nonzero)):
+        advice = SIGN_LOST_LATER
+    verb, slopes = agree(names, "is", "are"), agree(names, "slope", "slopes")
     words = in_words(factor, context.constants)
-    message = f"{what}{of_gradients(group)} {'is' if len(group) == 1 else 'are'} {words} the measured slope"
-    message = f"{message}{'' if len(group) == 1 else 's'}"
-    repaired = {name: _repaired(context, name, factor, what) for name in group}
-    worst = max(repaired, key=repaired.__getitem__)
-    measurements = f"With {of_gradients([worst])} {_undone(factor)} the difference would be {repaired[worst]:.1g}."
-    if limit:
-        measurements += f" Its norm over all parameters is {limit:g}."
-    advice = SIGN_LOST_LATER if code == "sign" and _right_beside(context) else ADVICE[code]
-    return Diagnosis(code, tuple(group), sentence(f"{message}{_scope(context, group)}."), measurements, advice)
+    message = f"{part}{of_gradients(names)} {verb} {words} the measured {slopes}{scope}."
+    undone = f"/ {factor:.6g}" if abs(factor) > 1 else f"* {1 / factor:.6g}"
+
+    def attempt(name: str) -> tuple[Array, str]:
+        repaired = (context.gradient(name) - penalties[name]) / factor + penalties[name]
+        return repaired, f"{of_gradients([name])} {undone}"
+
+    diagnosis = Diagnosis(code, tuple(names), sentence(message), advice=advice)
+    return context.with_repair(diagnosis, Repair.SCALE, attempt, more)
 
 
-def _right_beside(context: RuleContext) -> bool:
-    """Whether other parameters have a gradient that is right, so that the first delta is."""
-    right = [name for name, c in context.items() if c.verdict is Verdict.GOOD and c.note != "no gradient"]
-    return any(context.problem.grad_norms[name] > 0 for name in right)
-
-
-def _repaired(context: RuleContext, name: str, factor: float, what: str) -> float:
-    part = _part(context, name) if what else None
-    part = np.zeros(()) if part is None else part
-    return context.judged(name, (context.grad(name) - part) / factor + part).difference
-
-
-def _scale_code(factor: float, constants: Mapping[str, float]) -> str:
-    keep = constants.get("keep probability", 0.0)
-    return "dropout_scale" if keep and any(abs(factor - v) <= CLOSE * v for v in (keep, 1 / keep)) else "scaled"
-
-
-def _clipping(context: RuleContext, group: list[str], factor: float) -> float:
-    """The round number that the whole gradient's norm was cut down to; 0 where it was not."""
-    others = [name for name in context if name not in group and context.problem.grad_norms.get(name, 0.0) > 0]
-    norm = math.hypot(*(context.problem.grad_norms[name] for name in group))
-    limit = float(f"{norm:.1e}")
-    clipped = 0 < factor < 1 and not others and len(group) > 1 and abs(norm - limit) <= 1e-7 * limit
-    return limit if clipped else 0.0
-
-
-def _undone(factor: float) -> str:
-    return "* -1" if factor == -1 else f"/ {factor:.6g}" if abs(factor) >= 1 else f"* {1 / factor:.6g}"
-
-
-def _scope(context: RuleContext, group: list[str]) -> str:
-    """Whether these are all parameters, all weights, or all biases."""
-    names = [name for name in context if context.problem.grad_norms.get(name, 0.0) > 0]
-    if len(group) < 2:
-        return ""
-    if len(group) == len(names):
-        return ", for all parameters"
-    weights = [name for name in names if not is_bias(context.problem, name)]
-    biases = [name for name in names if is_bias(context.problem, name)]
-    return ", for all weights" if group == weights else ", for all biases" if group == biases else ""
-
-
-def is_bias(problem: Problem, name: str) -> bool:
-    """Whether a parameter looks like a bias: a vector, or a row or column, or a number."""
-    return sum(1 for length in problem.point[name].shape if length > 1) <= 1
+def is_bias(value: Array) -> bool:
+    """Return whether a parameter looks like a bias: a vector, a row, a column, or a number."""
+    return np.squeeze(value).ndim <= 1

@@ -12,195 +12,165 @@ from typing import NamedTuple
 import numpy as np
 
 from gc_hooks._typing import Array
-from gc_hooks.arrays.norms import norm
+from gc_hooks.arrays.norms import norm, root_mean_square
+from gc_hooks.numerics import SIGNS
 from gc_hooks.problem import Problem
 from gc_hooks.report.verdict import Status
-from gc_hooks.slopes.estimate import Estimate
+from gc_hooks.slopes.methods import Estimate
 from gc_hooks.slopes.probes import Direction, Entry, Probe
 
-SIGNS = 4.5
 
+def typical_slope(problem: Problem, probe: Direction) -> float:
+    """Return the size of slopes along such directions by backprop's account; 0 where that is not finite.
 
-def typical_slope(probe: Direction, grad_norms: Mapping[str, float]) -> float:
-    """Size of a slope along such directions by backprop's account; 0 where that is not finite.
-
-    Examples
-    --------
-    >>> typical_slope(Direction({"v": np.ones(2), "w": np.ones(2)}), {"v": 3.0, "w": 4.0})
-    5.0
+    Along a vector with normal entries of size w in a parameter with gradient g, the slope has standard deviation
+    ``w ||g||``; a single one may be small by chance.
     """
-    norms = (probe.weights.get(name, 1.0) * grad_norms[name] for name in probe.vector if name in grad_norms)
-    size = math.hypot(*norms)
+    size = 0.0
+    for name in probe.vector:
+        if name in problem.grads:
+            size = math.hypot(size, probe.weights.get(name, 1.0) * problem.by_name[name].gradient_norm)
     return size if math.isfinite(size) else 0.0
 
 
 def given_gradient_error(problem: Problem, probe: Probe) -> float:
-    """How far backprop's slope along a probe can be off, by the error bars that were handed in with the gradient.
+    """Return how far backprop's slope along a probe can be off, by the errors that were handed in with the gradient.
 
-    The signs of a random direction are independent of the errors: by Hoeffding's inequality their sum leaves
-    ``SIGNS`` times its root of squares once in 10,000 directions.
+    The signs of a random direction are independent of the errors, so that `SIGNS` times the root of the sum of squares
+    bounds their sum, as the sum of their sizes does.
     """
     if isinstance(probe, Entry):
-        return float(problem.grad_errors[probe.name].flat[probe.index]) if probe.name in problem.grad_errors else 0.0
-    known = [name for name in probe.vector if name in problem.grad_errors]
-    parts = [np.abs(probe.vector[name]) * problem.grad_errors[name] for name in known]
-    return min(SIGNS * math.hypot(*map(norm, parts)), sum(float(np.sum(part)) for part in parts))
+        errors = problem.gradient_errors.get(probe.name)
+        return 0.0 if errors is None else float(errors.flat[probe.index])
+    root, total = 0.0, 0.0
+    for name, vector in probe.vector.items():
+        errors = problem.gradient_errors.get(name)
+        if errors is not None:
+            part = np.abs(vector) * errors
+            root = math.hypot(root, norm(part))
+            total += float(np.sum(part))
+    return min(SIGNS * root, total)
 
 
 @dataclass(frozen=True)
 class Rounding:
-    """What the rounding of float64 does to slopes that are exact but for it (those by complex step).
+    """The rounding of float64 in slopes by an exact method (complex step)."""
 
-    Attributes
-    ----------
-    relative : float
-        In units of the slope's own size.
-    floors : mapping of str to float
-        For each parameter, how far rounding moves its whole gradient, as a norm, where terms cancel in it.
-    """
-
-    relative: float = 0.0
+    relative: float = 0.0  # in units of the slope's own size
+    # For each parameter, how far rounding moves its whole gradient, as a norm, where terms cancel in it.
     floors: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class DirectionalMeasurement:
-    """One direction, measured.
-
-    Attributes
-    ----------
-    probe : Direction
-    backprop : float
-        Backprop's slope along it.
-    slope, error : float
-        Over all terms, with its error bar; and with that of the gradient, where one was handed in.
-    share : float
-        What the penalty contributes, where it was handed in apart; else zero.
-    status : Status
-    typical : float
-        The size of slopes along such directions by backprop's account: a single one may be small by chance.
-    """
+    """The slope along one direction."""
 
     probe: Direction
-    backprop: float
+    backprop: float  # backprop's slope along it
+    # The measured slope over all terms, and how far it can be off; with the error of the gradient, where one was handed
+    # in.
     slope: float
     error: float
-    share: float
+    penalty: float  # the penalty's part of the slope, where it was handed in separately; else zero
     status: Status
-    typical: float
+    typical: float  # as `typical_slope` returns it
 
     @property
     def residual(self) -> float:
-        """Backprop's slope minus the measured one."""
+        """Return backprop's slope minus the measured one."""
         return self.backprop - self.slope
 
-    def bar(self, rounding: Rounding) -> float:
-        """How far the measured slope can be off, with the rounding of what cancels in it."""
-        floors = (self.probe.weights.get(name, 1.0) * rounding.floors.get(name, 0.0) for name in self.probe.vector)
-        return max(self.error, rounding.relative * self.typical, math.hypot(*floors) if rounding.floors else 0.0)
+    def total_error(self, rounding: Rounding) -> float:
+        """Return how far the measured slope can be off, with the rounding of what cancels in it."""
+        error = max(self.error, rounding.relative * self.typical)
+        if rounding.floors:
+            floor = 0.0
+            for name in self.probe.vector:
+                floor = math.hypot(floor, self.probe.weights.get(name, 1.0) * rounding.floors.get(name, 0.0))
+            error = max(error, floor)
+        return error
 
 
 class MeasuredEntries(NamedTuple):
-    """Entries in C order: their positions, backprop's gradient, the slopes, their error bars, the penalty's part."""
+    """Measured entries in C order: positions, backprop's gradient, slopes, their errors, and the penalty's part.
+
+    ``residuals`` is how far backprop is from the slopes.
+    """
 
     indices: Array
     grad: Array
     slopes: Array
     errors: Array
-    shares: Array
+    penalties: Array
+    residuals: Array
 
-    @property
-    def away(self) -> Array:
-        """How far backprop is from the measured slopes."""
-        away: Array = np.abs(self.grad - self.slopes)
-        return away
+    def total_errors(self, rounding: Rounding, floor: float) -> Array:
+        """Return how far each slope can be off, with the rounding of what cancels in it.
 
-
-NO_ENTRIES = MeasuredEntries(np.empty(0, dtype=np.intp), *(np.empty(0) for _ in range(4)))
+        ``floor`` is what rounding does to each slope where terms cancel. What is typical is judged for the data's part
+        and for the penalty's part on their own, because these two may cancel each other.
+        """
+        data = self.slopes - self.penalties
+        typical = math.hypot(root_mean_square(data), root_mean_square(self.penalties))
+        errors: Array = np.maximum(self.errors, max(floor, rounding.relative * typical))
+        return errors
 
 
 @dataclass
 class ParameterMeasurements:
-    """The slopes of one parameter.
+    """The slopes of one parameter."""
 
-    Attributes
-    ----------
-    size : int
-        Number of entries.
-    indices : array of int
-        The entries that were measured, as positions in C order.
-    slopes, errors, shares : array of float
-        What was measured there: the sum over the terms, its error bar (with the gradient's, where one was handed in),
-        and the penalty's part.
-    directions : list of Reading
-    statuses : Counter of Status
-    """
-
-    size: int
+    size: int  # number of entries of the parameter
+    # The entries that were measured, as positions in C order, in the order in which they were measured.
     indices: array[int] = field(default_factory=lambda: array("q"))
+    # Their slopes over all terms, how far these can be off (with the error of the gradient, where one was handed in),
+    # and the penalty's part.
     slopes: array[float] = field(default_factory=lambda: array("d"))
     errors: array[float] = field(default_factory=lambda: array("d"))
-    shares: array[float] = field(default_factory=lambda: array("d"))
+    penalties: array[float] = field(default_factory=lambda: array("d"))
     directions: list[DirectionalMeasurement] = field(default_factory=list)
     statuses: Counter[Status] = field(default_factory=Counter)
 
     @property
     def complete(self) -> bool:
-        """Whether every entry was measured."""
+        """Return whether every entry was measured."""
         return len(self.indices) >= self.size
 
-    def add_entry(self, index: int, slope: float, error: float, share: float, status: Status) -> None:
-        """Write down one entry."""
-        self.indices.append(index)
-        self.slopes.append(slope)
-        self.errors.append(error)
-        self.shares.append(share)
-        self.statuses[status] += 1
-
     def entries(self, grad: Array) -> MeasuredEntries:
-        """The measured entries in C order, beside backprop's gradient: the same however they were measured."""
-        if not self.indices:
-            return NO_ENTRIES
-        order = np.argsort(self.indices, kind="stable")
-        indices, slopes, errors, shares = (
-            np.asarray(column)[order] for column in (self.indices, self.slopes, self.errors, self.shares)
-        )
-        return MeasuredEntries(indices, grad.reshape(-1)[indices], slopes, errors, shares)
+        """Return the measured entries in C order, however they were measured, beside backprop's gradient."""
+        order = np.argsort(np.asarray(self.indices), kind="stable")
+        indices = np.asarray(self.indices, dtype=np.intp)[order]
+        slopes, errors, penalties = np.array([self.slopes, self.errors, self.penalties], dtype=np.float64)[:, order]
+        chosen = grad.reshape(-1)[indices]
+        return MeasuredEntries(indices, chosen, slopes, errors, penalties, np.abs(chosen - slopes))
 
 
 @dataclass
 class Measurements:
-    """All that has been measured.
+    """Everything that has been measured."""
 
-    Attributes
-    ----------
-    parameters : dict of str to Measured
-        For each parameter that has a gradient.
-    joint : list of Reading
-        Directions through all parameters at once.
-    rounding : Rounding
-        As measured in this check; none for other methods than complex step.
-    """
-
-    parameters: dict[str, ParameterMeasurements]
-    joint: list[DirectionalMeasurement] = field(default_factory=list)
-    rounding: Rounding = Rounding()
+    parameters: dict[str, ParameterMeasurements]  # for each parameter that has a gradient
+    joint: list[DirectionalMeasurement] = field(default_factory=list)  # directions through all parameters at once
+    rounding: Rounding = Rounding()  # as measured in this check; zero for methods that are not exact
 
     @classmethod
     def empty(cls, problem: Problem, rounding: Rounding = Rounding()) -> Measurements:
-        """Nothing yet."""
-        return cls({name: ParameterMeasurements(problem.point[name].size) for name in problem.grads}, rounding=rounding)
+        """Return measurements of a problem of which nothing has been measured yet."""
+        return cls({name: ParameterMeasurements(grad.size) for name, grad in problem.grads.items()}, rounding=rounding)
 
-    def add(self, problem: Problem, probe: Probe, estimates: list[Estimate]) -> None:
-        """Write down one probe: an estimate for each term."""
-        total = sum(estimates[1:], start=estimates[0])
-        share = sum(estimate.value for estimate in estimates[1:])
+    def add(self, problem: Problem, probe: Probe, total: Estimate, penalty: float = 0.0) -> None:
+        """Add the slope along one probe: the estimate over all terms, and the penalty's part of it."""
         error = total.error + given_gradient_error(problem, probe)
         if isinstance(probe, Entry):
-            self.parameters[probe.name].add_entry(probe.index, total.value, error, share, total.status)
+            measured = self.parameters[probe.name]
+            measured.indices.append(probe.index)
+            measured.slopes.append(total.value)
+            measured.errors.append(error)
+            measured.penalties.append(penalty)
+            measured.statuses[total.status] += 1
             return
-        backprop, typical = probe.slope(problem.grads), typical_slope(probe, problem.grad_norms)
-        measurement = DirectionalMeasurement(probe, backprop, total.value, error, share, total.status, typical)
+        backprop, typical = probe.slope(problem.grads), typical_slope(problem, probe)
+        measurement = DirectionalMeasurement(probe, backprop, total.value, error, penalty, total.status, typical)
         if probe.name is None:
             self.joint.append(measurement)
         else:
@@ -208,14 +178,14 @@ class Measurements:
             self.parameters[probe.name].statuses[total.status] += 1
 
     def merge(self, others: Iterable[Measurements]) -> None:
-        """Take over what others have measured."""
+        """Add what was measured elsewhere."""
         for other in others:
             self.joint.extend(other.joint)
-            for name, measured in other.parameters.items():
+            for name, theirs in other.parameters.items():
                 mine = self.parameters[name]
-                mine.indices.extend(measured.indices)
-                mine.slopes.extend(measured.slopes)
-                mine.errors.extend(measured.errors)
-                mine.shares.extend(measured.shares)
-                mine.directions.extend(measured.directions)
-                mine.statuses.update(measured.statuses)
+                mine.indices.extend(theirs.indices)
+                mine.slopes.extend(theirs.slopes)
+                mine.errors.extend(theirs.errors)
+                mine.penalties.extend(theirs.penalties)
+                mine.directions.extend(theirs.directions)
+                mine.statuses.update(theirs.statuses)

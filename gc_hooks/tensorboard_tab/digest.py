@@ -1,118 +1,82 @@
-"""The checks of a run, cut down to what a table of all of them needs."""
+"""The checks of a run as the page asks for them: a table of all, and one check with its sentences."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from gc_hooks.report import SCHEMA
-from gc_hooks.report.comparison import Basis
+from gc_hooks.errors import GradCheckError
+from gc_hooks.report import CheckReport, page_texts
+from gc_hooks.report.text import parameter_facts
 from gc_hooks.report.verdict import Verdict
 
-CELL = ("verdict", "difference", "error", "shape")
 
-
-def ordinal(verdict: Any) -> int:
-    """From good to bad; a word that is not known counts as one that tells nothing.
-
-    Examples
-    --------
-    >>> ordinal("WORRY"), ordinal("<b>")
-    (3, 1)
-    """
-    return int(Verdict.__members__.get(verdict, Verdict.INCONCLUSIVE))
-
-
-@dataclass(frozen=True)
+@dataclass
 class RunDigest:
-    """A run's checks in the order of their steps.
-
-    Attributes
-    ----------
-    run : str
-    checks : list of dict
-        As `check_digest` makes them, with the ``key`` by which each is asked for.
-    troubles : list of str
-        What could not be read.
-    """
+    """The checks of a run in the order of their steps."""
 
     run: str
-    checks: list[dict[str, Any]]
-    troubles: list[str]
+    # By the step under which each was logged, by which the page asks for it; without pictures.
+    checks: dict[int, CheckReport] = field(default_factory=dict)
+    troubles: list[str] = field(default_factory=list)  # what could not be read, and why
 
     @classmethod
     def of(cls, run: str, texts: Mapping[int, str]) -> RunDigest:
-        """Of reports in JSON, by the step under which they were logged."""
-        read = [(key, check_digest(text)) for key, text in sorted(texts.items())]
-        checks = [{"key": key, **digest} for key, digest in read if isinstance(digest, dict)]
-        return cls(run, checks, [f"Step {key}: {trouble}" for key, trouble in read if isinstance(trouble, str)])
+        """Read reports in JSON, by the step under which they were logged."""
+        digest = cls(run)
+        for key, text in sorted(texts.items()):
+            try:
+                digest.checks[key] = read_check(text)
+            except GradCheckError as error:
+                digest.troubles.append(f"Step {key}: {error}")
+        return digest
 
     def outline(self) -> dict[str, Any]:
-        """The run in one line: how many checks, the worst verdict and the first step that has it."""
-        worst = max(self.checks, key=lambda check: ordinal(check["verdict"]), default=None)
-        return {
-            "run": self.run,
-            "checks": len(self.checks),
-            "verdict": worst["verdict"] if worst else "INCONCLUSIVE",
-            "key": worst["key"] if worst else None,
-            "troubles": len(self.troubles),
-        }
+        """Return the number of checks, the worst verdict and the first step that has it."""
+        verdicts = {key: report.verdict for key, report in self.checks.items()}
+        key = max(verdicts, key=verdicts.__getitem__, default=None)  # of equal ones the first
+        verdict = Verdict.INCONCLUSIVE if key is None else verdicts[key]
+        counts = {"checks": len(self.checks), "troubles": len(self.troubles)}
+        return {"run": self.run, "verdict": verdict.name, "key": key, **counts}
 
     def table(self) -> dict[str, Any]:
-        """All checks, with a cell for each parameter that any of them has."""
-        shapes: dict[str, Any] = {}
-        for check in self.checks:
-            for name, cell in check["cells"].items():
-                shapes.setdefault(name, cell["shape"])
-        return {
-            "run": self.run,
-            "parameters": [{"name": name, "shape": shape} for name, shape in shapes.items()],
-            "checks": [
-                {**check, "cells": [_numbers(check["cells"].get(name)) for name in shapes]} for check in self.checks
-            ],
-            "troubles": self.troubles,
-        }
-
-
-def _numbers(cell: Mapping[str, Any] | None) -> list[Any] | None:
-    return None if cell is None else [ordinal(cell["verdict"]), cell["difference"], cell["error"], cell["bound"]]
-
-
-def _is_bound(parameter: Mapping[str, Any]) -> bool:
-    return parameter.get("basis") == Basis.BOUNDED.value and parameter.get("at_least", 0.0) == 0
+        """Return all checks, each with a cell for every parameter of the run: None where it has no such parameter."""
+        rows: dict[str, int] = {}
+        parameters, checks = [], []
+        for report in self.checks.values():
+            for comparison in report.parameters.values():
+                if comparison.name not in rows:
+                    rows[comparison.name] = len(rows)
+                    parameters.append({"name": comparison.name, "shape": comparison.shape})
+        for key, report in self.checks.items():
+            cells: list[dict[str, Any] | None] = [None] * len(rows)
+            for comparison in report.parameters.values():
+                cell = {"verdict": int(comparison.verdict), "difference": comparison.difference}
+                cells[rows[comparison.name]] = {**cell, "is_bound": comparison.is_bound, "stated": comparison.stated}
+            order = [rows[comparison.name] for comparison in report.worst_first]
+            check = {"key": key, "step": report.step, "verdict": report.verdict.name, "bands": report.bands}
+            checks.append({**check, "cells": cells, "worst_first": order})
+        return {"run": self.run, "parameters": parameters, "checks": checks, "troubles": self.troubles}
 
 
 @lru_cache(maxsize=4096)
-def check_digest(text: str) -> dict[str, Any] | str:
-    """A report in JSON without what only its own page shows; or why it cannot be read.
+def read_check(text: str) -> CheckReport:
+    """Return a report without its pictures: the page asks for the table again whenever TensorBoard has read more."""
+    return CheckReport.from_json(text, pictures=False)
 
-    Examples
-    --------
-    >>> check_digest("{")
-    'this is not the JSON of a gradient check.'
-    >>> check_digest('{"schema": 99}')
-    'written by a newer gc_hooks (schema 99, this one reads up to 1): try to upgrade gc_hooks here.'
+
+def check_for_page(text: str) -> str:
+    """Return a report's JSON as it was written, with the texts that the page places.
+
+    They are made when a check is shown and not when it is logged, so that an old log gets the sentences of today.
     """
-    try:
-        report = json.loads(text)
-        if report["schema"] > SCHEMA:
-            return (
-                f"written by a newer gc_hooks (schema {report['schema']}, this one reads up to {SCHEMA}): try to "
-                "upgrade gc_hooks here."
-            )
-        return {
-            "step": report["step"],
-            "verdict": report["verdict"],
-            "difference": report["difference"],
-            "error": report["error"],
-            "bands": report.get("bands", [1e-7, 1e-5, 1e-3]),
-            "cells": {
-                name: {**{key: p[key] for key in CELL}, "bound": _is_bound(p)}
-                for name, p in report["parameters"].items()
-            },
-        }
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return "this is not the JSON of a gradient check."
+    # The text itself is read again, because the report is without pictures and without fields of a newer writer.
+    report, document = read_check(text), json.loads(text)
+    document.update(page_texts(report))
+    for name, comparison in report.parameters.items():
+        texts = {"stated": comparison.stated, "facts": parameter_facts(comparison)}
+        document["parameters"][name].update(texts, is_bound=comparison.is_bound)
+    return json.dumps(document, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""What TensorBoard loads at its start: it must not fail, or no dashboard would come up at all."""
+"""Load the tab when TensorBoard starts: an error here would take down every dashboard, so none may escape."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from tensorboard.plugins import base_plugin
 from gc_hooks.tensorboard_tab.metadata import PLUGIN, TAB_NAME
 
 KEEP_ALL = 0
+"""What TensorBoard takes for "every one" where it wants a number of samples."""
 
 
 class GradCheckLoader(base_plugin.TBLoader):  # type: ignore[misc]
-    """Makes the tab, or one that says why it cannot be shown."""
+    """Make the tab, or one that says why it cannot be shown."""
 
     def fix_flags(self, flags: argparse.Namespace) -> None:
-        """Have TensorBoard keep every check instead of a sample of them, unless the user wants it otherwise."""
+        """Have TensorBoard keep every check instead of a sample of them, unless the user has asked for a sample."""
         if getattr(flags, "samples_per_plugin", None) is not None:
             flags.samples_per_plugin.setdefault(PLUGIN, KEEP_ALL)
 
     def load(self, context: base_plugin.TBContext) -> base_plugin.TBPlugin:
-        """The tab; whatever its parts lack is said there instead of raised here."""
-        try:
+        """Return the tab; where a part of it cannot be loaded, one that says so."""
+        try:  # werkzeug or a part of gc_hooks may be missing or broken, whatever the exception
             from gc_hooks.tensorboard_tab.plugin import GradCheckPlugin
 
             return GradCheckPlugin(context)
@@ -33,7 +34,7 @@ class GradCheckLoader(base_plugin.TBLoader):  # type: ignore[misc]
 
 
 class BrokenPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
-    """A tab that says what is missing; it needs nothing but Python."""
+    """Say in place of the tab why it cannot be shown. Needs nothing but Python."""
 
     plugin_name = PLUGIN
 
@@ -42,22 +43,21 @@ class BrokenPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         self._trouble = trouble
 
     def is_active(self) -> bool:
-        """Shown among the active tabs: it has something to say."""
+        """Return True: the tab has something to say."""
         return True
 
     def frontend_metadata(self) -> base_plugin.FrontendMetadata:
-        """Where the page is."""
+        """Return the name of the tab and the address of its page."""
         return base_plugin.FrontendMetadata(es_module_path="/index.js", tab_name=TAB_NAME)
 
     def get_plugin_apps(self) -> dict[str, Callable[..., Iterable[bytes]]]:
-        """The page's only file."""
+        """Return what answers at the address of the page's only file."""
         return {"/index.js": self._serve}
 
     def _serve(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         text = (
-            f"The gradient checks of this log cannot be shown here: {self._trouble}. Everything else in TensorBoard "
-            "works. Try to install gc_hooks anew in the environment that runs TensorBoard: pip install --upgrade "
-            "--force-reinstall gc_hooks"
+            f"The gradient checks cannot be shown here: {self._trouble}. All else in TensorBoard works. Try, in its "
+            "environment: pip install --upgrade --force-reinstall gc_hooks"
         )
         script = f"export function render() {{ document.body.textContent = {json.dumps(text)}; }}\n"
         headers = [("Content-Type", "text/javascript; charset=utf-8"), ("X-Content-Type-Options", "nosniff")]

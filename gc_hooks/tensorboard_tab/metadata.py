@@ -8,18 +8,12 @@ PLUGIN = "gradcheck"
 TAB_NAME = "Gradient check"
 
 CHECKS = "gradcheck/checks"
-"""The tag of the reports: each a text in JSON, one a step."""
-
-STOCK_QUERY = "?smoothing=0&tagFilter=gradcheck%2Flog10#timeseries"
-"""Where TensorBoard's own dashboard shows the difference values: as logarithms, for it has no logarithmic axis by
-default, and without smoothing, which would turn a jump into a ramp."""
+"""The tag of the reports: one text in JSON for each step."""
 
 
 def tab_address(server: str = "http://localhost:6006") -> str:
-    """Where the tab is.
+    """Return the address of the tab.
 
-    Examples
-    --------
     >>> tab_address()
     'http://localhost:6006/#gradcheck'
     """
@@ -27,11 +21,8 @@ def tab_address(server: str = "http://localhost:6006") -> str:
 
 
 def stock_address(server: str = "http://localhost:6006") -> str:
-    """Where TensorBoard shows the difference values without the tab.
+    """Return the address at which TensorBoard's own dashboard shows the differences.
 
-    Examples
-    --------
-    >>> stock_address()
-    'http://localhost:6006/?smoothing=0&tagFilter=gradcheck%2Flog10#timeseries'
+    They are logarithms, because its axis is not logarithmic, without smoothing, which would turn a jump into a ramp.
     """
-    return f"{server}/{STOCK_QUERY}"
+    return f"{server}/?smoothing=0&tagFilter=gradcheck%2Flog10#timeseries"

@@ -1,218 +1,247 @@
-"""Second thoughts before accusing: rounding and kinks make correct code look wrong."""
+"""Measure in other ways before an accusation: noise, rounding, kinks and the step make correct code look wrong.
+
+Each of the four checks asks a second, independent measurement whether backprop is wrong there too. A check may widen an
+error, move the point a tiny step, or turn an accusation into INCONCLUSIVE; it never makes one.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from gc_hooks._typing import Generator
 from gc_hooks.arrays.norms import root_mean_square
+from gc_hooks.numerics import (
+    BACKPROP_ROUNDINGS,
+    EPS,
+    FAR,
+    HAIR,
+    LARGEST_STEP,
+    MORE_ERRORS,
+    OTHER_STEPS,
+    OTHER_UNITS,
+    REFERENCE_DIRECTIONS,
+    REFERENCES,
+)
 from gc_hooks.problem import Problem
-from gc_hooks.report.comparison import Basis, Comparison
+from gc_hooks.report import notes
+from gc_hooks.report.comparison import Basis, Comparison, Reason
 from gc_hooks.report.verdict import Status, Verdict
-from gc_hooks.slopes.estimate import EPS, noise_bar
 from gc_hooks.slopes.instrument import untrained
-from gc_hooks.slopes.methods import central, is_rough
+from gc_hooks.slopes.methods import is_rough, noise_error
 from gc_hooks.slopes.probes import Direction, Entry, Probe, direction_within
 from gc_hooks.verdicts.session import Session
 
-REFERENCES, REFERENCE_DIRECTIONS = 4, 3
-ROUNDINGS = 16.0
-FAR = 1e6
-"""A difference so much larger than a first guess at the rounding needs no second one."""
-MORE_BARS = 4.0
-HAIR = 1e-6
-LARGEST_STEP = 2.0**-3
-OTHER_UNITS = 3
-"""So many eighths below the others' unit of length, and steps that are small enough may drown in noise."""
-
 
 def recheck(session: Session, comparison: Comparison) -> Comparison:
-    """Look again at a parameter that is about to be accused.
+    """Look again, in four ways, at a parameter that is about to be accused; stop when it is not accused any more.
 
-    A guard may widen a bar, measure again a hair away from the point, or turn an accusation into INCONCLUSIVE; never
-    the other way round. Costs about 50 evaluations.
+    Costs about 50 evaluations.
     """
-    for guard in (_rough_loss, _rounding, settle_kink, _another_step):
+    for check in (_with_rough_loss, _with_backprop_rounding, settle_kink, _at_another_step):
         if comparison.verdict <= Verdict.INCONCLUSIVE:
             break
-        comparison = guard(session, comparison)
+        comparison = check(session, comparison)
     return comparison
 
 
-def _rough_loss(session: Session, comparison: Comparison) -> Comparison:
-    """Bars that hold in 999 of 1,000 cases are not enough to accuse on, where all of them are wide and there are many:
-    in a loss that computes in float32 the discrepancy has to be several bars long."""
+def _with_rough_loss(session: Session, comparison: Comparison) -> Comparison:
+    """Ask for a larger difference where the loss computes in float32 somewhere."""
     if not _is_rough(session):
         return comparison
     measured = session.measurements.parameters[comparison.name]
-    bars = [measurement.error for measurement in measured.directions]
-    widest = max(bars) if bars and not measured.complete else math.hypot(*measured.errors)
-    again = session.compare(comparison.name, MORE_BARS * widest)
-    return again if again.verdict is not Verdict.INCONCLUSIVE else again.noted("the loss is too noisy to be sure")
+    if measured.directions and not measured.complete:
+        error = max(measurement.error for measurement in measured.directions)
+    else:
+        error = math.hypot(*measured.errors)
+    again = session.compare(comparison.name, MORE_ERRORS * error)
+    if again.verdict is not Verdict.INCONCLUSIVE:
+        return again
+    return again.noted(notes.NOISY_LOSS, None, Reason.NOISY_LOSS)
 
 
 def _is_rough(session: Session) -> bool:
-    noise = sum(tool.noise or 0.0 for tool in session.instruments)
+    noise = session.slopes.noise
     return math.isfinite(noise) and is_rough(noise, session.problem.value)
 
 
-def _rounding(session: Session, comparison: Comparison) -> Comparison:
-    """Backprop's own arithmetic rounds, and where a trained network's gradient is the small rest of large terms (an
-    output of 0.9999 minus a label of 1) the rounding is no longer small against it.
+def _with_backprop_rounding(session: Session, comparison: Comparison) -> Comparison:
+    """Allow for the rounding of backprop's own arithmetic.
 
-    How large such terms are is read off the same network with every array shuffled and its signs redrawn: one of the
-    same scales that no training has led to, in which nothing cancels.
+    Where a trained network's gradient is the small remainder of large terms (an output of 0.9999 minus a label of 1),
+    rounding is not small against it. How large such terms are is estimated at points of the same scales that no
+    training has led to, where nothing cancels.
     """
-    scale = ROUNDINGS * session.problem.precision
-    quick_check = max(comparison.measured_norm, _norm_at(_untrained(session), comparison.name, 1))
-    underflow = ROUNDINGS * session.problem.quantum * math.sqrt(comparison.size)
-    if max(scale * quick_check * FAR, underflow) < comparison.at_least * comparison.measured_norm:
+    problem, name = session.problem, comparison.name
+    scale = BACKPROP_ROUNDINGS * problem.precision
+    underflow = BACKPROP_ROUNDINGS * problem.smallest * math.sqrt(comparison.size)
+    uncancelled = max(comparison.measured_norm, _untrained_norm(session, name, 1))
+    if max(scale * uncancelled * FAR, underflow) < comparison.at_least * comparison.measured_norm:
         return comparison
-    rounding = max(scale * max(quick_check, _uncancelled_norm(session, comparison.name)), underflow)
-    again = session.compare(comparison.name, rounding)
+    for _ in range(REFERENCES):
+        uncancelled = max(uncancelled, _untrained_norm(session, name, REFERENCE_DIRECTIONS))
+    rounding = max(scale * uncancelled, underflow)
+    again = session.compare(name, rounding)
     if again.verdict is not Verdict.INCONCLUSIVE or comparison.measured_norm == 0:
         return again
-    return again.noted(f"backprop's own rounding may be {rounding / comparison.measured_norm:.0e} of it")
+    note = notes.backprop_rounding(rounding / comparison.measured_norm)
+    return again.noted(note, None, Reason.BACKPROP_ROUNDING)
 
 
-def _uncancelled_norm(session: Session, name: str) -> float:
-    """Norm of a parameter's gradient where nothing cancels: the largest of a few untrained networks', each estimated
-    from a few directions."""
-    return max(_norm_at(_untrained(session), name, REFERENCE_DIRECTIONS) for _ in range(REFERENCES))
-
-
-def _untrained(session: Session) -> Session:
-    return session.elsewhere(untrained(session.problem, session.generator, off_zero=True))
-
-
-def _norm_at(session: Session, name: str, directions: int) -> float:
-    if not math.isfinite(session.problem.value):  # out of the loss's domain, where a complex logarithm is still finite
+def _untrained_norm(session: Session, name: str, directions: int) -> float:
+    """Return the norm of a parameter's gradient at an untrained point, estimated from a few directions."""
+    session = session.elsewhere(untrained(session.problem, session.generator, off_zero=True))
+    if not math.isfinite(session.problem.value):  # undefined there, where a complex logarithm is still finite
         return 0.0
-    probes = [direction_within(session.problem, session.generator, name) for _ in range(directions)]
-    size = math.hypot(*(session.slope(probe)[0] for probe in probes)) / math.sqrt(len(probes))
+    slopes = []
+    for _ in range(directions):
+        probe = direction_within(session.problem[name], session.generator)
+        slopes.append(session.slopes.slope(probe)[0].value)
+    size = root_mean_square(np.array(slopes))
     return size if math.isfinite(size) else 0.0
 
 
 def settle_kink(session: Session, comparison: Comparison) -> Comparison:
-    """At a kink (a ReLU whose input is exactly zero) the slopes to the left and to the right are both right. A hair
-    away there is none: where backprop, run there, agrees with the slopes there, it agrees.
+    """Judge a parameter a tiny step off a kink, where it stands on one.
 
-    Also for a parameter that is not accused, but whose bar a kink makes too wide to tell.
+    At a kink (a ReLU whose input is exactly zero) the slopes to the left and to the right are both right. A tiny step
+    away there is none: if backprop, run there, agrees with the slopes there, it agrees. Also for a parameter that is
+    not accused, but whose error a kink makes too large to tell.
     """
-    if session.problem.gradient is None:
+    if session.problem.backprop is None:
         if not _stands_on_kink(session, comparison):
             return comparison
-        note = "a kink at this very point, where backprop and measurement may take another side each: hand in the"
-        return comparison.noted(f"{note} gradient as a function", Verdict.INCONCLUSIVE)
-    for problem in _a_hair_away(session.problem, session.generator):
-        moved = session.elsewhere(problem).with_noise_measured_anew()
-        if _agrees(moved, session.probes_of(comparison)):
-            return min(comparison, _compared_at(session, comparison, moved), key=lambda c: c.verdict)
+        return comparison.noted(notes.KINK_HERE, Verdict.INCONCLUSIVE, Reason.KINK)
+    for problem in _points_nearby(session):
+        moved = session.elsewhere(problem, measure_noise=True)
+        if _agree(moved, session.accusing_probes(comparison)):
+            again = _compare_at(session, comparison, moved)
+            return again if again.verdict < comparison.verdict else comparison
     if _is_rough(session) and session.measurements.parameters[comparison.name].statuses[Status.KINK]:
-        note = "a kink was met, closer than the steps that so noisy a loss needs"
-        return comparison.noted(note, Verdict.INCONCLUSIVE)
+        return comparison.noted(notes.KINK_CLOSER_THAN_STEPS, Verdict.INCONCLUSIVE, Reason.KINK)
     return comparison
 
 
-def _a_hair_away(problem: Problem, generator: Generator) -> Iterator[Problem]:
-    """The problem a hair to either side: first with the vectors (biases) moved, then with everything moved, and last
-    with every entry moved by another length, which parts two equal ones that compete for a maximum."""
-    vectors = [name for name, array in problem.point.items() if array.ndim <= 1]
+def _points_nearby(session: Session) -> Iterator[Problem]:
+    """Yield the problem a tiny step to either side: with the vectors (biases) moved, with everything moved, and last
+    with every entry moved by another length, which separates two equal ones that compete for a maximum."""
+    problem = session.problem
     hair = max(HAIR, 8 * problem.precision)
-    for names in (vectors, list(problem.point)):
-        for side in (hair, -hair) if names else ():
-            yield _shifted(problem, {name: side * problem.scales[name] for name in names})
-    ways = {name: generator.standard_normal(array.shape) for name, array in problem.point.items()}
-    for side in (hair, -hair):
-        yield _shifted(problem, {name: side * problem.scales[name] * way for name, way in ways.items()})
+    vectors: dict[str, Any] = {}
+    everything: dict[str, Any] = {}
+    normals: dict[str, Any] = {}
+    for parameter in problem.parameters:
+        everything[parameter.name] = parameter.scale
+        normals[parameter.name] = parameter.scale * session.generator.standard_normal(parameter.value.shape)
+        if parameter.value.ndim <= 1:
+            vectors[parameter.name] = parameter.scale
+    for shift in (vectors, everything, normals):
+        for side in (hair, -hair) if shift else ():
+            point = {}
+            for parameter in problem.parameters:
+                array = parameter.value
+                moved = array + side * shift.get(parameter.name, 0.0)
+                point[parameter.name] = np.asarray(moved).astype(array.dtype)
+            yield problem.at(point)
 
 
-def _shifted(problem: Problem, shifts: Mapping[str, Any]) -> Problem:
-    point = {n: np.asarray(a + shifts.get(n, 0.0)).astype(a.dtype) for n, a in problem.point.items()}
-    return problem.at(point)
-
-
-def _agrees(moved: Session, probes: list[Probe]) -> bool:
-    """Whether what looked wrong agrees at the moved point."""
+def _agree(moved: Session, probes: list[Probe]) -> bool:
+    """Return whether backprop and the slopes agree at the moved point along every probe."""
+    grads = moved.problem.grads
     for probe in probes:
-        if probe.name not in moved.problem.grads:
+        if probe.name not in grads:
             return False
-        slope, error = moved.slope(probe)
-        backprop = probe.slope(moved.problem.grads)
-        if not abs(backprop - slope) <= error + moved.tolerance.good * (abs(backprop) + abs(slope)):
+        estimate = moved.slopes.slope(probe)[0]
+        backprop = probe.slope(grads)
+        allowed = estimate.error + moved.tolerance.good * (abs(backprop) + abs(estimate.value))
+        if not abs(backprop - estimate.value) <= allowed:
             return False
     return True
 
 
-def _compared_at(session: Session, comparison: Comparison, moved: Session) -> Comparison:
-    """The whole parameter, compared at the moved point on the same basis."""
+def _compare_at(session: Session, comparison: Comparison, moved: Session) -> Comparison:
+    """Compare the whole parameter at the moved point, on the same basis."""
     name = comparison.name
     if comparison.basis is Basis.ESTIMATED:
-        moved.measure(session.probes_of(comparison))
+        moved.measure(session.accusing_probes(comparison))
     else:
-        moved.measure(Entry(name, index, moved.problem.scales[name]) for index in range(comparison.size))
-    return moved.compare(name).noted("a kink was met: compared a hair away from it")
+        moved.measure(Entry(name, index, moved.problem[name].scale) for index in range(comparison.size))
+    return moved.compare(name).noted(notes.MOVED_OFF_KINK, None, Reason.MOVED_OFF_KINK)
 
 
 def _stands_on_kink(session: Session, comparison: Comparison) -> bool:
-    """Whether a slope to the right was not the slope to the left, or is not where it looks most wrong."""
+    """Return whether the slopes to the two sides differ, in a measurement so far or where the parameter looks wrong."""
     if session.measurements.parameters[comparison.name].statuses[Status.KINK]:
         return True
-    if all(tool.method is central for tool in session.instruments):  # which would have seen it
+    if session.slopes.see_kinks:
         return False
-    return any(_has_jump(session, probe) for probe in session.probes_of(comparison))
-
-
-def _has_jump(session: Session, probe: Probe) -> bool:
-    (right, right_error), (left, left_error) = session.slope(probe), session.slope(_backwards(session.problem, probe))
-    return abs(right + left) > right_error + left_error
-
-
-def _backwards(problem: Problem, probe: Probe) -> Direction:
-    if isinstance(probe, Direction):
-        return Direction({name: -vector for name, vector in probe.vector.items()}, probe.scale, probe.name)
-    unit = np.zeros(problem.point[probe.name].shape)
-    unit.flat[probe.index] = -1.0
-    return Direction({probe.name: unit}, probe.scale, probe.name)
-
-
-def _another_step(session: Session, comparison: Comparison) -> Comparison:
-    """A slope can be wrong at one step and right at another: central differences over a kink nearby at every step that
-    reaches it, and any method where the loss itself is rounded to steps (the logarithm of 1 - p where p is almost 1) at
-    all steps that are too small to see over them. Where another step agrees with backprop, nothing is certain."""
-    probes = session.probes_of(comparison)
-    if all(_agrees_at_another_step(session, probe) for probe in probes):
-        return comparison.noted("another step size agrees with backprop", Verdict.INCONCLUSIVE)
-    return comparison
-
-
-def _agrees_at_another_step(session: Session, probe: Probe) -> bool:
-    """Whether the slope at some step, which halving it changes by much less than the discrepancy, is backprop's."""
-    backprop = probe.slope(session.problem.grads)
-    away = abs(session.quick_residual(probe)[0])
-    noise = sum(tool.noise or 0.0 for tool in session.instruments) or EPS * abs(session.problem.value)
-    every, finer = 1 if any(tool.method is central for tool in session.instruments) else 3, _finer(session, probe)
-    for step in (probe.scale * LARGEST_STEP / 8.0**k for k in range(0, 9 + finer, every)):
-        slope = session.plain_slope(probe, step)
-        bar = noise_bar(noise, step)
-        if bar > away / 4:
-            return finer > OTHER_UNITS
-        if abs(slope - backprop) <= away / 4 and abs(session.plain_slope(probe, step / 2) - slope) <= away / 4:
+    for probe in session.accusing_probes(comparison):
+        if isinstance(probe, Direction):
+            vector = {name: -v for name, v in probe.vector.items()}
+        else:
+            unit = np.zeros(session.problem[probe.name].value.shape)
+            unit.flat[probe.index] = -1.0
+            vector = {probe.name: unit}
+        right = session.slopes.slope(probe)[0]
+        left = session.slopes.slope(Direction(vector, probe.scale, probe.name))[0]
+        if abs(right.value + left.value) > right.error + left.error:
+            return True
+        # Symmetric differences are the same to both sides: there only one that looks at each side apart can tell.
+        if (
+            not session.slopes.are_exact
+            and session.slopes.by_central_differences().slope(probe)[0].status is Status.KINK
+        ):
             return True
     return False
 
 
-def _finer(session: Session, probe: Probe) -> int:
-    """How many eighths a parameter's own unit of length may lie below the one that steps were chosen by, which is taken
-    from the other parameters where it is zero or much smaller than they are.
+def _at_another_step(session: Session, comparison: Comparison) -> Comparison:
+    """Take an accusation back where the slope at another step agrees with backprop.
 
-    Its own size is one guess; how far it goes until the loss has changed by itself, by backprop's account, another."""
-    size = root_mean_square(session.problem.point[probe.name]) if probe.name is not None else 0.0
+    A slope can be wrong at one step and right at another: central differences at every step that reaches across a kink
+    nearby, and any method at steps that are too small to see over the rounding of the loss itself (the logarithm of
+    1 - p where p is almost 1).
+    """
+    for probe in session.accusing_probes(comparison):
+        if not _agrees_at_another_step(session, probe):
+            return comparison
+    return comparison.noted(notes.OTHER_STEP_AGREES, Verdict.INCONCLUSIVE, Reason.OTHER_STEP_AGREES)
+
+
+def _agrees_at_another_step(session: Session, probe: Probe) -> bool:
+    """Return whether the slope at some step is backprop's, and stays so when the step is halved."""
+    backprop = probe.slope(session.problem.grads)
+    residual = abs(session.slopes.quick_residual(probe)[0])
+    noise = session.slopes.noise or EPS * abs(session.problem.value)
+    # Exact slopes were not misled by a step: every third one will do.
+    every = 3 if session.slopes.are_exact else 1
+    finer = _eighths_below_scale(session, probe)
+    for k in range(0, OTHER_STEPS + finer, every):
+        step = probe.scale * LARGEST_STEP / 8.0**k
+        if noise_error(noise, step) > residual / 4:
+            return finer > OTHER_UNITS
+        slope = session.slopes.central_difference(probe, step)
+        if abs(slope - backprop) <= residual / 4:
+            halved = session.slopes.central_difference(probe, step / 2)
+            if abs(halved - slope) <= residual / 4:
+                return True
+    return False
+
+
+def _eighths_below_scale(session: Session, probe: Probe) -> int:
+    """Return how many eighths the natural scale along a probe may lie below the one by which steps were chosen.
+
+    The scale of a parameter that is zero, or much smaller than the others, is taken from the others. Its own size is
+    one guess at the natural one; the other is how far it goes until the loss has changed by itself, by backprop's
+    account.
+    """
+    guesses = []
+    if probe.name is not None:
+        guesses.append(root_mean_square(session.problem[probe.name].value))
     slope = abs(probe.slope(session.problem.grads))
-    guesses = (size, abs(session.problem.value) / slope if slope > 0 else 0.0)
-    own = min((guess for guess in guesses if guess > 0), default=probe.scale)
-    return math.ceil(math.log(probe.scale / own, 8)) if own < probe.scale else 0
+    if slope > 0:
+        guesses.append(abs(session.problem.value) / slope)
+    natural = min((guess for guess in guesses if guess > 0), default=probe.scale)
+    return math.ceil(math.log(probe.scale / natural, 8)) if natural < probe.scale else 0

@@ -21,9 +21,9 @@ from networks import SinglePrecision, random_network
 from gc_hooks import central, complex_step
 from gc_hooks.problem.validate import build_problem
 from gc_hooks.report.verdict import Tolerance
-from gc_hooks.slopes.measure import gather
+from gc_hooks.slopes import Slopes
+from gc_hooks.slopes.measurements import Measurements
 from gc_hooks.slopes.probes import Entry, direction_within, random_direction
-from gc_hooks.verdicts.bounds import entry_bars
 
 CERTAIN = Tolerance().certain
 METHODS = {"complex step": complex_step, "central differences": central, "float32-only loss": central}
@@ -55,9 +55,11 @@ def slopes_of(seed, method, single):
     checked = SinglePrecision(network) if single else network
     problem = build_problem(checked.loss, checked.params, checked.gradient)
     probes = [*some_entries(problem, rng), *some_directions(problem, rng)]
-    instruments, measurements = gather(problem, probes, method, rng)
-    if method is complex_step and not all(tool.name == "complex_step" for tool in instruments):
+    slopes = Slopes.prepare(problem, method, rng)
+    if method is complex_step and slopes.method != "complex_step":
         return np.empty((0, 4))
+    measurements = Measurements.empty(problem, slopes.rounding(rng))
+    slopes.measure(probes, measurements)
     rows = np.array(
         [*rows_of_entries(network, problem, measurements), *rows_of_directions(network, problem, measurements)]
     )
@@ -67,13 +69,13 @@ def slopes_of(seed, method, single):
 def some_entries(problem, rng):
     for name, array in problem.point.items():
         for index in rng.choice(array.size, min(array.size, 12), replace=False):
-            yield Entry(name, int(index), problem.scales[name])
+            yield Entry(name, int(index), problem[name].scale)
 
 
 def some_directions(problem, rng):
     yield random_direction(problem, rng)
     for _ in range(2):
-        yield from (direction_within(problem, rng, name) for name in problem.point)
+        yield from (direction_within(parameter, rng) for parameter in problem)
 
 
 def rows_of_entries(network, problem, measurements):
@@ -82,7 +84,7 @@ def rows_of_entries(network, problem, measurements):
         entries = measured.entries(problem.grads[name])
         typical = np.sqrt(np.mean(entries.slopes**2))
         floor = measurements.rounding.floors.get(name, 0.0) / np.sqrt(measured.size)
-        bars = entry_bars(entries, measurements.rounding, floor)
+        bars = entries.total_errors(measurements.rounding, floor)
         for index, slope, bar in zip(entries.indices, entries.slopes, bars, strict=True):
             true = truth(network, problem.point, Entry(name, int(index), 1.0))
             yield bar, abs(slope - true), 2 * max(abs(slope), typical)
@@ -94,15 +96,16 @@ def rows_of_directions(network, problem, measurements):
     ):
         true = truth(network, problem.point, reading.probe)
         yield (
-            reading.bar(measurements.rounding),
+            reading.total_error(measurements.rounding),
             abs(reading.slope - true),
             2 * max(abs(reading.slope), reading.typical),
         )
 
 
 def with_gradient(problem):
-    whole = np.linalg.norm(list(problem.grad_norms.values()))
-    return [name for name, size in problem.grad_norms.items() if size > 100 * problem.precision * whole]
+    sizes = {parameter.name: parameter.gradient_norm for parameter in problem}
+    whole = np.linalg.norm(list(sizes.values()))
+    return [name for name, size in sizes.items() if size > 100 * problem.precision * whole]
 
 
 def truth(network, point, probe):

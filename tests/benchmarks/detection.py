@@ -48,15 +48,15 @@ def main():
     tally, seeds = Counter(), range(options.seed, options.seed + options.networks)
     with ProcessPoolExecutor() as pool:
         for counts in pool.map(
-            partial(escalate, ways=options.ways, peers_until=options.seed + options.peers), seeds, chunksize=4
+            partial(check_network, ways=options.ways, peers_until=options.seed + options.peers), seeds, chunksize=4
         ):
             tally.update(counts)
     print_ours(tally)
     print_peers(tally)
 
 
-def escalate(seed, ways, peers_until):
-    """Counts of what was said of one network."""
+def check_network(seed, ways, peers_until):
+    """Return the counts of verdicts on one network."""
     rng, tally = np.random.default_rng(seed), Counter()
     network = random_network(rng, seed)
     name, bug = str(rng.choice(list(network.params))), list(BUGS.values())[rng.integers(len(BUGS))]

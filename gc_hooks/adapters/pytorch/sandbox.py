@@ -1,102 +1,162 @@
-"""Running a PyTorch closure at other parameters and in another precision, and leaving no trace of it in the module."""
+"""Run a PyTorch closure at other parameters and in another precision, and leave no trace of it in the module."""
 
 from __future__ import annotations
 
 import copy
-import functools
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gc_hooks._typing import Array, Params
-from gc_hooks.adapters.pytorch.forward_recorder import ForwardRecorder
+from gc_hooks.adapters.pytorch.forward_recorder import ForwardRecorder, save_random_states
+from gc_hooks.adapters.pytorch.tensors import as_gradient, eps_of, float64_mode, in_float64, trained_parameters
 from gc_hooks.errors import InvalidProblem
-from gc_hooks.isolation.rng import global_random_state_kept
 
-ROUND = 8
-"""So many numbers are not all in float32 by chance."""
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module, Parameter
 
-
+NOT_IN_FLOAT64 = (
+    "The module cannot be run in float64 ({}). The slopes are measured in its own precision, with larger errors."
+)
 RANDOM = (
     "The loss is random: it gave {!r} and then, with other random numbers, {!r} for the same parameters. This usually "
     "means noise or a mask that is drawn inside of loss= or of the module (torch.randn_like). Try to draw it once, "
-    "outside of loss=, or to switch it off for the check. In float64 other numbers are drawn, so the slopes are "
-    "measured in the module's own precision, and the bars are wide."
+    "outside of loss=. In float64 other numbers are drawn: the slopes are measured in the module's own precision."
 )
 
 
 class Sandbox:
-    """A module on which a closure is evaluated as a function of the parameters.
+    """Evaluates a closure of the training, which returns the loss, as a function of its module's parameters.
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-    witness : Witness
-        Stands at the module's entrance.
-    closure : callable
-        ``closure()`` runs the module and returns its loss.
-    dropout_off : bool
-        Every dropout rate is zero, in training mode; else the masks are the same at each evaluation.
+    With ``dropout_off`` every dropout rate is zero, in training mode; otherwise the masks are fixed.
     """
 
-    def __init__(self, model: Any, witness: ForwardRecorder, closure: Callable[[], Any], dropout_off: bool) -> None:
-        self._model, self._witness, self._closure, self._dropout_off = model, witness, closure, dropout_off
+    def __init__(
+        self, model: Module, recorder: ForwardRecorder, closure: Callable[[], Tensor], dropout_off: bool
+    ) -> None:
+        if not callable(closure):
+            raise InvalidProblem(
+                f"loss must be a function, got {closure!r}. This usually means the loss of this step itself. Try "
+                "loss=lambda: criterion(model(x), y)."
+            )
+        self._model, self._recorder, self._closure, self._dropout_off = model, recorder, closure, dropout_off
         self._trained = trained_parameters(model)
 
-    def loss(self, values: Params, double: bool = True) -> float:
-        """The loss at these parameters, in float64 or in the module's own precision."""
-        with self._set(values, double):
-            return float(self._scalar().item())
+    def loss(self, params: Params, double: bool = True) -> float:
+        """Return the loss at these parameters, computed in float64 or in the module's own precision."""
+        with self._opened(params, double, self._dropout_off):
+            return float(self._run_closure().item())
 
-    def gradient(self, values: Params, double: bool = True) -> dict[str, Array]:
-        """What the module's backward pass says at these parameters."""
-        with self._set(values, double):
+    def gradient(self, params: Params, double: bool = True) -> dict[str, Array]:
+        """Return what the module's backward pass gives at these parameters."""
+        with self._opened(params, double, self._dropout_off):
             return self._backward()
 
-    def trouble_in_double(self, values: Params) -> str:
-        """Why slopes cannot be measured in float64, and what to try; empty when they can."""
-        try:
-            double = self.loss(values)
-            self.gradient(values)
-        except Exception as error:
-            return _told(f"{type(error).__name__}: {error}")
-        own = self.loss(values, double=False)
-        rounding = max(eps_of(parameter) for parameter in self._trained.values())
-        alike = functools.partial(np.isclose, rtol=rounding**0.5, atol=rounding**0.5 * 1e-3, equal_nan=True)
-        if alike(double, own):
-            return ""
-        first, second = (self._loss_after(draws, values) for draws in (0, 1))
-        if not alike(first, second):
-            return RANDOM.format(first, second)
-        return _told(f"the loss is {double:.6g} there and {own:.6g} in its own precision")
+    def fresh_passes(self) -> list[dict[str, Array]]:
+        """Return the gradients of two backward passes with the training's own masks.
 
-    def _loss_after(self, draws: int, values: Params) -> float:
-        """The loss in its own precision, dropout off, from other random states the more was drawn before."""
+        The module is put back only after both: they show what the first pass changes.
+        """
+        passes = []
+        with self._opened({}, False, False):  # at the module's own parameters
+            for _ in range(2):
+                with self._recorder.replay():
+                    passes.append(self._backward())
+        return passes
+
+    def why_not_in_float64(self, params: Params) -> str:
+        """Return why slopes cannot be measured in float64, and what to try; empty when they can.
+
+        A kernel for float32 alone may raise, or return wrong numbers: the losses in both precisions have to agree.
+        Those of a loss that draws do not either: torch draws other numbers in float64.
+        """
         import torch
 
-        with self._set(values, double=False):
-            _turn_dropout_off(self._model)
-            for device in {"cpu", *(_home(parameter) for parameter in self._trained.values())}:
-                torch.rand(draws, device=device)
-            return float(self._scalar().item())
+        try:
+            double = self.loss(params)
+            self.gradient(params)
+        except Exception as error:
+            return NOT_IN_FLOAT64.format(f"{type(error).__name__}: {error}")
+        own = self.loss(params, double=False)
+        # Half of the digits: rounding in a long sum takes fewer, and a wrong kernel or other random numbers take more.
+        tolerance = max(map(eps_of, self._trained.values())) ** 0.5
+        close = partial(np.isclose, rtol=tolerance, atol=1e-3 * tolerance, equal_nan=True)
+        if close(double, own):
+            return ""
+        losses = []
+        for count in (0, 1):  # one number that is drawn before changes all random numbers after it
+            with self._opened(params, False, True):
+                for device in {"cpu", *map(_float64_device, self._trained.values())}:
+                    torch.rand(count, device=device)
+                losses.append(float(self._run_closure().item()))
+        if not close(*losses):
+            return RANDOM.format(*losses)
+        return NOT_IN_FLOAT64.format(f"the loss is {double:.6g} there and {own:.6g} in its own precision")
 
-    def fresh_passes(self) -> list[dict[str, Array]]:
-        """Two backward passes as the training makes them, the second from where the first has left the module.
+    @contextmanager
+    def _opened(self, params: Params, double: bool, dropout_off: bool) -> Iterator[None]:
+        """Set parameters in the module and work on copies of its state, until the context ends, however it ends.
 
-        Masks are drawn from the random states that the training's own forward passes began with.
+        Put back are the parameters' memory and gradients, all other attributes of the sub-modules, random states and
+        torch's settings. With ``double`` torch computes in float64; autocast leaves float64 tensors as they are.
         """
-        with self._set({}, double=False, as_trained=True):
-            passes = []
-            for _ in range(2):
-                self._witness.begin_replay()
-                passes.append(self._backward())
-                self._witness.settle()
-            return passes
+        import torch
 
-    def _scalar(self) -> Any:
+        with ExitStack() as stack, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # such as for weights that are not contiguous: the training has shown them
+            stack.callback(save_random_states())
+            stack.enter_context(torch.enable_grad())  # an optimiser calls its hooks without
+            stack.enter_context(self._recorder.paused())
+            self._copy_attributes(stack, double, dropout_off)
+            self._set_parameters(stack, params, double)
+            if double:
+                # A hand-written autograd.Function gets its inputs without the mode: they are converted at the entrance.
+                entrance = self._model.register_forward_pre_hook(
+                    lambda module, args, kwargs: (in_float64(args), in_float64(kwargs)), with_kwargs=True
+                )
+                stack.callback(entrance.remove)
+                stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+                torch.set_default_dtype(torch.float64)
+                stack.enter_context(float64_mode()())
+            yield
+
+    def _copy_attributes(self, stack: ExitStack, double: bool, dropout_off: bool) -> None:
+        """Give the sub-modules copies of their buffers, hidden states and counters, and turn their dropout off."""
+        import torch
+
+        copies: dict[int, Tensor] = {}
+        for module in list(self._model.modules()):
+            attributes = vars(module)
+            originals = dict(attributes)
+            stack.callback(_restore_attributes, attributes, originals)
+            for name, value in originals.items():
+                if "hooks" not in name:  # the handles of hooks refer to these very dictionaries
+                    attributes[name] = _copied(value, double, copies)
+            if dropout_off and isinstance(module, torch.nn.modules.dropout._DropoutNd):
+                module.p = 0.0
+            elif dropout_off and isinstance(module, (torch.nn.RNNBase, torch.nn.MultiheadAttention)):
+                module.dropout = 0.0
+
+    def _set_parameters(self, stack: ExitStack, params: Params, double: bool) -> None:
+        """Let the parameters refer to other memory, with other values where they are given, and have no gradient."""
+        import torch
+
+        names = {id(parameter): name for name, parameter in self._trained.items()}
+        for parameter in self._model.parameters():
+            data = parameter.data
+            stack.callback(_restore_parameter, parameter, data, parameter.grad)
+            values, new = params.get(names.get(id(parameter), "")), data
+            if values is not None:
+                new = torch.as_tensor(values, device=_float64_device(data)).reshape(data.shape)
+            parameter.grad = None  # so that a closure that calls backward() is seen
+            parameter.data = _in_precision(new, data, double)
+
+    def _run_closure(self) -> Tensor:
         import torch
 
         loss = self._closure()
@@ -104,204 +164,64 @@ class Sandbox:
             raise InvalidProblem("loss= calls backward() itself. Try a closure that returns the loss and no more.")
         if not isinstance(loss, torch.Tensor):
             raise InvalidProblem(
-                f"loss= returned {loss!r} of type {type(loss).__name__}. Try to return the tensor itself, without "
-                ".item() or .detach()."
+                f"loss= returned {loss!r} of type {type(loss).__name__}. Try to return the tensor, without .item()."
             )
         if loss.numel() != 1:
             raise InvalidProblem(
-                f"loss= returned a tensor of shape {tuple(loss.shape)}, not one number. Try loss.mean(), the way in "
-                "which it is taken before backward()."
+                f"loss= returned a tensor of shape {tuple(loss.shape)}, not one number. Try loss.mean()."
             )
         return loss.reshape(())
 
     def _backward(self) -> dict[str, Array]:
         import torch
 
-        loss, parameters = self._scalar(), list(self._trained.values())
+        loss = self._run_closure()
         if not loss.requires_grad:
             raise InvalidProblem("loss= returned a tensor without a graph. Try to leave out .detach() and no_grad().")
-        grads = torch.autograd.grad(loss, parameters, allow_unused=True)
-        return {name: as_gradient(g, p) for (name, p), g in zip(self._trained.items(), grads, strict=True)}
-
-    @contextmanager
-    def _set(self, values: Params, double: bool, as_trained: bool = False) -> Iterator[None]:
-        """The module with other parameters and copies of its state, until the context ends, however it ends."""
-        import torch
-
-        devices = {p.device.index for p in self._model.parameters() if p.device.type == "cuda"}
-        with ExitStack() as stack, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of contiguous weights and the like: it was said in the training
-            stack.enter_context(global_random_state_kept())
-            stack.enter_context(torch.random.fork_rng(sorted(devices)))
-            stack.enter_context(torch.enable_grad())
-            stack.enter_context(_attributes_kept(self._model, double))
-            stack.enter_context(_parameters_kept(self._model, self._trained, values, double))
-            if self._dropout_off and not as_trained:
-                _turn_dropout_off(self._model)
-            stack.enter_context(self._witness.on_stage(_doubled if double else _same))
-            if double:
-                stack.enter_context(_default_dtype(torch.float64))
-                stack.enter_context(_doubling())
-            yield
+        # Not loss.backward(), which would write into .grad.
+        grads = torch.autograd.grad(loss, list(self._trained.values()), allow_unused=True)
+        return dict(zip(self._trained, map(as_gradient, grads, self._trained.values()), strict=True))
 
 
-def _told(trouble: str) -> str:
-    return f"The module cannot be run in float64 ({trouble}), so the bars are wide."
+def _restore_attributes(attributes: dict[str, Any], originals: dict[str, Any]) -> None:
+    for name in attributes.keys() - originals.keys():
+        del attributes[name]
+    attributes.update(originals)
 
 
-def trained_parameters(model: Any) -> dict[str, Any]:
-    """The parameters that have a gradient, by name: tied ones once, under their first name, frozen ones not at all."""
-    return {name: p for name, p in model.named_parameters() if p.requires_grad and p.is_floating_point()}
+def _restore_parameter(parameter: Parameter, data: Tensor, grad: Tensor | None) -> None:
+    parameter.grad = None  # torch refuses data of another type than that of the gradient
+    parameter.data = data
+    parameter.grad = grad
 
 
-def as_array(tensor: Any) -> Array:
-    """A tensor as an array; half precision, which NumPy knows only in part, in float32."""
-    import torch
-
-    dense = tensor.detach().to_dense() if tensor.layout is not torch.strided else tensor.detach()
-    array: Array = (dense.float() if dense.dtype in (torch.float16, torch.bfloat16) else dense).cpu().numpy()
-    return array
-
-
-def as_gradient(gradient: Any, parameter: Any) -> Array:
-    """A copy of a gradient as an array, zero where the loss does not depend on the parameter.
-
-    A backward that computes in float32 inside of a float64 pass is as precise as that; a few numbers may be round by
-    themselves.
-    """
-    if gradient is None:
-        return np.zeros(parameter.shape, as_array(parameter).dtype)
-    array = as_array(gradient).copy()
-    with np.errstate(all="ignore"):
-        narrow = array.astype(np.float32)
-    return narrow if np.count_nonzero(array) >= ROUND and np.array_equal(narrow, array) else array
-
-
-def eps_of(parameter: Any) -> float:
-    """Machine epsilon of a parameter's own precision."""
-    import torch
-
-    return float(torch.finfo(parameter.dtype).eps)
-
-
-@contextmanager
-def _parameters_kept(model: Any, trained: Mapping[str, Any], values: Params, double: bool) -> Iterator[None]:
-    """Other data in the same parameters, whose own memory is not touched, and no gradient in them."""
-    import torch
-
-    names = {id(parameter): name for name, parameter in trained.items()}
-    saved = [(parameter, parameter.data, parameter.grad) for parameter in model.parameters()]
-    try:
-        for parameter, data, _ in saved:
-            value = values.get(names.get(id(parameter), ""))
-            fresh = data if value is None else torch.as_tensor(value, device=_home(data)).reshape(data.shape)
-            parameter.grad = None
-            parameter.data = _copy_in_precision(fresh, data, double)
-        yield
-    finally:
-        for parameter, data, grad in saved:
-            parameter.grad = None
-            parameter.data = data
-            parameter.grad = grad
-
-
-def _copy_in_precision(fresh: Any, data: Any, double: bool) -> Any:
-    import torch
-
-    moved = fresh.to(data.device, torch.float64 if double and data.is_floating_point() else data.dtype)
-    return moved.clone() if moved is fresh else moved
-
-
-def _home(data: Any) -> Any:
-    """Where a float64 array may be put first: some devices do not know the type."""
-    return data.device if data.device.type == "cuda" else "cpu"
-
-
-@contextmanager
-def _attributes_kept(model: Any, double: bool) -> Iterator[None]:
-    """Copies of what the sub-modules hold (buffers, hidden states, counters), and afterwards the originals again."""
-    saved = [(vars(module), dict(vars(module))) for module in model.modules()]
-    copies: dict[int, Any] = {}
-    try:
-        for state, originals in saved:
-            state.update({key: _copied(v, double, copies) for key, v in originals.items() if "hooks" not in key})
-        yield
-    finally:
-        for state, originals in saved:
-            for key in state.keys() - originals.keys():
-                del state[key]
-            state.update(originals)
-
-
-def _copied(value: Any, double: bool, copies: dict[int, Any]) -> Any:
-    """Tensors that are no parameters, also in lists and dicts, copied once each."""
+def _copied(value: Any, double: bool, copies: dict[int, Tensor]) -> Any:
+    """Return a copy of a tensor that is not a parameter, one copy for each tensor, also inside of dicts and lists."""
     import torch
 
     if isinstance(value, torch.Tensor) and not isinstance(value, torch.nn.Parameter):
         if id(value) not in copies:
-            copies[id(value)] = _copy_in_precision(value.detach(), value, double)
+            copies[id(value)] = _in_precision(value.detach(), value, double)
         return copies[id(value)]
     if isinstance(value, (dict, list)):
-        twin = copy.copy(value)
-        for key, item in list(twin.items() if isinstance(twin, dict) else enumerate(twin)):
-            twin[key] = _copied(item, double, copies)
+        twin = copy.copy(value)  # which keeps the class, such as OrderedDict
+        keys = list(value) if isinstance(value, dict) else range(len(value))
+        for key in keys:
+            twin[key] = _copied(value[key], double, copies)
         return twin
-    return copy.copy(value) if isinstance(value, (set, np.ndarray, np.random.Generator)) else value
-
-
-def _turn_dropout_off(model: Any) -> None:
-    import torch
-
-    for module in model.modules():
-        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
-            module.p = 0.0
-        elif isinstance(module, (torch.nn.RNNBase, torch.nn.MultiheadAttention)):
-            module.dropout = 0.0
-
-
-@contextmanager
-def _default_dtype(dtype: Any) -> Iterator[None]:
-    import torch
-
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-def _same(value: Any) -> Any:
+    if isinstance(value, (set, np.ndarray, np.random.Generator)):
+        return copy.copy(value)
     return value
 
 
-def _doubled(value: Any) -> Any:
-    """float64 for every narrower tensor and type, also in lists, tuples and dicts."""
+def _in_precision(new: Tensor, old: Tensor, double: bool) -> Tensor:
+    """Return a copy of one tensor on the device and with the dtype of another, or in float64."""
     import torch
 
-    if isinstance(value, torch.Tensor):  # not asked for its type, which the mode has changed already
-        return value.double() if value.is_floating_point() else value
-    if isinstance(value, torch.dtype):
-        return torch.float64 if value in (torch.float32, torch.float16, torch.bfloat16) else value
-    if type(value) in (list, tuple):
-        return type(value)(_doubled(item) for item in value)
-    return {key: _doubled(item) for key, item in value.items()} if type(value) is dict else value
+    dtype = torch.float64 if double and old.is_floating_point() else old.dtype
+    return new.to(old.device, dtype, copy=True)
 
 
-def _doubling() -> Any:
-    """A mode in which every call of torch computes in float64, whatever it is given and told."""
-    return _doubling_mode()()
-
-
-@functools.cache
-def _doubling_mode() -> Any:
-    import torch
-    from torch.overrides import TorchFunctionMode
-
-    casts = {torch.Tensor.float, torch.Tensor.half, torch.Tensor.bfloat16}
-
-    def in_double(mode: Any, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        called = torch.Tensor.double if function in casts else function
-        return called(*_doubled(tuple(args)), **_doubled(kwargs or {}))
-
-    return type("DoublingMode", (TorchFunctionMode,), {"__torch_function__": in_double})
+def _float64_device(tensor: Tensor) -> Any:
+    """Return where a float64 array may be put first: not every device has the type."""
+    return tensor.device if tensor.device.type == "cuda" else "cpu"

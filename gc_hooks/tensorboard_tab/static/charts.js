@@ -6,7 +6,7 @@ import { colourOf, css } from "./maps.js";
 
 const FLOOR = 1e-17;
 
-/** From a range of numbers to one of pixels. */
+/** Return the function that maps a range of numbers to a range of pixels. */
 function linear([from, to], [start, end]) {
   const width = to - from || 1;
   return (value) => start + ((value - from) / width) * (end - start);
@@ -17,7 +17,7 @@ function logarithmic([from, to], pixels) {
   return (value) => scale(Math.log10(Math.min(to, Math.max(from, value))));
 }
 
-/** About so many round numbers within a range. */
+/** Return about `count` round numbers within a range. */
 export function roundTicks(from, to, count = 5) {
   const rough = (to - from) / count || 1;
   const power = 10 ** Math.floor(Math.log10(rough));
@@ -44,14 +44,14 @@ function path(points, style) {
   return svg("path", { d: text, class: style });
 }
 
-/** Something that tells more while the pointer rests on it. */
-function telling(node, lines) {
+/** Show lines in the tip while the pointer rests on a node. */
+function withTip(node, lines) {
   node.addEventListener("mousemove", (event) => showTip(event, lines));
   node.addEventListener("mouseleave", hideTip);
   return node;
 }
 
-/** Difference over steps, all parameters, on a logarithmic axis with the bands. */
+/** Draw the difference of every parameter over the steps, on a logarithmic axis with the bands. */
 export function historyChart(table, chosen, choose) {
   const [width, height, left, right, top, bottom] = [1100, 260, 56, 150, 10, 34];
   const chart = frame(width, height, "Difference of every parameter over the steps", "history");
@@ -92,23 +92,24 @@ function bandShapes(bands, [from, to], y) {
 function historyLine(table, row, x, y, chosen, choose) {
   const name = table.parameters[row].name;
   const cells = table.checks.map((check, at) => ({ check, at, cell: check.cells[row] }));
-  const known = cells.filter(({ cell }) => cell && Number.isFinite(number(cell[1])));
-  const worst = Math.max(0, ...known.map(({ cell }) => cell[0]));
+  const known = cells.filter(({ cell }) => cell && Number.isFinite(number(cell.difference)));
+  const worst = Math.max(0, ...known.map(({ cell }) => cell.verdict));
   const tone = verdictOf(worst).tone;
-  const place = ({ check, cell }) => [x(check.step), y(Math.max(FLOOR, number(cell[1])))];
+  const place = ({ check, cell }) => [x(check.step), y(Math.max(FLOOR, number(cell.difference)))];
   const selected = row === chosen.parameter;
   const dots = known.map((item) => {
     const [cx, cy] = place(item);
-    const dot = svg("circle", { cx, cy, r: selected ? 4 : 2.6, class: `dot ${verdictOf(item.cell[0]).tone}${item.cell[3] ? " bound" : ""}`, click: () => choose(row, item.at) });
-    const told = differenceText(item.cell);
-    return telling(dot, [name, `step ${item.check.step}: ${verdictOf(item.cell[0]).words}`, told]);
+    const verdict = verdictOf(item.cell.verdict);
+    const style = `dot ${verdict.tone}${item.cell.is_bound ? " bound" : ""}`;
+    const dot = svg("circle", { cx, cy, r: selected ? 4 : 2.6, class: style, click: () => choose(row, item.at) });
+    return withTip(dot, [name, `step ${item.check.step}: ${verdict.words}`, differenceText(item.cell)]);
   });
   const shape = svg("g", { class: `line ${tone}${selected ? " selected" : ""}` }, path(known.map(place), "stroke"), dots);
   const end = known.length ? place(known[known.length - 1])[1] : null;
   return { name, shape, tone, end, weight: worst + (selected ? 10 : 0), named: selected || worst > 0 };
 }
 
-/** Names beside the ends of the lines that matter, moved apart; no more than there is room for. */
+/** Write names beside the ends of the lines that matter, moved apart; no more than there is room for. */
 function labelled(lines, chart, x, [top, bottom]) {
   const named = lines.filter((line) => line.named && line.end !== null).sort((a, b) => b.weight - a.weight).slice(0, 14);
   let free = top;
@@ -121,7 +122,7 @@ function labelled(lines, chart, x, [top, bottom]) {
   }
 }
 
-/** Backprop's slope against the measured one: what is right lies on the diagonal. */
+/** Draw backprop's slopes against the measured ones: a right one lies on the diagonal. */
 export function scatterChart(picture, shape) {
   const [width, height, left, bottom, top] = [340, 260, 62, 40, 10];
   const chart = frame(width, height, "Backprop's slopes against the measured ones", "scatter");
@@ -151,14 +152,14 @@ function scatterMark(point, x, y) {
   const mark = point.direction
     ? svg("rect", { ...attributes, x: x - 4, y: y - 4, width: 8, height: 8, transform: `rotate(45 ${x} ${y})` })
     : svg("circle", { ...attributes, cx: x, cy: y, r: 3.2 });
-  return telling(mark, [
+  return withTip(mark, [
     point.what,
     `backprop ${figure(point.backprop, 6)}`,
     `measured ${figure(point.measured, 6)}${plusMinus(point.slope[2])}`,
   ]);
 }
 
-/** The error of central differences against the step: a V, and what is chosen in it; backprop's distance beside. */
+/** Draw the error of central differences against the step, a V, with the chosen step and backprop's distance. */
 export function stepChart(curve, tone) {
   const [width, height, left, right, top, bottom] = [440, 260, 52, 12, 10, 40];
   const chart = frame(width, height, "Error of central differences against the step size", "step-curve");
@@ -183,7 +184,7 @@ export function stepChart(curve, tone) {
   chart.append(path(points.map((p) => [x(p.step), y(p.error)]), "v-curve"));
   for (const p of points) {
     const dot = svg("circle", { cx: x(p.step), cy: y(p.error), r: 3, class: "v-dot" });
-    chart.append(telling(dot, [`step ${exponential(p.step)}`, `relative error ${exponential(p.error)}`]));
+    chart.append(withTip(dot, [`step ${exponential(p.step)}`, `relative error ${exponential(p.error)}`]));
   }
   return chart;
 }
@@ -206,7 +207,7 @@ function chosenStep(curve, x, y) {
   return [rule(x(chosen), y(FLOOR), x(chosen), y(10), "cursor"), text];
 }
 
-/** How the parameter's entries are spread, now and at the first check. */
+/** Draw the histogram of the parameter's entries, now and at the first check. */
 export function weightsChart(now, first) {
   const [width, height, bottom] = [340, 150, 22];
   const chart = frame(width, height, "Histogram of the parameter's entries", "weights");
@@ -233,7 +234,7 @@ export function weightsChart(now, first) {
   return chart;
 }
 
-/** Bars whose area is the share of the entries, so that histograms of other ranges compare. */
+/** Return bars whose area is the fraction of the entries, so that histograms of other ranges compare. */
 function density(picture, range) {
   const [low, high] = [number(picture.low), number(picture.high)];
   const total = picture.weights.reduce((sum, count) => sum + count, 0);
@@ -245,7 +246,7 @@ function density(picture, range) {
   return picture.weights.map((count, k) => ({ from: low + k * step, to: low + (k + 1) * step, height: count / total / step }));
 }
 
-/** A chart with its title and what is to be read off it. */
+/** Return a chart with its title and notes. */
 export function figureOf(title, chart, ...notes) {
   return el("figure", {}, el("figcaption", {}, title), chart, notes);
 }

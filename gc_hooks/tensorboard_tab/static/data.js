@@ -1,4 +1,4 @@
-// The checks of the log, asked from the tab's server side. Every address is relative: TensorBoard may have a prefix.
+// Asks the tab's server for the checks of the log. Every address is relative: TensorBoard may have a prefix.
 
 export class Missing extends Error {}
 
@@ -6,8 +6,8 @@ async function ask(route, query = {}) {
   const search = new URLSearchParams(query).toString();
   const answer = await fetch(`./${route}${search ? `?${search}` : ""}`);
   if (answer.ok) return answer;
-  const told = await answer.json().catch(() => ({}));
-  throw new Missing(told.error ?? `TensorBoard answered ${answer.status} to ${route}.`);
+  const refusal = await answer.json().catch(() => ({}));
+  throw new Missing(refusal.error ?? `TensorBoard answered ${answer.status} to ${route}.`);
 }
 
 /** Every run with its worst check, the worst run first. */
@@ -20,19 +20,19 @@ export async function loadChecks(run) {
   return (await ask("checks", { run })).json();
 }
 
-const kept = new Map();
-const MOST_KEPT = 200;
+const reports = new Map();
+const MOST_REPORTS = 200; // a page that is open for days must not fill the browser's memory
 
-/** One whole report; it never changes, so it is asked once. */
+/** One report with its sentences; a check never changes, so it is asked for once. */
 export async function loadCheck(run, key) {
   const name = JSON.stringify([run, key]);
-  if (!kept.has(name)) {
-    if (kept.size >= MOST_KEPT) kept.delete(kept.keys().next().value);
+  if (!reports.has(name)) {
+    if (reports.size >= MOST_REPORTS) reports.delete(reports.keys().next().value);
     const report = (await ask("check", { run, step: key })).json();
-    kept.set(name, report);
-    report.catch(() => kept.delete(name));
+    reports.set(name, report);
+    report.catch(() => reports.delete(name));
   }
-  return kept.get(name);
+  return reports.get(name);
 }
 
 /** One report as text for a bug report. */
@@ -40,7 +40,7 @@ export async function loadMarkdown(run, key) {
   return (await ask("markdown", { run, step: key })).text();
 }
 
-/** Other data under the same names: a log that was deleted and written anew. */
+/** Forget all reports, because a log was deleted and written anew: other data under the same names. */
 export function forget() {
-  kept.clear();
+  reports.clear();
 }

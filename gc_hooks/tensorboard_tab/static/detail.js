@@ -2,16 +2,8 @@
 
 import { figureOf, scatterChart, stepChart, weightsChart } from "./charts.js";
 import { el } from "./dom.js";
-import { differenceFigures, exponential, figure, isBound, number, percent, plural, plusMinus, shapeText, sizeOf, verdictOf } from "./format.js";
+import { figure, number, plusMinus, shapeText, sizeOf, verdictOf } from "./format.js";
 import { heatMap, legend } from "./maps.js";
-
-const BASES = {
-  exact: (p) => `every one of the ${plural(sizeOf(p.shape), "entry", "entries")} measured`,
-  estimated: (p) => `estimated from ${plural(p.directions, "random direction")}`,
-  bounded: () => "an upper bound, from directions through all parameters at once",
-  partial: (p) => `${p.measured} entries measured, then the budget was spent`,
-  nothing: () => "nothing measured",
-};
 
 /** The page of one parameter. */
 export function parameterDetail(report, firstReport, name) {
@@ -23,14 +15,14 @@ export function parameterDetail(report, firstReport, name) {
     "section",
     { class: "detail", "data-testid": "detail" },
     heading(parameter),
-    facts(report, parameter),
+    facts(parameter),
     findings(report, name),
     el("div", { class: "figures" }, figures(report, firstReport, parameter, picture, tone), worstEntries(parameter)),
   );
 }
 
-/** A property of its own: a parameter may be called __proto__. */
-export function owned(record, name) {
+/** Look up a parameter, which may be called __proto__. */
+function owned(record, name) {
   return Object.hasOwn(record, name) ? record[name] : undefined;
 }
 
@@ -45,33 +37,11 @@ function heading(parameter) {
   );
 }
 
-function facts(report, parameter) {
-  const sensitivity = number(parameter.sensitivity);
-  const basis = (BASES[parameter.basis] ?? BASES.nothing)(parameter);
-  const rows = [
-    ["difference", `${differenceFigures(parameter.difference, parameter.error, isBound(parameter))}, ${basis}`],
-    Number.isFinite(sensitivity) && ["sensitivity", `a relative error above ${exponential(sensitivity, 0)} would have been seen`],
-    ["gradient", norms(parameter)],
-    number(parameter.penalty_share) > 0 && ["penalty", `${percent(parameter.penalty_share)} of the gradient`],
-    Number.isFinite(number(parameter.weight_norm)) && ["weights", moved(parameter)],
-    parameter.note && ["noted", parameter.note],
-  ];
-  return el("dl", {}, rows.filter(Boolean).map(([term, text]) => [el("dt", {}, term), el("dd", {}, text)]));
+function facts(parameter) {
+  return el("dl", {}, parameter.facts.map(([term, text]) => [el("dt", {}, term), el("dd", {}, text)]));
 }
 
-/** Along a few directions the measured norm is only known by chance. */
-function norms(parameter) {
-  const known = parameter.basis === "exact" || parameter.basis === "partial";
-  return `norm ${figure(parameter.backprop_norm)} by backprop${known ? `, ${figure(parameter.measured_norm)} measured` : ""}`;
-}
-
-function moved(parameter) {
-  const way = number(parameter.moved);
-  const where = way === 0 ? "where the first check saw them" : `moved by ${percent(way)} of their norm since the first check`;
-  return `norm ${figure(parameter.weight_norm)}, ${where}`;
-}
-
-/** What is known of the bug, and the repair that was tried. */
+/** The diagnoses of this parameter, and the repair that was tried. */
 function findings(report, name) {
   const elsewhere = (diagnosis) => !diagnosis.parameters.some((other) => Object.hasOwn(report.parameters, other));
   const about = report.diagnoses.filter((diagnosis) => diagnosis.parameters.includes(name) || elsewhere(diagnosis));
@@ -80,7 +50,7 @@ function findings(report, name) {
       "div",
       { class: "finding" },
       el("p", {}, el("code", {}, diagnosis.code), " ", diagnosis.message),
-      diagnosis.evidence && el("p", { class: "evidence" }, diagnosis.evidence.startsWith("With ") ? "Tried: " : "", diagnosis.evidence),
+      diagnosis.evidence && el("p", { class: "evidence" }, diagnosis.repair ? "Tried: " : "", diagnosis.evidence),
       diagnosis.advice && el("p", { class: "quiet" }, diagnosis.advice),
     ),
   );
@@ -101,7 +71,7 @@ function figures(report, firstReport, parameter, picture, tone) {
     made.push(figureOf("Backprop against measured", scatterChart(picture, parameter.shape), note));
   }
   const curve = picture?.curve ?? report.curve;
-  if (curve) made.push(figureOf(curveTitle(curve), stepChart(curve, curve.along ? tone : verdictOf(report.verdict).tone), curveNote(report)));
+  if (curve) made.push(figureOf(curveTitle(curve), stepChart(curve, curve.along ? tone : verdictOf(report.verdict).tone), curveNote(curve)));
   const first = firstReport === report ? null : owned(firstReport?.pictures ?? {}, parameter.name);
   const weights = picture && weightsChart(picture, first);
   if (weights) made.push(figureOf(`Its entries${first ? ", and at the first check (outline)" : ""}`, weights));
@@ -112,16 +82,18 @@ function curveTitle(curve) {
   return `Error against step size, along a direction ${curve.along ? "in this parameter" : "through all parameters"}`;
 }
 
-function curveNote(report) {
-  const how = report.method.includes("complex_step") ? "Measured by complex step, which has no step to choose. " : "";
+function curveNote(curve) {
+  const how = number(curve.chosen) > 0 ? "" : "Measured by complex step, which has no step to choose. ";
   return el("p", { class: "quiet" }, `${how}A right gradient lies below the V; the distance of a wrong one stays, whatever the step.`);
 }
 
+const WITHOUT_ENTRIES = {
+  bounded: "A periodic check looks along a direction through all parameters at once; it measures entries only on suspicion.",
+  estimated: "Found right along random directions, so that no entry had to be measured.",
+};
+
 function unmeasured(parameter) {
-  const text =
-    parameter.basis === "bounded"
-      ? "A periodic check looks along a direction through all parameters at once; it opens a parameter only on suspicion."
-      : "Found right along random directions, so that no entry had to be measured.";
+  const text = WITHOUT_ENTRIES[parameter.basis] ?? "The log has no measured entries of this check.";
   return el("p", { class: "placeholder", "data-testid": "no-heat-map" }, `${text} For all entries: check_gradients(..., probes=entries).`);
 }
 

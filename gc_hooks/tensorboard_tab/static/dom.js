@@ -2,17 +2,17 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** An HTML element with attributes, listeners (functions) and children (elements or text). */
+/** Make an HTML element with attributes, listeners (functions) and children (elements or text). */
 export function el(tag, attributes = {}, ...children) {
-  return furnish(document.createElement(tag), attributes, children);
+  return filled(document.createElement(tag), attributes, children);
 }
 
-/** The same for SVG. */
+/** Make an SVG element, in the same way. */
 export function svg(tag, attributes = {}, ...children) {
-  return furnish(document.createElementNS(SVG, tag), attributes, children);
+  return filled(document.createElementNS(SVG, tag), attributes, children);
 }
 
-function furnish(node, attributes, children) {
+function filled(node, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (typeof value === "function") node.addEventListener(name, value);
     else if (value === true) node.setAttribute(name, "");
@@ -22,7 +22,7 @@ function furnish(node, attributes, children) {
   return node;
 }
 
-/** One box for all that is shown while the pointer rests on something. */
+/** The one box that is shown while the pointer rests on something. */
 const tip = el("div", { class: "tip", role: "tooltip" });
 
 export function showTip(event, lines) {

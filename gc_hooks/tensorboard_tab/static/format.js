@@ -15,13 +15,13 @@ export function verdictOf(value) {
   return VERDICTS.find((verdict) => verdict.name === value) ?? UNKNOWN;
 }
 
-/** JSON has no word for NaN and infinity: they come as text. */
+/** Return a number of the JSON, in which NaN and infinity are text. */
 export function number(value) {
   if (typeof value === "number") return value;
   return value === "inf" ? Infinity : value === "-inf" ? -Infinity : NaN;
 }
 
-/** A few significant digits. */
+/** Write a number with a few significant digits. */
 export function figure(value, digits = 3) {
   const x = number(value);
   if (Number.isNaN(x)) return "\u2013";
@@ -31,14 +31,14 @@ export function figure(value, digits = 3) {
   return size >= 1e-3 && size < 1e5 ? String(Number(x.toPrecision(digits))) : exponential(x, digits - 1);
 }
 
-/** As 3.1e-11. */
+/** Write a number as 3.1e-09, with two digits in the exponent as in the server's texts. */
 export function exponential(value, digits = 1) {
   const x = number(value);
   if (!Number.isFinite(x)) return figure(x);
-  return x === 0 ? "0" : x.toExponential(digits).replace("e+", "e");
+  return x === 0 ? "0" : x.toExponential(digits).replace(/e(?<sign>[+-])(?<digit>\d)$/, "e$<sign>0$<digit>");
 }
 
-/** As ± 1e-13, or nothing. */
+/** Write an error as ± 1e-13, or nothing where it is not known. */
 export function plusMinus(value) {
   const x = number(value);
   return Number.isFinite(x) ? ` \u00b1 ${exponential(x, 0)}` : "";
@@ -51,16 +51,6 @@ export function sizeOf(shape) {
 
 export function shapeText(shape) {
   return shape.length ? shape.join("\u00d7") : "number";
-}
-
-export function percent(value) {
-  const x = number(value);
-  return Number.isFinite(x) ? `${Number((100 * x).toPrecision(2))} %` : "\u2013";
-}
-
-/** "1 check", "2 checks". */
-export function plural(count, word, words = `${word}s`) {
-  return `${count} ${count === 1 ? word : words}`;
 }
 
 /** Where an entry is: [3, 7] for position 31 in a shape of 4 x 8. */
@@ -80,17 +70,7 @@ export function relativeError(backprop, away) {
   return size > 0 ? Math.abs(away) / size : 0;
 }
 
-/** Whether the difference of a parameter is no more than an upper bound. */
-export function isBound(parameter) {
-  return parameter.basis === "bounded" && !number(parameter.at_least ?? 0);
-}
-
-/** The difference in a cell of the table: [verdict, difference, error, whether it is an upper bound]. */
-export function differenceText([, difference, error, bound]) {
-  return `difference ${differenceFigures(difference, error, bound)}`;
-}
-
-/** As 2.0e-10 ± 1e-13, or as at most 1.3e-12. */
-export function differenceFigures(difference, error, bound) {
-  return bound ? `at most ${exponential(number(difference) + number(error))}` : `${exponential(difference)}${plusMinus(error)}`;
+/** The difference in a cell of the table, as the server states it. */
+export function differenceText(cell) {
+  return `difference ${cell.stated || "\u2013"}`;
 }

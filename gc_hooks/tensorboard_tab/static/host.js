@@ -1,4 +1,4 @@
-// TensorBoard around this page: it tells when there are new data, and shows whether it is dark.
+// TensorBoard around this page: it says when there are new data, and whether it is dark.
 
 /** Open the channel to TensorBoard; `listeners` are called by the type of message. */
 export function connect(listeners) {

@@ -94,7 +94,7 @@ class Page {
     this.redraw();
   }
 
-  /** What goes wrong is said on the page. */
+  /** Do some work, and show on the page what goes wrong. */
   async #guarded(work) {
     try {
       this.message.replaceChildren();

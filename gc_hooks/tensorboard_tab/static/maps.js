@@ -1,4 +1,4 @@
-// The heat map: where in a parameter backprop is off, and by how much.
+// The heat map: which entries of a parameter are wrong, and by how much.
 
 import { el, hideTip, showTip } from "./dom.js";
 import { exponential, figure, indexText, plusMinus, relativeError, sizeOf } from "./format.js";
@@ -7,7 +7,7 @@ const SIDE = 64;
 const MOST_WIDTH = 560;
 const MOST_HEIGHT = 360;
 
-/** log10 of the relative error -> red, green, blue: calm up to the band of good, glowing from there on. */
+/** log10 of the relative error -> red, green, blue: pale up to the band of good, bright from there on. */
 const RAMP = [
   [-16, [205, 232, 224]],
   [-9, [150, 205, 190]],
@@ -30,13 +30,13 @@ export function css([red, green, blue]) {
   return `rgb(${red}, ${green}, ${blue})`;
 }
 
-/** A parameter as a matrix: its first axis, and all others in one; a vector is a row. */
+/** Return the shape of a parameter as a matrix: its first axis, and all others in one; a vector is a row. */
 function matrixShape(shape) {
   const rows = shape.length > 1 ? shape[0] : 1;
   return [rows, rows ? sizeOf(shape) / rows : 0];
 }
 
-/** The measured entry that is farthest off in each cell of a grid of at most 64 x 64. */
+/** Return the measured entry with the largest error in each cell of a grid of at most 64 x 64. */
 export function pooled(entries, shape) {
   const [rows, columns] = matrixShape(shape);
   const [high, wide] = [Math.min(rows, SIDE), Math.min(columns, SIDE * (rows === 1 ? 2 : 1))];
@@ -48,10 +48,10 @@ export function pooled(entries, shape) {
     const before = cells.get(row * wide + column);
     if (!before || entry.relative > before.relative) cells.set(row * wide + column, entry);
   }
-  return { rows: high, columns: wide, cells, whole: high === rows && wide === columns };
+  return { rows: high, columns: wide, cells, complete: high === rows && wide === columns };
 }
 
-/** The canvas with what it shows; hovering, or the arrow keys, tell about one cell. */
+/** Return the canvas; hovering over a cell, or the arrow keys, show the figures of its entry. */
 export function heatMap(entries, shape) {
   const grid = pooled(entries, shape);
   const side = Math.max(3, Math.floor(Math.min(MOST_WIDTH / grid.columns, MOST_HEIGHT / grid.rows, 36)));
@@ -66,7 +66,7 @@ export function heatMap(entries, shape) {
     "aria-label": `Heat map of ${grid.cells.size} measured entries; arrow keys move from one to the next`,
   });
   paint(canvas, grid, side, null);
-  explain(canvas, grid, side, shape);
+  addTips(canvas, grid, side, shape);
   return canvas;
 }
 
@@ -87,20 +87,20 @@ function paint(canvas, grid, side, chosen) {
   }
 }
 
-function explain(canvas, grid, side, shape) {
+function addTips(canvas, grid, side, shape) {
   const places = [...grid.cells.keys()].sort((a, b) => a - b);
   let chosen = null;
-  const tell = (place, event) => {
+  const show = (place, event) => {
     chosen = place;
     paint(canvas, grid, side, place);
     const entry = grid.cells.get(place);
-    showTip(event, entry ? describe(entry, shape, grid.whole) : ["not measured"]);
+    showTip(event, entry ? describe(entry, shape, grid.complete) : ["not measured"]);
   };
   canvas.addEventListener("mousemove", (event) => {
     const scale = canvas.width / canvas.getBoundingClientRect().width;
     const column = Math.min(grid.columns - 1, Math.floor((event.offsetX * scale) / side));
     const row = Math.min(grid.rows - 1, Math.floor((event.offsetY * scale) / side));
-    tell(row * grid.columns + column, event);
+    show(row * grid.columns + column, event);
   });
   canvas.addEventListener("keydown", (event) => {
     const move = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
@@ -108,7 +108,7 @@ function explain(canvas, grid, side, shape) {
     event.preventDefault();
     const at = Math.min(places.length - 1, Math.max(0, places.indexOf(chosen) + move));
     const box = canvas.getBoundingClientRect();
-    tell(places[at], { clientX: box.left, clientY: box.bottom });
+    show(places[at], { clientX: box.left, clientY: box.bottom });
   });
   const leave = () => {
     chosen = null;
@@ -119,16 +119,16 @@ function explain(canvas, grid, side, shape) {
   canvas.addEventListener("blur", leave);
 }
 
-function describe(entry, shape, whole) {
+function describe(entry, shape, complete) {
   return [
-    indexText(entry.position, shape) + (whole ? "" : ", the worst of its cell"),
+    indexText(entry.position, shape) + (complete ? "" : ", the worst of its cell"),
     `backprop ${figure(entry.backprop, 6)}`,
     `measured ${figure(entry.backprop - entry.away, 6)}${plusMinus(entry.error)}`,
     `relative error ${exponential(entry.relative)}`,
   ];
 }
 
-/** What the colours mean. */
+/** Return the scale of the colours. */
 export function legend() {
   const stops = RAMP.map(([place, colour]) => `${css(colour)} ${((place + 16) / 16) * 100}%`);
   const bar = el("div", { class: "ramp" });

@@ -2,9 +2,9 @@
 
 import { figureOf, historyChart } from "./charts.js";
 import { loadCheck, loadChecks, loadMarkdown } from "./data.js";
-import { owned, parameterDetail } from "./detail.js";
+import { parameterDetail } from "./detail.js";
 import { el, hideTip } from "./dom.js";
-import { differenceFigures, figure, isBound, number, percent, plural, verdictOf } from "./format.js";
+import { verdictOf } from "./format.js";
 import { copyText } from "./host.js";
 import { CheckTable, rowOrder } from "./table.js";
 
@@ -41,7 +41,7 @@ export class RunPanel {
     const name = this.table?.parameters[this.chosen.parameter]?.name;
     this.run = run;
     this.table = table;
-    this.#tellTroubles();
+    this.#showTroubles();
     if (!table.checks.length) return;
     this.chosen.check = wanted >= 0 ? wanted : table.checks.length - 1;
     const same = table.parameters.findIndex((parameter) => parameter.name === name);
@@ -95,7 +95,7 @@ export class RunPanel {
     this.parts.history.replaceChildren(figureOf("Difference over the steps, every parameter", chart));
   }
 
-  #tellTroubles() {
+  #showTroubles() {
     this.parts.troubles.replaceChildren(...this.table.troubles.map((text) => el("p", { class: "trouble", role: "alert" }, text)));
   }
 
@@ -110,32 +110,13 @@ export class RunPanel {
 
 function verdictLine(report) {
   const verdict = verdictOf(report.verdict);
-  const bound = ["good", "unclear"].includes(verdict.tone) && Object.values(report.parameters).some(isBound);
-  const spent = `${plural(report.evaluations, "evaluation")}, ${figure(report.seconds, 2)} s`;
-  const facts = [`step ${report.step}`, `difference ${differenceFigures(report.difference, report.error, bound)}`, `loss ${figure(report.loss)}`, spent];
   const chip = el("span", { class: `chip big ${verdict.tone}`, "data-testid": "verdict" }, `${verdict.symbol} ${verdict.words}`);
-  const sentences = report.diagnoses.slice(0, MOST_SENTENCES).map((d) => el("p", {}, el("code", {}, d.code), " ", d.message));
-  const told = sentences.length ? sentences : el("p", {}, withoutDiagnosis(report));
-  return [el("div", { class: "verdict-line" }, chip, el("span", {}, facts.join(" \u00b7 "))), el("div", { class: "diagnosis", "data-testid": "diagnosis" }, told)];
-}
-
-function withoutDiagnosis(report) {
-  const names = Object.keys(report.parameters);
-  const failing = names.filter((name) => owned(report.parameters, name).verdict !== "GOOD");
-  if (!names.length) return report.notes[0] ?? "Nothing was checked.";
-  if (!failing.length) return `Backprop's gradient is the slope of the loss, in ${names.length > 1 ? "all " : ""}${plural(names.length, "parameter")}.`;
-  return `Not good: ${failing.slice(0, 6).join(", ")}${failing.length > 6 ? ` and ${failing.length - 6} more` : ""}.`;
+  const found = report.diagnoses.slice(0, MOST_SENTENCES).map((d) => el("p", {}, el("code", {}, d.code), " ", d.message));
+  const said = found.length ? found : el("p", {}, report.summary);
+  return [el("div", { class: "verdict-line" }, chip, el("span", {}, report.facts.join(" \u00b7 "))), el("div", { class: "diagnosis", "data-testid": "diagnosis" }, said)];
 }
 
 function remarks(report) {
-  const share = number(report.penalty_share);
-  const lines = [
-    ...report.diagnoses.map((d) => `${d.code}: ${[d.message, d.evidence, d.advice].filter(Boolean).join(" ")}`),
-    Number.isFinite(share) ? `The penalty makes up ${percent(share)} of the gradient.` : "",
-    ...report.asked,
-    ...report.unasked.map((question) => `Not asked: ${question}`),
-    ...report.notes,
-    `Measured by ${report.method || "nothing"}; seed ${report.seed}; ${plural(report.evaluations, "evaluation")} of the loss, ${report.complex_evaluations} of them complex, ${report.gradients} of the gradient.`,
-  ];
-  return el("details", { class: "remarks", open: report.diagnoses.length > 1 }, el("summary", {}, "What was asked and noticed"), el("ul", {}, lines.filter(Boolean).map((line) => el("li", {}, line))));
+  const sentences = report.sentences.map((sentence) => el("li", {}, sentence));
+  return el("details", { class: "remarks", "data-testid": "remarks", open: report.diagnoses.length > 1 }, el("summary", {}, "What was asked and noticed"), el("ul", {}, sentences));
 }

@@ -5,17 +5,10 @@ import { differenceText, exponential, number, shapeText, verdictOf } from "./for
 
 const FEW_CHECKS = 14;
 
-/** The rows in the order of the network, or the worst of a check first. */
+/** The rows in the order of the network, or the worst of a check first and then those that it does not have. */
 export function rowOrder(table, check, worstFirst) {
   const rows = table.parameters.map((_, row) => row);
-  if (!worstFirst) return rows;
-  const badness = (row) => {
-    const cell = table.checks[check]?.cells[row];
-    if (!cell) return -1;
-    const difference = number(cell[1]);
-    return 10 * cell[0] + (Number.isFinite(difference) ? difference : 2);
-  };
-  return rows.sort((a, b) => badness(b) - badness(a) || a - b);
+  return worstFirst ? [...new Set([...(table.checks[check]?.worst_first ?? []), ...rows])] : rows;
 }
 
 /** The table itself; `choose(parameter, check)` is called for a cell that is clicked or reached by the arrow keys. */
@@ -25,7 +18,7 @@ export class CheckTable {
     this.node = el("div", { class: "table-box", "data-testid": "table" });
     this.node.addEventListener("click", (event) => this.#pick(event.target.closest("td[data-check]")));
     this.node.addEventListener("keydown", (event) => this.#walk(event));
-    this.node.addEventListener("mouseover", (event) => this.#tell(event));
+    this.node.addEventListener("mouseover", (event) => this.#showTip(event));
     this.node.addEventListener("mouseleave", hideTip);
   }
 
@@ -51,15 +44,16 @@ export class CheckTable {
     const cells = this.table.checks.map((check, at) => {
       const cell = check.cells[row];
       if (!cell) return el("td", { class: "absent" });
-      const verdict = verdictOf(cell[0]);
-      const text = `${verdict.symbol}\u2009${compact ? shortest(cell[1]) : `${cell[3] ? "at most " : ""}${exponential(cell[1])}`}`;
+      const verdict = verdictOf(cell.verdict);
+      const full = cell.is_bound ? cell.stated : exponential(cell.difference);
+      const text = `${verdict.symbol}\u2009${compact ? shortest(cell.difference) : full}`;
       const label = `${parameter.name}, step ${check.step}: ${verdict.words}, ${differenceText(cell)}`;
       return el("td", { class: verdict.tone, tabindex: -1, "data-row": row, "data-check": at, "aria-label": label }, text);
     });
     return el("tr", { "data-row": row }, name, cells);
   }
 
-  /** Mark what is chosen; the arrow keys go on from there. */
+  /** Mark the chosen cell; the arrow keys go on from there. */
   mark(chosen, focus = false) {
     for (const node of this.node.querySelectorAll(".chosen")) {
       node.classList.remove("chosen");
@@ -102,20 +96,17 @@ export class CheckTable {
     if (cell?.dataset.check !== undefined) this.#pick(cell);
   }
 
-  #tell(event) {
+  #showTip(event) {
     const cell = event.target.closest("td[data-check]");
     if (!cell) return hideTip();
     const [row, at] = [Number(cell.dataset.row), Number(cell.dataset.check)];
-    const told = this.table.checks[at].cells[row];
-    showTip(event, [
-      this.table.parameters[row].name,
-      `step ${this.table.checks[at].step}: ${verdictOf(told[0]).words}`,
-      differenceText(told),
-    ]);
+    const shown = this.table.checks[at].cells[row];
+    const place = `step ${this.table.checks[at].step}: ${verdictOf(shown.verdict).words}`;
+    showTip(event, [this.table.parameters[row].name, place, differenceText(shown)]);
   }
 }
 
-/** The power of ten alone, where there are many columns. */
+/** Only the power of ten, where there are many columns. */
 function shortest(value) {
   const x = number(value);
   if (!Number.isFinite(x)) return "";

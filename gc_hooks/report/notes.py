@@ -1,0 +1,70 @@
+"""The sentences that a check writes beside a verdict: made here from names and numbers, and never read back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+
+from gc_hooks.report.diagnosis import agree, listed
+
+
+class Refusal(Enum):
+    """Why complex step cannot be used for a loss; the value is the sentence for a person."""
+
+    COMPLEX_TYPE = "the loss does not take complex numbers ({0})"
+    NOT_FINITE = "it gave a value that is not finite"
+    DISAGREES = "{0} where central differences gave {1}"
+    TOO_VAGUE = "central differences were too vague to confirm it"
+
+
+def refused(refusal: Refusal, *details: str) -> str:
+    """Say why a check uses central differences and not complex step."""
+    return f"Complex step was refused: {refusal.value.format(*details)}. Measured by central differences."
+
+
+LARGE_ARRAY = "An array is so large that complex numbers in its place are not asked for: central differences."
+COMPLEX_IN_PLACE = "Complex step cannot be written into arrays of real numbers; measured by central differences."
+
+NO_ENTRIES = "no entries"
+NO_GRADIENT = "no gradient"
+PERHAPS_NO_GRADIENT = "no gradient, but the error of the measurement is too large to be sure"
+NEAR_LOSS_NOT_FINITE = "the loss is not finite next to this point"
+GRADIENT_NOT_FINITE = "backprop's gradient is not finite, the loss and its slope are"
+NOISY_LOSS = "the loss is too noisy to be sure"
+KINK_HERE = "a kink at this very point, where each side has its own slope: hand in the gradient as a function"
+KINK_CLOSER_THAN_STEPS = "a kink was met, closer than the steps that so noisy a loss needs"
+MOVED_OFF_KINK = "a kink was met: compared a hair away from it"
+OTHER_STEP_AGREES = "another step size agrees with backprop"
+
+# Sentences with places for figures; each is called with the values for them.
+not_measured = "not measured: {} was spent before".format
+partly_measured = "{} of {} entries measured: {} was spent".format
+not_certain = "{} was spent before it was certain".format
+backprop_rounding = "backprop's own rounding may be {:.0e} of it".format
+outside_domain = (
+    "The loss raised {} at {} of the points at which it was evaluated, taken to be outside of its domain."
+).format
+gradient_buffers_of = (
+    "The gradient was handed in as arrays of {}, whose own rounding widens the error where it matters. Try to hand in "
+    "a function that computes it: it is judged in float64."
+).format
+
+
+def loss_not_finite(value: float, not_finite: Sequence[str]) -> str:
+    """Say that the loss is not finite, and which parameters are not finite already."""
+    if not not_finite:
+        return f"the loss is {value}, although all parameters are finite: look for log(0), 0/0 or an overflow"
+    verb = agree(not_finite, "is", "are")
+    return f"the loss is {value}, and {listed(not_finite)} {verb} not finite already: look at the steps before"
+
+
+def loss_never_changes(value: float, in_place: bool) -> str:
+    """Say that the loss does not depend on its parameters, and what to try."""
+    cause = (
+        "those that it is given, or a function that should set them does not. Try loss=lambda p: ... that uses p, or "
+        "in_place=True where it reads the arrays that were handed in."
+    )
+    if in_place:
+        cause = "those that were handed in: copies, or older ones. Try params= with the arrays that the loss reads."
+    seen = f"The loss was {value:.6g} to the last bit wherever every parameter was changed."
+    return f"{seen} It probably reads other arrays than {cause}"
