@@ -73,11 +73,8 @@ TRIES_ELSEWHERE = 4
 """Other points at which complex step is tried where it could not be told here (a flat or rough place). Each costs
 three to seven evaluations; with one alone, a second flat place would cost the exact method."""
 
-ASSUMED_ROUNDING = 64 * EPS
-"""Relative error of an exact slope before its rounding is measured, or where it cannot be."""
-
-LEAST_ROUNDING = 6 * EPS
-"""The least relative error of an exact slope: the last operations alone."""
+ASSUMED_ROUNDING, LEAST_ROUNDING = 64 * EPS, 6 * EPS
+"""Relative error of an exact slope before its rounding is measured, and the least, which the last operations make."""
 
 JITTERED_SLOPES, SLOPE_ROUNDINGS = 2, 32.0
 """Jittered complex slopes, where backprop is not a function, and how many times their move the rounding may be. On 16

@@ -43,7 +43,10 @@ class Objective(training.Objective):
 
     def __call__(self, params: Params, batch: Batch, random_state: RandomState | None = None) -> Any:
         """Return data loss plus penalty."""
-        return self.data_loss(params, batch, random_state) + self.penalty(params)
+        data_loss = self.data_loss(params, batch, random_state)
+        if self._penalty is None:  # NumPy 1 makes float64 of a float32 and 0.0
+            return data_loss
+        return data_loss + self.penalty(params)
 
     def data_loss(self, params: Params, batch: Batch, random_state: RandomState | None = None) -> Any:
         inputs, targets = batch
