@@ -137,8 +137,7 @@ class RuleContext:
     def wrong_entries(self, name: str) -> tuple[Array, Array]:
         """Return the positions in C order of the measured entries that are wrong, and the slopes measured there."""
         entries = self._measured(name).entries(self.gradient(name))
-        size = np.abs(entries.grad) + np.abs(entries.slopes)
-        wrong = entries.residuals > entries.errors + self.session.tolerance.good * size
+        wrong = entries.are_wrong(self.session.tolerance.good)
         return entries.indices[wrong], entries.slopes[wrong]
 
     def _parameter(self, name: str) -> Parameter:

@@ -104,6 +104,10 @@ class MeasuredEntries(NamedTuple):
     penalties: Array
     residuals: Array
 
+    def are_wrong(self, good: float) -> Array:
+        """Return which entries are certainly wrong: beyond their error, by more than the good band."""
+        return np.asarray(self.residuals > self.errors + good * (np.abs(self.grad) + np.abs(self.slopes)))
+
     def total_errors(self, rounding: Rounding, floor: float) -> Array:
         """Return how far each slope can be off, with the rounding of what cancels in it.
 

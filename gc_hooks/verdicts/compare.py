@@ -93,18 +93,16 @@ def _compare(
         basis = Basis.PARTIAL
     else:
         basis = Basis.BOUNDED if measurements.joint else Basis.NOTHING
-    # From here on an entry is certainly wrong.
-    certain = entries.errors + tolerance.good * (np.abs(entries.grad) + np.abs(entries.slopes))
     comparison = Comparison(
         parameter.name,
         parameter.value.shape,
         basis=basis,
+        wrong=int(np.sum(entries.are_wrong(tolerance.good))),
         measured=len(measured.indices),
         directions=len(measured.directions),
         suspect=joint.suspect,
         status=_worst_status(measured, measurements),
         worst=_worst_entries(parameter, entries),
-        wrong=int(np.sum(entries.residuals > certain)),
     )
     if not parameter.value.size:
         return replace(

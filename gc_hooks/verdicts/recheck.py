@@ -189,10 +189,8 @@ def _stands_on_kink(session: Session, comparison: Comparison) -> bool:
         if abs(right.value + left.value) > right.error + left.error:
             return True
         # Symmetric differences are the same to both sides: there only one that looks at each side apart can tell.
-        if (
-            not session.slopes.are_exact
-            and session.slopes.by_central_differences().slope(probe)[0].status is Status.KINK
-        ):
+        by_steps = session.slopes.by_central_differences()
+        if not session.slopes.are_exact and by_steps.slope(probe)[0].status is Status.KINK:
             return True
     return False
 

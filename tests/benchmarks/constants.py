@@ -69,7 +69,6 @@ def scale(name, factor):
 def check_network(seed, name, factor):
     """Return the counts of verdicts on a correct network and on the same with a bug."""
     if factor != 1:
-        scale(name, 1.0)  # workers are used again: from the number as it is
         scale(name, factor)
     rng, tally = np.random.default_rng(seed), Counter()
     network = random_network(rng, seed)
