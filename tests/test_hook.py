@@ -379,11 +379,11 @@ def test_the_end_is_summed_up(path):
 
 @both_paths
 def test_on_fail_warns_by_default(path):
-    """A wrong gradient is one warning a check, and the training goes on to its end."""
+    """A wrong gradient is one warning as long as it is the same, and the training goes on to its end."""
     hook = a_hook(after=2)
-    with pytest.warns(GradCheckWarning, match=r"looks wrong. step \d: WORRY.*b") as caught:
+    with pytest.warns(GradCheckWarning, match=r"looks wrong. step 0: WORRY.*b") as caught:
         assert train_wrong(hook, 4, path) == 4
-    assert len(caught) == 3
+    assert len(caught) == 1
     assert verdicts_of(hook) == [WORRY] * 3
     assert {frozenset(failing(report)) for report in hook.reports} == {
         frozenset({"dense1.b"} if path == "trainer" else "b")
@@ -616,14 +616,17 @@ class Clipped(nn.Sequential):
     ("chain", "codes"),
     [
         (nn.Sequential, [None, None, None]),
-        (Accumulating, [None, "accumulated", "buffers_differ"]),
-        (Stale, [None, "stale", "buffers_differ"]),
+        (Accumulating, [None, "accumulated", "accumulated"]),
+        (Stale, [None, "stale", "stale"]),
         (Clipped, ["buffers_differ"] * 3),
     ],
 )
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_the_buffers_are_compared_with_a_fresh_pass(chain, codes, dtype):
-    """Accumulated and stale buffers are right at step 0 and told by name at step 1, on all parameters."""
+    """Accumulated and stale buffers are right at step 0 and told by name at step 1, on all parameters.
+
+    Later only that they differ can be seen: that is the bug that is known.
+    """
     told = []
     hook = a_hook(after=4, on_fail=told.append)
     fit(hook, 6, chain=chain, dtype=dtype)
@@ -850,7 +853,7 @@ def test_before_loss_resets_what_the_model_carries():
     assert verdicts_of(hook) == [GOOD, INCONCLUSIVE]
 
 
-@pytest.mark.parametrize("breaks_at", [None, 5])
+@pytest.mark.parametrize("breaks_at", [None, 3, 4])
 def test_before_loss_leaves_the_model_where_it_was(breaks_at):
     """What the model carries is put back after the check too, also when it fails: the training goes on from there."""
     model, calls = Recurrent(), 0
@@ -860,7 +863,7 @@ def test_before_loss_leaves_the_model_where_it_was(breaks_at):
     def loss(w):
         nonlocal calls
         calls += 1
-        if calls == breaks_at:
+        if breaks_at is not None and calls >= breaks_at:
             raise RuntimeError
         return model.loss(w)
 

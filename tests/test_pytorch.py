@@ -754,13 +754,40 @@ def test_on_fail_and_drift_are_those_of_the_other_hooks():
 
 
 def test_periodic_checks_go_along_one_direction():
-    """Once in so many calls, at the cost of a few evaluations."""
-    model = network()
+    """Once in so many calls, at the cost of three evaluations: beside them two gradients, and one pass for .grad."""
+    model, passes = network(), []
+    model.register_forward_hook(lambda *_: passes.append(1))
     hook = a_hook(model, after=None, every=3)
-    train(model, hook, 7)
-    assert [report.step for report in hook.reports] == [0, 1, 3, 6]
-    assert hook.reports[-1].evaluations < hook.reports[0].evaluations
+    train(model, hook, 6)
+    passes.clear()
+    train(model, hook, 1)
+    assert [report.step for report in hook.reports] == [0, 1, 3, 0]
+    assert (hook.reports[-1].evaluations, hook.reports[-1].gradients) == (3, 3)
+    assert len(passes) == 7  # the training's own is one of them
     assert verdicts_of(hook) == [GOOD] * 4
+    assert all(comparison.sensitivity < 1e-4 for comparison in hook.reports[-1].parameters.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_known_bug_is_told_once_until_it_is_repaired_or_another_one_comes(dtype):
+    """At the price of a few evaluations, without a warning."""
+    model = network(dtype=dtype)
+    hook = a_hook(model, after=None, every=3)
+    train(model, hook, 4)
+    model.last.bug = "bias doubled"
+    with pytest.warns(GradCheckWarning, match="looks wrong. step 2: WORRY") as caught:
+        train(model, hook, 6)
+    assert len(caught) == 1
+    model.last.bug = "weights negative"
+    with pytest.warns(GradCheckWarning, match="last.weight"):
+        train(model, hook, 6)
+    model.last.bug = ""
+    train(model, hook, 3)
+    found = [(report.verdict, report.as_at) for report in hook.reports]
+    assert found == [(GOOD, None)] * 3 + [(WORRY, None), (WORRY, 2)] + [(WORRY, None), (WORRY, 2)] + [(GOOD, None)]
+    assert hook.reports[4].evaluations <= 3 + 4 * 4
+    assert hook.reports[4].diagnoses == hook.reports[3].diagnoses
+    assert hook.reports[5].failing == ["last.weight"]
 
 
 def test_torchs_own_writer_is_shared(tmp_path):

@@ -13,7 +13,7 @@ from gc_hooks.arrays import large
 from gc_hooks.arrays.large import Normals, uniforms
 from gc_hooks.problem import Meter
 from gc_hooks.problem.validate import revisit
-from gc_hooks.quick_check import quick_check
+from gc_hooks.quick_check import Glance
 from gc_hooks.report.comparison import Basis
 from hunts import some
 
@@ -32,10 +32,13 @@ def gradient_of(net):
     return lambda p: {name.removeprefix("d"): grad for name, grad in net.backward(p).items()}
 
 
-def looked_at(loss, gradient, point, *, seed=0, **limits):
+def looked_at(loss, gradient, point, *, seed=0, takes_complex=True, **limits):
     point = {name: np.array(array, dtype=np.float64) for name, array in point.items()}
     problem = revisit(loss, point, gradient, lambda p: (loss(p), gradient(p)), Meter(**limits))
-    return quick_check(problem, Tolerance(), seed=seed, step=7)
+    return Glance(takes_complex=takes_complex).look(problem, Tolerance(), seed=seed, step=7)
+
+
+both_methods = pytest.mark.parametrize("takes_complex", [True, False], ids=["complex step", "central"])
 
 
 @pytest.mark.parametrize("activation", zoo.ACTIVATIONS)
@@ -52,9 +55,24 @@ def test_a_right_gradient_is_good_after_three_evaluations(activation, strength):
         assert {c.basis for c in report.parameters.values()} == {Basis.BOUNDED}
 
 
+@pytest.mark.parametrize("activation", zoo.ACTIVATIONS)
+def test_by_central_differences_a_right_gradient_is_good_after_two_evaluations(activation):
+    """More where a kink is near or one direction does not bound every parameter."""
+    net, costs = zoo.network(1, activation), []
+    for seed in range(20):
+        report = looked_at(net.loss, gradient_of(net), net.params, seed=seed, takes_complex=False)
+        if report is not None:
+            assert (report.verdict, report.complex_evaluations) == (Verdict.GOOD, 0)
+            costs.append(report.evaluations)
+    assert len(costs) >= 18
+    assert np.median(costs) == 3
+    assert max(costs) <= 13
+
+
+@both_methods
 @pytest.mark.parametrize("bug", WRONG)
 @pytest.mark.parametrize("name", ["W1", "b2", "W3"])
-def test_of_a_wrong_gradient_it_says_nothing(bug, name):
+def test_of_a_wrong_gradient_it_says_nothing(bug, name, takes_complex):
     net = zoo.network(2, "tanh", strength=1e-3)
     for seed in range(20):
         rng = np.random.default_rng(seed)
@@ -63,11 +81,12 @@ def test_of_a_wrong_gradient_it_says_nothing(bug, name):
             grads = gradient_of(net)(p)
             return {**grads, name: WRONG[bug](grads[name], rng)}
 
-        assert looked_at(net.loss, wrong, net.params, seed=seed) is None
+        assert looked_at(net.loss, wrong, net.params, seed=seed, takes_complex=takes_complex) is None
 
 
+@both_methods
 @pytest.mark.parametrize("name", some(["W1", "W3"], ["W1"]))
-def test_an_error_of_the_stated_sensitivity_is_seen(name):
+def test_an_error_of_the_stated_sensitivity_is_seen(name, takes_complex):
     """In one entry, in two that are equal, and spread over all: in 99 of 100 cases."""
     net = zoo.network(3, "sigmoid")
     gradient = gradient_of(net)
@@ -75,13 +94,14 @@ def test_an_error_of_the_stated_sensitivity_is_seen(name):
     unseen, tries = 0, 0
     for seed in range(200):
         rng = np.random.default_rng(seed)
-        clean = looked_at(net.loss, gradient_of(net), net.params, seed=seed)
+        clean = looked_at(net.loss, gradient_of(net), net.params, seed=seed, takes_complex=takes_complex)
         if clean is None:
             continue
         size = clean.parameters[name].sensitivity * np.linalg.norm(grads[name])
         for error in (one_entry(grads[name], rng), two_equal(grads[name], rng), rng.standard_normal(grads[name].shape)):
             off = grads[name] + size * error / np.linalg.norm(error)
-            report = looked_at(net.loss, lambda p, off=off: {**gradient(p), name: off}, net.params, seed=seed)
+            wrong = lambda p, off=off: {**gradient(p), name: off}  # noqa: E731
+            report = looked_at(net.loss, wrong, net.params, seed=seed, takes_complex=takes_complex)
             unseen += report is not None
             tries += 1
     assert tries > 500
@@ -153,9 +173,20 @@ def test_a_branch_that_complex_step_and_backprop_both_lose_is_not_good():
     assert looked_at(loss, lambda p: {"w": 2 * p["w"]}, point) is None
 
 
-def test_a_loss_that_takes_no_complex_numbers_is_for_the_pipeline():
-    point = {"w": np.array([1.0, -2.0, 3.0])}
-    assert looked_at(lambda p: sum(map(float, p["w"] ** 2)), lambda p: {"w": 2 * p["w"]}, point) is None
+@pytest.mark.parametrize(
+    ("loss", "first"),
+    [(lambda p: sum(map(float, p["w"] ** 2)), 4), (lambda p: np.linalg.norm(p["w"]) ** 2, 8)],
+    ids=["refuses complex numbers", "is wrong with them"],
+)
+def test_where_complex_step_fails_a_central_difference_tells_and_complex_step_is_not_tried_again(loss, first):
+    """Two real evaluations beside the loss at the point. A doubled gradient is for the pipeline."""
+    point, glance = {"w": np.array([1.0, -2.0, 3.0])}, Glance()
+    for evaluations, complex_evaluations in ((first, 1), (3, 0)):
+        problem = revisit(loss, point, lambda p: {}, lambda p: (loss(p), {"w": 2 * p["w"]}), Meter())
+        report = glance.look(problem, Tolerance(), seed=0, step=0)
+        assert report.ok
+        assert (report.evaluations, report.complex_evaluations) == (evaluations, complex_evaluations)
+    assert looked_at(loss, lambda p: {"w": 4 * p["w"]}, point) is None
 
 
 def test_a_spent_budget_is_for_the_pipeline_to_tell():

@@ -30,6 +30,7 @@ from gc_hooks import (
     Verdict,
     read_jsonl,
 )
+from gc_hooks.report.comparison import EntryComparison
 from gc_hooks.reporters.tensorboard import unique_tags
 from servers import run_python
 
@@ -103,6 +104,31 @@ def test_a_check_that_failed_has_no_table():
     failed = CheckReport({}, notes=("The check failed.",))
     assert printed(failed) == "gradient check, step 0: INCONCLUSIVE\n  The check failed.\n"
     assert not any("parameter" in text for text in (str(failed), failed.to_markdown(), failed._repr_html_()))
+
+
+def test_a_known_bug_is_one_line():
+    """No table, no diagnosis and no note: when it was told, how large it is now, and what it is."""
+    found = Diagnosis("other_loss", ("W",), "dW is wrong."), Diagnosis("layer", ("W",), "It is there.", layer="Capped")
+    known = a_report(150, 0.56, diagnoses=found, as_at=100, notes=("Seen.",))
+    assert printed(known, width=20) == (
+        "gradient check, step 150: WORRY as at step 100, now 5.6e-01: other_loss, layer Capped\n"
+    )
+    assert "dW is wrong." in str(known)
+    unknown = a_report(150, 1e-12, {"b": 1e-12}, diagnoses=(Diagnosis("missing_gradient", ("W",), "No."),), as_at=100)
+    unknown.parameters["W"] = Comparison("W", (2, 3), verdict=Verdict.WORRY)
+    assert printed(unknown) == "gradient check, step 150: WORRY as at step 100: missing_gradient in W\n"
+    assert CheckReport.from_json(known.to_json()).as_at == 100
+
+
+def test_the_worst_parameters_show_an_entry():
+    """In a table of many wrong parameters it takes most of the room."""
+    entry = EntryComparison((1, 2), 0.25, 0.5, 0.0)
+    compared = {
+        name: Comparison(name, (2, 3), 0.3, 0.0, Verdict.WORRY, worst=(entry,), wrong=1, measured=6, note="noted")
+        for name in "abcde"
+    }
+    text = printed(CheckReport(compared))
+    assert (text.count("backprop 0.25"), text.count("noted")) == (3, 5)
 
 
 def test_a_diagnosis_is_told_at_every_check():

@@ -14,6 +14,7 @@ from gc_hooks.errors import GradientMismatch
 from gc_hooks.hooks.environment import read_environment
 from gc_hooks.hooks.options import HookOptions
 from gc_hooks.hooks.recorder import CheckRecorder, warn
+from gc_hooks.quick_check import Glance, finds_the_same
 from gc_hooks.report import CheckReport
 from gc_hooks.report.diagnosis import plural
 from gc_hooks.report.verdict import Verdict
@@ -25,7 +26,7 @@ Self = TypeVar("Self", bound="HookBase")
 
 
 class CheckPlan(NamedTuple):
-    """How much a check looks at: ``quick`` leaves out what the last check, a good one, has just shown."""
+    """How much a check looks at: ``quick`` asks first whether all is as the check before found it."""
 
     probes: Depth | None = None
     quick: bool = False
@@ -50,6 +51,9 @@ class HookBase:
         self._on_fail = options.on_fail
         self._recorder = CheckRecorder(choose_reporters(options.reporters, log_dir, writer), options.seed)
         self._check_options = options.for_check(pictures=self._recorder.wants_pictures)
+        self._glance = Glance()
+        self._can_glance = options.method is None  # a method of the user's choice measures every check
+        self._known: CheckReport | None = None  # the report that told of a bug, while checks find the same
         self._began = math.nan  # time.perf_counter() at the first call
         self._latest: Any = None  # what the last step handed in, for a check at the end
         # A user's schedule may have a state and is asked once a call; ours can be asked about the next call as well.
@@ -99,11 +103,15 @@ class HookBase:
         if call == 0 and math.isnan(self._began):
             self._began = time.perf_counter()
         try:
+            is_known = self._can_glance and self._known is not None
             if self._full(call):
-                return FULL
+                return CheckPlan(quick=is_known)
             if self._periodic(call):
-                # A period has to stay cheap: one direction through all parameters, and more only on suspicion.
-                return CheckPlan(joint, quick=bool(self.reports) and self.reports[-1].ok)
+                # A period has to stay cheap: a glance where there can be one; by a method that was asked for, one
+                # direction through all parameters, and more only on suspicion.
+                was_good = self._can_glance and bool(self.reports) and self.reports[-1].ok
+                probes = None if self._check_options.method is None else joint
+                return CheckPlan(probes, quick=is_known or was_good)
         except Exception:
             self._full = self._periodic = never
             with self._recorder.record(step, "The schedule (it is not asked again)"):
@@ -117,6 +125,28 @@ class HookBase:
     def _options_for(self, plan: CheckPlan, step: int, seed: int) -> CheckOptions:
         return replace(self._check_options, probes=plan.probes, step=step, seed=seed)
 
+    def _forget(self) -> None:
+        """Forget what checks of other parameters have found."""
+        self._glance, self._known = Glance(takes_complex=self._glance.takes_complex), None
+
+    def _answer(
+        self, plan: CheckPlan, glance: Callable[[Glance], CheckReport | None], whole: Callable[[], CheckReport]
+    ) -> CheckReport:
+        """Return the answer to "is the gradient the slope of the loss?", at little cost where the plan allows it."""
+        report = glance(self._glance) if plan.quick else None
+        if report is None:
+            report = self._glance.before = whole()
+        return report
+
+    def _compared(self, report: CheckReport) -> CheckReport:
+        """Return the report of a check, marked where it finds the bug that one before it has told in full."""
+        known = self._known
+        if known is not None and finds_the_same(report, known):
+            report = replace(report, as_at=known.step, diagnoses=known.diagnoses)
+            return report.noted(f"The diagnoses are those of the check at step {known.step}.")
+        self._known = report if report.verdict > Verdict.INCONCLUSIVE else None
+        return report
+
     def _act_on(self, report: CheckReport, stop: Callable[[str], None] | None = None) -> None:
         """Do what the user wants where a gradient looks wrong; ``stop`` ends the training."""
         if report.verdict < Verdict.DOUBLE_CHECK:
@@ -129,7 +159,7 @@ class HookBase:
             self.should_stop = True
             if stop is not None:  # a loop of the user's looks at should_stop
                 stop(f"gradient check, {report.headline}")
-        else:
+        elif report.as_at is None:  # once is enough
             warn(f"The gradient looks wrong. {report.headline}.")
 
     def _is_early_end(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -17,14 +18,14 @@ import numpy as np
 from gc_hooks._typing import Array, Batch, Loss, Params, RandomState
 from gc_hooks.arrays.large import copies_in_double
 from gc_hooks.arrays.norms import in_double, norm, relative_difference, same_bits
-from gc_hooks.check import CheckOptions, check_gradients, check_problem
+from gc_hooks.check import CheckOptions, check_gradients
 from gc_hooks.hooks.identities import broken_identities
 from gc_hooks.layer_view import LayerView
 from gc_hooks.layerwise import check_layer_views, layers_at_fault
 from gc_hooks.numerics import EPS
-from gc_hooks.problem import Meter
-from gc_hooks.problem.validate import revisit
-from gc_hooks.quick_check import quick_check
+from gc_hooks.problem import Meter, put_back
+from gc_hooks.problem.validate import build_problem, revisit
+from gc_hooks.quick_check import Glance
 from gc_hooks.report import CheckReport
 from gc_hooks.report.comparison import Comparison, Reason
 from gc_hooks.report.diagnosis import Code, Diagnosis, listed, plural
@@ -66,10 +67,16 @@ def check_slopes(
     data = _in_double(batch[0]), _in_double(batch[1])
     objective = state.objective.detached(in_double(state.params), data, random_state)
     has_penalty = objective.penalty(state.params) != 0
+
+    def gradient(params: Params) -> Params:
+        # In the precision of the training the batch is asked as the training has it.
+        in_training = any(array.dtype != np.float64 for array in params.values())
+        return objective.gradient(params, batch if in_training else data, random_state)
+
     report = check_gradients(
         lambda params: objective.data_loss(params, data, random_state),
         state.params,
-        lambda params: objective.gradient(params, data, random_state),
+        gradient,
         penalty=objective.penalty if has_penalty else None,
         **vars(replace(options, constants=_constants(state, batch))),
     )
@@ -78,12 +85,13 @@ def check_slopes(
     return _explained(report, state, data, random_state)
 
 
-def quick_check_slopes(
-    state: TrainState, batch: Batch, random_state: RandomState | None, options: CheckOptions
-) -> CheckReport:
-    """Check the gradient function at the lowest cost, for a periodic check after a good one.
+def glance_at_slopes(
+    state: TrainState, batch: Batch, random_state: RandomState | None, options: CheckOptions, glance: Glance
+) -> CheckReport | None:
+    """Return the report of the gradient function at the lowest cost, where it is as right or as wrong as it was.
 
     Data part and penalty are measured together, and whether loss and gradient repeat themselves is not asked again.
+    None where all of it has to be asked.
     """
     data, point = (_in_double(batch[0]), _in_double(batch[1])), copies_in_double(state.params)
     objective = state.objective.detached(point, data, random_state)
@@ -94,12 +102,8 @@ def quick_check_slopes(
         lambda params: objective.value_and_gradient(params, data, random_state),
         Meter(options.max_evaluations, options.max_seconds),
     )
-    report = None
-    if options.method is None:
-        report = quick_check(problem, options.tolerance, seed=options.seed, step=options.step)
-    if report is None:  # not plainly good: the full pipeline decides
-        report = check_problem(problem, replace(options, constants=_constants(state, batch)))
-    return _explained(report, state, data, random_state)
+    report = glance.look(problem, options.tolerance, seed=options.seed, step=options.step)
+    return None if report is None else _circumstances(report, state, data, random_state)
 
 
 def _in_double(array: Array) -> Array:
@@ -118,10 +122,8 @@ def _constants(state: TrainState, batch: Batch) -> dict[str, float]:
 
 
 def _explained(report: CheckReport, state: TrainState, batch: Batch, random_state: RandomState | None) -> CheckReport:
-    """Add how the slopes were measured, and where the bug is if the gradient is wrong."""
-    dropout = "off" if random_state is None else "on, with fixed masks"
-    answer = f"Slopes on {plural(len(batch[0]), 'sample')} in float64, dropout {dropout}."
-    report = replace(report, asked=(answer,)).noted(*state.objective.notes, *state.remarks)
+    """Add where the bug is if the gradient is wrong, and how the slopes were measured."""
+    report = _circumstances(report, state, batch, random_state)
     # A gradient that changes from call to call breaks every identity: nothing would be learnt.
     if report.verdict < Verdict.DOUBLE_CHECK or _named(report, (Code.NOT_REPEATABLE,)):
         return report
@@ -131,6 +133,15 @@ def _explained(report: CheckReport, state: TrainState, batch: Batch, random_stat
         views: list[LayerView] = list(state.objective.layer_views(params, batch, random_state))
         diagnoses += layers_at_fault(check_layer_views(views, seed=report.seed), views)
     return replace(report, diagnoses=tuple(diagnoses))
+
+
+def _circumstances(
+    report: CheckReport, state: TrainState, batch: Batch, random_state: RandomState | None
+) -> CheckReport:
+    """Add how the slopes were measured, and what is to be said of the model."""
+    dropout = "off" if random_state is None else "on, with fixed masks"
+    answer = f"Slopes on {plural(len(batch[0]), 'sample')} in float64, dropout {dropout}."
+    return replace(report, asked=(answer,)).noted(*state.objective.notes, *state.remarks)
 
 
 def _named(report: CheckReport, codes: Collection[str] | None = None) -> set[str]:
@@ -327,24 +338,48 @@ class OwnStep(NamedTuple):
 
 
 def check_own_loop(own: OwnStep, options: CheckOptions) -> CheckReport:
-    """Ask question 3 in a loop of the user's, and say which of the others could not be asked.
+    """Ask question 3 in a loop of the user's, and say which of the others could not be asked."""
+    with _reset(own) as (loss, grads):
+        report = check_gradients(loss, own.params, grads, in_place=own.in_place, **vars(options))
+    return _of_own_loop(own, report)
 
-    ``before_loss`` puts back what the model carries from call to call. After the last call it is called once more: the
-    training goes on from where it was.
+
+def glance_at_own_loop(own: OwnStep, options: CheckOptions, glance: Glance) -> CheckReport | None:
+    """Return the report at the lowest cost, where all is as right or as wrong as it was; None where it may not be.
+
+    Costs three evaluations of the loss, and two of the gradient where that is a function, which has to repeat itself.
+    """
+    with _reset(own) as (loss, grads):
+        meter = Meter(options.max_evaluations, options.max_seconds)
+        problem = build_problem(loss, own.params, grads, in_place=own.in_place, meter=meter, is_known=True)
+        try:
+            report = glance.look(problem, options.tolerance, seed=options.seed, step=options.step)
+        finally:  # also after Ctrl-C
+            put_back(problem.live or {}, problem.home or {})
+    return None if report is None else _of_own_loop(own, report)
+
+
+def _of_own_loop(own: OwnStep, report: CheckReport) -> CheckReport:
+    unasked = "does backward repeat itself, is it right in float64? The gradient was handed in as buffers."
+    if callable(own.grads):
+        unasked = "do the optimiser's buffers equal a fresh backward pass? The gradient is a function."
+    return replace(report, unasked=(unasked,))
+
+
+@contextmanager
+def _reset(own: OwnStep) -> Iterator[tuple[Loss, Any]]:
+    """Yield loss and gradient; ``before_loss`` puts back before each call what the model carries from call to call.
+
+    After the last call it is called once more: the training goes on from where it was.
     """
     loss, grads, before_loss = own.loss, own.grads, own.before_loss
-    unasked = "does backward repeat itself, is it right in float64? The gradient was handed in as buffers."
-    if callable(grads):
-        unasked = "do the optimiser's buffers equal a fresh backward pass? The gradient is a function."
-    if before_loss is not None:
-        loss = _after(before_loss, loss)
-        grads = _after(before_loss, grads) if callable(grads) else grads
+    if before_loss is None:
+        yield loss, grads
+        return
     try:
-        report = check_gradients(loss, own.params, grads, in_place=own.in_place, **vars(options))
+        yield _after(before_loss, loss), _after(before_loss, grads) if callable(grads) else grads
     finally:
-        if before_loss is not None:
-            before_loss()
-    return replace(report, unasked=(unasked,))
+        before_loss()
 
 
 def _after(before: Callable[[], object], function: Callable[..., Any]) -> Callable[..., Any]:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 MOST_ROWS = 40
 """Rows of the table, the worst parameters first: about a screen."""
 
+MOST_ENTRIES = 3
+"""Rows that show a wrong entry: in a narrow window each takes four lines, and where more parameters are wrong, the
+entries of three tell as much."""
+
 STYLES = {
     Verdict.GOOD: "green",
     Verdict.INCONCLUSIVE: "yellow",
@@ -34,7 +38,8 @@ class ConsoleReporter(Reporter):
 
     Notes
     -----
-    A note that was printed before is not printed again; a diagnosis is, in one sentence.
+    A note that was printed before is not printed again; a diagnosis is, in one sentence. A check that finds the bug of
+    the one before it is one line.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -44,6 +49,8 @@ class ConsoleReporter(Reporter):
     def report(self, report: CheckReport) -> None:
         """Print one check."""
         self._print(f"gradient check, {report.headline}", STYLES[report.verdict])
+        if report.as_at is not None:
+            return
         if report.parameters and not report.ok:
             self._out.print(_table(report))
         for diagnosis, finding in zip(report.diagnoses, report.findings, strict=True):
@@ -75,7 +82,7 @@ def _table(report: CheckReport) -> Table:
     table: Table = rich.table.Table(box=rich.box.SIMPLE, pad_edge=False)
     for title in HEADER:
         table.add_column(title, no_wrap=title != HEADER[-1])
-    rows = zip(report.worst_first, report.rows(), strict=True)
+    rows = zip(report.worst_first, report.rows(MOST_ENTRIES), strict=True)
     for comparison, row in list(rows)[:MOST_ROWS]:
         # As Text, because a name such as "[bold]" must not be read as markup.
         table.add_row(*(rich.text.Text(cell, style=STYLES[comparison.verdict]) for cell in row))

@@ -57,14 +57,14 @@ class Sandbox:
         with self._opened(params, double, self._dropout_off):
             return self._backward()
 
-    def fresh_passes(self) -> list[dict[str, Array]]:
-        """Return the gradients of two backward passes with the training's own masks.
+    def fresh_passes(self, count: int) -> list[dict[str, Array]]:
+        """Return the gradients of one or two backward passes with the training's own masks.
 
         The module is put back only after both: they show what the first pass changes.
         """
         passes = []
         with self._opened({}, False, False):  # at the module's own parameters
-            for _ in range(2):
+            for _ in range(count):
                 with self._recorder.replay():
                     passes.append(self._backward())
         return passes
