@@ -18,7 +18,7 @@ from gc_hooks.report.diagnosis import Diagnosis
 from gc_hooks.report.verdict import Status, Tolerance, Verdict
 from gc_hooks.reporters import ConsoleReporter, JsonlReporter, Log, Reporter, TensorBoardReporter, read_jsonl, read_log
 from gc_hooks.schedule import any_of, at, drift, every, first, logspaced
-from gc_hooks.slopes.methods import Estimate, Method, central, complex_step, fixed_step
+from gc_hooks.slopes.methods import Estimate, Method, central, complex_step, fixed_step, reference
 from gc_hooks.slopes.probes import entries, joint, per_parameter
 from gc_hooks.testing import assert_gradients
 from gc_hooks.training import Callback, TrainState
@@ -31,7 +31,7 @@ __all__ = [
     "MissingDependency", "NondeterministicLoss", "Reporter", "Status", "TensorBoardReporter", "Tolerance", "TrainState",
     "Verdict", "adapters", "any_of", "assert_gradients", "at", "central", "check_gradients", "check_layers",
     "complex_step", "drift", "entries", "every", "first", "fixed_step", "joint", "logspaced", "nn", "per_parameter",
-    "read_jsonl", "read_log",
+    "read_jsonl", "read_log", "reference",
 ]  # fmt: skip
 
 

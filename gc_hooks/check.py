@@ -10,13 +10,14 @@ from itertools import chain
 import numpy as np
 
 from gc_hooks._typing import Loss
+from gc_hooks.arrays.large import LARGE
 from gc_hooks.errors import InvalidProblem
 from gc_hooks.isolation.generators import find_generators
 from gc_hooks.isolation.rng import preserve_global_random_state
-from gc_hooks.problem import Meter, Problem, put_back
+from gc_hooks.problem import BudgetSpent, Meter, Problem, put_back
 from gc_hooks.problem.validate import build_problem
 from gc_hooks.report import CheckReport
-from gc_hooks.report.comparison import Basis
+from gc_hooks.report.comparison import Basis, Comparison
 from gc_hooks.report.diagnosis import Diagnosis
 from gc_hooks.report.verdict import Tolerance, Verdict
 from gc_hooks.rules import diagnose
@@ -26,9 +27,11 @@ from gc_hooks.slopes.methods import Estimate, Method, fixed_step
 from gc_hooks.slopes.parallel import measure_on
 from gc_hooks.slopes.probes import Depth, Direction, automatic, entries
 from gc_hooks.slopes.progress import PATIENCE, Progress
-from gc_hooks.verdicts.compare import compare
+from gc_hooks.tracing.box import NotTraceable
+from gc_hooks.tracing.confirm import confirmed_reference
 from gc_hooks.verdicts.escalate import escalate
 from gc_hooks.verdicts.plot_data import collect_plot_data
+from gc_hooks.verdicts.second_look import look_again
 from gc_hooks.verdicts.session import Session
 from gc_hooks.verdicts.summary import write_report
 
@@ -37,10 +40,10 @@ def check_problem(problem: Problem, options: CheckOptions) -> CheckReport:
     """Prepare, measure, compare, look closer where it is not clear, diagnose, and report."""
     generator = np.random.default_rng(options.seed)
     with np.errstate(all="ignore"):
-        session = _measure(problem, options, generator)
-        comparisons = compare(problem, session.measurements, options.tolerance)
-        if not all(c.basis is Basis.EXACT and c.verdict is Verdict.GOOD for c in comparisons.values()):
-            comparisons = escalate(session, comparisons)
+        try:
+            session, comparisons = _by_reference(problem, options, generator)
+        except NotTraceable as refusal:
+            session, comparisons = _by_slopes(problem.noted(*refusal.notes), options, generator)
         diagnoses: tuple[Diagnosis, ...] = ()
         if any(comparison.verdict > Verdict.INCONCLUSIVE for comparison in comparisons.values()):
             diagnoses = diagnose(session, comparisons, options.constants)
@@ -48,13 +51,32 @@ def check_problem(problem: Problem, options: CheckOptions) -> CheckReport:
         return write_report(session, comparisons, diagnoses, step=options.step, seed=options.seed, plot_data=plot_data)
 
 
-def _measure(problem: Problem, options: CheckOptions, generator: np.random.Generator) -> Session:
-    """Prepare the instruments, and measure along the probes that the depth chooses."""
+def _by_reference(
+    problem: Problem, options: CheckOptions, generator: np.random.Generator
+) -> tuple[Session, dict[str, Comparison]]:
+    """Compare every entry with the gradient that is traced from the loss; raise `NotTraceable` where there is none."""
+    if not options.wants_reference:
+        raise NotTraceable
+    if any(parameter.value.size >= LARGE for parameter in problem):  # the tape would hold many copies of it
+        raise NotTraceable("an array has more than four million entries", "")
+    try:
+        traced, slopes, vagueness = confirmed_reference(problem, generator)
+    except BudgetSpent:
+        raise NotTraceable from None
+    measurements = Measurements.of_all_entries(problem, traced.gradients, traced.penalties, traced.precision)
+    session = Session(slopes, measurements, options.tolerance, generator, True, traced, vagueness, traced.at_kink)
+    return session, look_again(session, session.compare_all())
+
+
+def _by_slopes(
+    problem: Problem, options: CheckOptions, generator: np.random.Generator
+) -> tuple[Session, dict[str, Comparison]]:
+    """Measure slopes along the probes that the depth chooses, compare, and look closer where it is not clear."""
     probes = iter(options.depth(problem, generator))
     first = next(probes, None)
     # A direction through all parameters, where a depth begins with one, also serves to try complex step on.
     along = first if isinstance(first, Direction) and first.name is None else None
-    slopes = Slopes.prepare(problem, options.method, generator, along)
+    slopes = Slopes.prepare(problem, options.slope_method, generator, along)
     rounding = slopes.rounding(generator) if along is None else slopes.assumed_rounding
     measurements = Measurements.empty(problem, rounding)
     if slopes.instruments and first is not None:
@@ -63,7 +85,11 @@ def _measure(problem: Problem, options: CheckOptions, generator: np.random.Gener
             slopes.measure(every, measurements, options.progress, PATIENCE)
         else:
             measure_on(options.executor, slopes, every, measurements, options.progress)
-    return Session(slopes, measurements, options.tolerance, generator)
+    session = Session(slopes, measurements, options.tolerance, generator)
+    comparisons = session.compare_all()
+    if not all(c.basis is Basis.EXACT and c.verdict is Verdict.GOOD for c in comparisons.values()):
+        comparisons = escalate(session, comparisons)
+    return session, comparisons
 
 
 def check_gradients(
@@ -85,7 +111,11 @@ def check_gradients(
     constants: Mapping[str, float] | None = None,
     pictures: bool = False,
 ) -> CheckReport:
-    """Compare backprop's gradient with the slope of the loss, parameter by parameter.
+    """Compare backprop's gradient with the gradient of the loss, parameter by parameter.
+
+    The check first derives the gradient of every entry from the code of your loss (the reference), and uses it if one
+    measured slope confirms it. Where that is not possible, it measures slopes of the loss instead, and the report says
+    why. A ``method``, ``probes`` or an ``executor`` that you name replaces this choice.
 
     Parameters
     ----------
@@ -105,18 +135,22 @@ def check_gradients(
         A regularisation term, a function like the loss. ``loss`` is then the data's part alone, and ``grads`` the
         gradient of the sum; each part is measured on its own and the report states the penalty's share.
     method : Method or callable, optional
-        `complex_step`, `central`, `fixed_step(h)`, or your own: a function ``(line, *, scale, noise) -> Estimate``, or
-        a `Method`. By default complex step where it can be trusted, and central differences elsewhere.
+        `reference`, which is the default by its name; or a way to measure slopes: `complex_step`, `central`,
+        `fixed_step(h)`, or your own, a function ``(line, *, scale, noise) -> Estimate`` or a `Method`. Where there is
+        no reference: complex step where it can be trusted, and central differences elsewhere.
     probes : callable, optional
-        Where to look: `entries`, `per_parameter` or `joint`. By default parameters of up to 16 entries are measured
-        entry by entry, and larger ones along random directions; more than 500 parameters along a joint one first.
+        Where to measure slopes: `entries`, `per_parameter` or `joint`. If it is named, the check makes no reference,
+        unless ``method=reference`` asks for it. By default parameters of up to 16 entries are measured entry by entry,
+        and larger ones along random directions; more than 500 parameters along a joint one first.
     tolerance : Tolerance
         The bands of the verdicts.
     executor : concurrent.futures.Executor, optional
         Spread an entry-by-entry check over threads, processes (the loss has to be picklable), or an existing cluster,
-        such as Dask's ``client.get_executor()``. Not for losses that read your own arrays.
+        such as Dask's ``client.get_executor()``. With it the check measures slopes. Not for losses that read your own
+        arrays.
     max_evaluations : int, optional
-        Stop measuring after this many evaluations of the loss; a parameter that was not measured is INCONCLUSIVE.
+        Stop measuring after this many evaluations of the loss; a traced one counts as one. What looks worst is measured
+        first. A parameter that was not measured is INCONCLUSIVE; an accusation that has passed the second look stands.
     max_seconds : float, optional
         Stop measuring after this many seconds.
     seed : int
@@ -146,18 +180,31 @@ def check_gradients(
 
     Notes
     -----
-    A check that passes costs two evaluations of the loss to validate it, four to prepare complex step, and one for each
-    entry or direction (6 to 12 with central differences). A parameter that looks wrong costs more: up to 16 directions,
-    about 50 evaluations to measure it in other ways, and the search for the wrong entries. A missing gradient, or one
-    of the wrong shape, is a finding on that parameter and not an error.
+    With a reference, a check that passes costs two evaluations of the loss and two gradients to validate them; one
+    evaluation that is traced, and the pass back over it; and the slope that confirms it, one complex evaluation or two
+    real ones. A check that fails, or that holds in float32, traces one to four evaluations more. It needs no search,
+    because every entry is known. At a kink the comparison is made again a tiny step away: up to six traced evaluations
+    more with three gradients, and up to 48 where the gradient is no function.
+
+    Where slopes are measured, a check that passes costs two evaluations to validate the loss, four to prepare complex
+    step, and one for each entry or direction (6 to 12 with central differences). A parameter that looks wrong costs
+    more: up to 16 directions, about 50 evaluations to measure it in other ways, and the search for the wrong entries. A
+    missing gradient, or one of the wrong shape, is a finding on that parameter and not an error.
+
+    A loss and a gradient function that take the parameters get them in float64. Where something computes in float32 all
+    the same, or your own arrays of float32 are read, the verdict holds in float32 (``Comparison.precision``): the band
+    of GOOD is wider there, and the report says which error would have been seen. A gradient that is finite in float64
+    and not in the training's float32 is WORRY.
 
     Put back afterwards are the parameters that are changed in place and all random generators that the functions can
     reach: the global ones, and NumPy's, Python's and torch's in variables, defaults, attributes, containers and modules
-    of the user's. One that cannot be put back is named in the report's notes.
+    of the user's. One that cannot be put back is named in the report's notes. While the loss is traced, boxes stand in
+    for the arrays that it can reach, and stand-ins for NumPy and `math` in your modules. Both are taken away again,
+    whatever is raised, Ctrl-C included, and caches of the loss hold numbers again. NumPy itself is never changed.
 
-    An array of float64 with more than four million entries is not copied: the loss gets a view that cannot be written
-    to, and slopes are measured by central differences unless `complex_step` is asked for. A check that passes needs two
-    copies of it beyond the training's own arrays, three in place.
+    With an array of more than four million entries nothing is traced. If it is one of float64, it is not copied: the
+    loss gets a view that cannot be written to, and slopes are measured by central differences unless `complex_step` is
+    asked for. A check that passes needs two copies of it beyond the training's own arrays, three in place.
 
     Examples
     --------
@@ -221,6 +268,18 @@ class CheckOptions:
                 raise InvalidProblem(
                     f"{name} must be a number, zero or more, got {limit!r}. Leave it out for no limit."
                 )
+
+    @property
+    def wants_reference(self) -> bool:
+        """Return whether the gradient is traced first: by default, and not where a way to measure was chosen."""
+        if self.method is None:
+            return self.probes is None and self.executor is None
+        return Method.of(self.method).is_traced
+
+    @property
+    def slope_method(self) -> Method | Callable[..., Estimate] | None:
+        """Return how slopes are measured where there is no reference; None for the best that can be trusted."""
+        return None if self.wants_reference else self.method
 
     @property
     def depth(self) -> Depth:

@@ -107,4 +107,4 @@ def layers_at_fault(reports: dict[str, CheckReport], views: Iterable[LayerView])
                 evidence += f" {diagnosis.message}"
         what = " and ".join("its input" if key == INPUT else key for key in wrong)
         message = f"Checked alone, the backward of layer {name} ({where[name]}) is wrong for {what}."
-        yield Diagnosis(Code.LAYER, tuple(wrong), message, evidence, "Try that function first.")
+        yield Diagnosis(Code.LAYER, tuple(wrong), message, evidence, "Try that function first.", layer=name)

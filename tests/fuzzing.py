@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from gc_hooks import Verdict, central, check_gradients, entries, joint, per_parameter
+from gc_hooks import Tolerance, Verdict, central, check_gradients, entries, joint, per_parameter
 from gc_hooks.arrays.tree import flatten, rebuild
+from gc_hooks.slopes.probes import automatic
 
 ROWS = 6
 """Numbers that the parameters are mixed into before the loss bends them."""
@@ -35,7 +36,7 @@ NOISES = {
     "float32": lambda value: float(np.float32(value)),
     "eleven digits": lambda value: float(f"{value:.11g}"),
 }
-PROBES = {"default": None, "entries": entries, "per_parameter": per_parameter, "joint": joint}
+PROBES = {"default": None, "slopes": automatic, "entries": entries, "per_parameter": per_parameter, "joint": joint}
 
 
 @dataclass(frozen=True)
@@ -271,13 +272,16 @@ def missed(problem, error, seed=0):
     """What is called good although it is wrong by more than the check says that it would have seen."""
     true = problem.flat_gradient(problem.params())
     told = problem.handed_in(error.plant(true)) if problem.buffers else error.plant(true)
-    vanishing = (2e-6 + 100 * problem.coarsest()) * np.sqrt(sum(np.sum(np.square(g)) for g in true.values()))
+    whole = np.sqrt(sum(np.sum(np.square(g)) for g in true.values()))
     report = checked(problem, error.plant, seed)
-    return {
-        name: comparison
-        for name, comparison in report.parameters.items()
-        if comparison.verdict is Verdict.GOOD and _unseen(told[name], true[name], vanishing, comparison.sensitivity)
-    }
+    found = {}
+    for name, comparison in report.parameters.items():
+        wider = Tolerance().certain_in(comparison.precision) / Tolerance().certain  # as the note of such a GOOD says
+        vanishing = (2e-6 * wider + 100 * problem.coarsest()) * whole
+        is_unseen = _unseen(told[name], true[name], vanishing, comparison.sensitivity)
+        if comparison.verdict is Verdict.GOOD and is_unseen:
+            found[name] = comparison
+    return found
 
 
 def _unseen(told, true, vanishing, sensitivity):

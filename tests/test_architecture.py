@@ -22,6 +22,7 @@ arrays isolation tensorboard_tab
 terminal
 nn problem reporters
 slopes cli
+tracing
 verdicts
 rules quick_check
 check

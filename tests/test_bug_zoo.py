@@ -6,11 +6,14 @@ import pytest
 
 from bug_zoo import BUGS, Bug
 from gc_hooks import Verdict, central, check_gradients, joint, per_parameter
+from gc_hooks.slopes.probes import automatic
 from hunts import some
 
 SMALL, LARGE = 6, 80
 FEW = ("W2 twice", "L2 missing, apart", "one entry of W2", "derivative of layer 3")
 """Bugs of four kinds, which are tried in every way also where the others are left to the long hunts."""
+PATTERNS = ("a row of W3", "a column of W3", "rows of a repeated index")
+"""Bugs that only the entries show."""
 ONE_OF_EACH = list({bug.codes: name for name, bug in BUGS.items()}.values())
 """A bug for each code."""
 
@@ -32,15 +35,20 @@ def test_a_bug_is_named_where_everything_is_measured(bug, activation):
     assert parameters == set(BUGS[bug].parameters)
 
 
+@pytest.mark.parametrize("probes", [None, automatic])
 @pytest.mark.parametrize("bug", some(BUGS, FEW))
-def test_a_bug_is_named_where_only_samples_are_measured(bug):
-    """The same answer from a few random directions."""
-    codes, parameters, _ = named(BUGS[bug], "tanh", LARGE)
-    assert codes == sorted(BUGS[bug].codes)
+def test_a_bug_is_named_in_a_large_network(bug, probes):
+    """The same answer from all entries and from a few random directions."""
+    codes, parameters, report = named(BUGS[bug], "tanh", LARGE, probes=probes)
+    assert (report.method == "reference") == (probes is None)
+    is_hidden = probes is not None and bug in PATTERNS  # a sample does not show it
+    assert codes == (["unexplained"] if is_hidden else sorted(BUGS[bug].codes))
     assert parameters == set(BUGS[bug].parameters)
 
 
-@pytest.mark.parametrize("settings", [{"probes": per_parameter}, {"probes": joint}, {"method": central}])
+@pytest.mark.parametrize(
+    "settings", [{"probes": automatic}, {"probes": per_parameter}, {"probes": joint}, {"method": central}]
+)
 @pytest.mark.parametrize("bug", some(BUGS, FEW))
 def test_a_bug_is_named_however_it_was_found(bug, settings):
     """Whatever the depth and the method."""

@@ -21,13 +21,14 @@ from gc_hooks import (
     entries,
     fixed_step,
 )
+from gc_hooks.slopes.probes import automatic
 from hunts import seeds, some
 from zoo import EDITS, WRONG_DERIVATIVES, network
 
 GOOD, INCONCLUSIVE, DOUBLE_CHECK, WORRY = Verdict
 W = np.array([0.5, -1.5, 2.0])
 EXERCISE = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "01_first_check.py"))
-methods = pytest.mark.parametrize("method", [None, central], ids=["default", "central"])
+methods = pytest.mark.parametrize("method", [None, complex_step, central], ids=["default", "complex step", "central"])
 
 
 def squares(w):
@@ -266,7 +267,14 @@ def test_a_budget_that_suffices_changes_nothing():
     assert repr(limited.parameters) == repr(free.parameters)
 
 
-def test_evaluations_are_counted():
+@pytest.mark.parametrize(
+    ("probes", "gradients"),
+    [
+        (None, 2),  # at the door
+        (automatic, 7),  # and five times to see what rounding does to it
+    ],
+)
+def test_evaluations_are_counted(probes, gradients):
     """The report states how often the loss and the gradient were called."""
     calls = {"loss": 0, "gradient": 0}
 
@@ -278,9 +286,9 @@ def test_evaluations_are_counted():
         calls["gradient"] += 1
         return 2 * w
 
-    report = check_gradients(loss, W, gradient)
+    report = check_gradients(loss, W, gradient, probes=probes)
     assert (report.evaluations, report.gradients) == (calls["loss"], calls["gradient"])
-    assert report.gradients == 6  # twice at the door, four times to see what rounding does to it
+    assert report.gradients == gradients
     assert report.seconds > 0
 
 
@@ -414,9 +422,15 @@ def test_the_bands_can_be_moved(tolerance, verdict):
 def test_step_and_seed_are_written_down():
     """What the caller says is what the report repeats."""
     report = check_gradients(squares, W, 2 * W, step=17, seed=5)
-    assert (report.step, report.seed, report.method) == (17, 5, "complex_step")
-    two = check_gradients(squares, W, 2 * W + 1, penalty=lambda w: np.abs(w).sum() - 2 * (w < 0) @ np.abs(w))
-    assert two.method == "complex_step + central"
+    assert (report.step, report.seed, report.method) == (17, 5, "reference")
+
+
+def test_each_term_is_measured_by_its_own_method():
+    """A penalty that takes no complex numbers leaves complex step to the loss; a reference is one for both."""
+    grads, penalty = 2 * W + 1, lambda w: np.abs(w).sum() - 2 * (w < 0) @ np.abs(w)
+    for probes, method in ((automatic, "complex_step + central"), (None, "reference")):
+        report = check_gradients(squares, W, grads, penalty=penalty, probes=probes)
+        assert (report.ok, report.method) == (True, method)
 
 
 def test_empty_arrays_are_good():

@@ -123,7 +123,10 @@ def test_a_planted_bug_is_found_where_it_is(digits, tmp_path, bug, capsys):
         verdicts = {name: comparison.verdict for name, comparison in report.parameters.items()}
         assert {name for name, verdict in verdicts.items() if verdict >= Verdict.DOUBLE_CHECK} == expected
         assert {name for name, verdict in verdicts.items() if verdict is Verdict.GOOD} == verdicts.keys() - expected
-    assert warned == (2 if bug in RIGHT_AT_FIRST else 3)
+    in_full = [report.step for report in reports if not report.ok and report.as_at is None]
+    assert warned == len(in_full)
+    if bug != "penalty-on-biases":  # which grows with the biases, more than tenfold in the first steps
+        assert in_full == [1 if bug in RIGHT_AT_FIRST else 0]
     assert f"planted: {planted.story}" in capsys.readouterr().out
 
 

@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 
-from gc_hooks import GradCheckHook, Verdict, check_gradients, drift, joint, per_parameter
+from gc_hooks import GradCheckHook, Verdict, check, check_gradients, drift, joint, per_parameter
 from gc_hooks import problem as problem_module
 from gc_hooks.arrays import large
 from gc_hooks.arrays.large import Normals, inner, jittered, normals, sampled, scrambled, shifted_within, view_or_copy
@@ -21,7 +21,7 @@ from zoo import network
 @pytest.fixture(autouse=True)
 def small_is_large(monkeypatch):
     """From twelve entries on, in blocks of five."""
-    for module in (large, problem_module, validate, probes, instrument, localize):
+    for module in (large, problem_module, validate, probes, instrument, localize, check):
         monkeypatch.setattr(module, "LARGE", 12)
     monkeypatch.setattr(large, "BLOCK", 5)
     monkeypatch.setattr(large, "SAMPLE", 6)
@@ -121,12 +121,13 @@ def verdict_of(net, way, probes):
     return check_gradients(loss, p, grads, in_place=way == "in place", probes=probes).verdict
 
 
-def test_it_is_said_that_complex_numbers_were_not_asked_for():
-    """A copy of complex numbers would be two more."""
+def test_it_is_said_that_neither_a_trace_nor_complex_numbers_were_asked_for():
+    """A copy of complex numbers would be two more, and a trace holds what forward makes."""
     report = check_gradients(lambda w: np.sum(w * w), np.ones(20), np.full(20, 2.0))
     assert report.ok
     assert report.method == "central"
     assert any("so large" in note for note in report.notes)
+    assert any("more than four million entries" in note for note in report.notes)
 
 
 def test_a_loss_that_writes_into_a_large_array_is_told_by_numpy():

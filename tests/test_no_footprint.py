@@ -11,28 +11,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gc_hooks import Callback, GradCheckHook, GradCheckWarning, Verdict, every, first, nn
+from gc_hooks import Callback, GradCheckHook, GradCheckWarning, Verdict, central, every, first, nn
 from hunts import some
 
 RNG = np.random.default_rng(5)
 LABELS = RNG.integers(3, size=40)
 INPUTS = RNG.normal(size=(40, 4)) + np.eye(3, 4)[LABELS]
 OPTIMIZERS = {"sgd": lambda: nn.SGD(0.1), "momentum": lambda: nn.Momentum(0.05), "adam": lambda: nn.Adam(0.01)}
-COUNTS = [1, 2, 3, 5, 8, 13, 20]
-"""Evaluations of the loss within a check at which it breaks off: at the door, in the self-test, entry by entry."""
+COUNTS = [1, 2, 3, 4]
+"""Evaluations of the loss within a check at which it breaks off: at the door, in the trace, and in what confirms it."""
+COUNTS_OF_SLOPES = [3, 5, 8, 13, 20]
+"""The same where slopes are measured: in the self-test, and entry by entry."""
+WAYS = [*((None, count) for count in COUNTS), *((central, count) for count in COUNTS_OF_SLOPES)]
 
 
 class Fragile(nn.SoftmaxCrossEntropy):
-    """A loss that breaks off at a given call from now."""
+    """A loss that breaks off at some calls from now."""
 
-    left, error = 0, RuntimeError
+    calls, broken, error = 0, range(0), RuntimeError
 
-    def break_at(self, calls, error):
-        self.left, self.error = calls, error
+    def break_at(self, broken, error):
+        self.calls, self.broken, self.error = 0, broken, error
 
     def value(self, outputs, targets):
-        self.left -= 1
-        if self.left == 0:
+        self.calls += 1
+        if self.calls in self.broken:
             raise self.error("planted")
         return super().value(outputs, targets)
 
@@ -140,12 +143,13 @@ def test_checks_of_a_wrong_gradient_leave_no_trace(dtype):
     assert {report.verdict for report in hook.reports} == {Verdict.WORRY}
 
 
-@pytest.mark.parametrize("count", [1, 2, 4, 5])
+@pytest.mark.parametrize("count", COUNTS)
 def test_a_check_whose_loss_raises_leaves_no_trace(count):
-    """Wherever in a check the loss breaks off (the third call is complex, and its failure a refusal), the run goes on
-    as if there had been no check."""
+    """From whichever call in a check the loss raises (in the trace that is a refusal, and slopes are asked instead),
+    the run goes on as if there had been no check."""
     hook = a_hook()
-    run = trainer(At(lambda state: run.loss.break_at(count, RuntimeError), 3), hook)
+    breaks = At(lambda state: run.loss.break_at(range(count, 1000), RuntimeError), 3)
+    run = trainer(breaks, hook, At(lambda state: run.loss.break_at(range(0), RuntimeError), 3))
     with pytest.warns(GradCheckWarning, match="RuntimeError: planted"):
         assert trained(run) == trained(trainer())
     verdicts = [report.verdict for report in hook.reports]
@@ -179,12 +183,14 @@ def interrupted_and_continued(run):
 
 
 @pytest.mark.parametrize("dropout", ["off", "frozen"])
-@pytest.mark.parametrize("count", some(COUNTS, [1, 3, 13]))
+@pytest.mark.parametrize("way", some(WAYS, [(None, 1), (None, 3), (None, 4), (central, 13)]))
 @pytest.mark.parametrize("dtype", some([np.float64, np.float32], [np.float64]))
-def test_an_interrupted_check_leaves_no_trace(count, dropout, dtype):
+def test_an_interrupted_check_leaves_no_trace(way, dropout, dtype):
     """Ctrl-C in the middle of a check leaves what Ctrl-C without one leaves, and a later training goes on the same."""
-    hook = a_hook(dropout=dropout)
-    run = trainer(At(lambda state: run.loss.break_at(count, KeyboardInterrupt), 3), hook, dtype=dtype)
+    method, count = way
+    hook = a_hook(dropout=dropout, method=method)
+    breaks = At(lambda state: run.loss.break_at([count], KeyboardInterrupt), 3)
+    run = trainer(breaks, hook, dtype=dtype)
     assert interrupted_and_continued(run) == interrupted_and_continued(trainer(At(interrupt, 3), dtype=dtype))
     assert [report.step for report in hook.reports] == [0, 5, 8, 11]
     assert all(report.ok for report in hook.reports)
@@ -221,7 +227,7 @@ class Own:
 
     def loss(self):
         self.calls += 1
-        if self.calls == self.breaks_at:
+        if 0 < self.breaks_at <= self.calls:
             raise self.error("planted")
         return float(np.mean(np.tanh(INPUTS @ self.params["W"] + self.params["b"]) ** 2))
 
@@ -237,23 +243,24 @@ class Own:
         hook.on_step(0, loss=self.loss, params=self.params, grads=self.grads, in_place=True)
 
 
+@pytest.mark.parametrize(("method", "last"), [(None, COUNTS[-1]), (central, COUNTS_OF_SLOPES[-1])])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_arrays_that_are_changed_in_place_are_restored(dtype):
+def test_arrays_that_are_changed_in_place_are_restored(dtype, method, last):
     """A loss that reads the user's own arrays sees them moved, and they come back to the bit."""
-    own, hook = Own(dtype), GradCheckHook(reporters=[])
+    own, hook = Own(dtype), GradCheckHook(reporters=[], method=method)
     before = own.bits(), global_states()
     own.check(hook)
     assert (own.bits(), global_states()) == before
-    assert own.calls > COUNTS[-1]
+    assert own.calls > last
     assert hook.reports[0].verdict <= (Verdict.GOOD if dtype is np.float64 else Verdict.INCONCLUSIVE)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize(("method", "count"), WAYS)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_arrays_are_restored_when_the_loss_breaks_off(dtype, count, error):
-    """At whichever evaluation the loss raises or Ctrl-C comes, the user's arrays come back to the bit."""
-    own, hook = Own(dtype), GradCheckHook(reporters=[])
+def test_arrays_are_restored_when_the_loss_breaks_off(dtype, method, count, error):
+    """From whichever evaluation the loss raises or Ctrl-C comes, the user's arrays come back to the bit."""
+    own, hook = Own(dtype), GradCheckHook(reporters=[], method=method)
     own.breaks_at, own.error = count, error
     before = own.bits()
     with (
@@ -263,7 +270,9 @@ def test_arrays_are_restored_when_the_loss_breaks_off(dtype, count, error):
     ):
         own.check(hook)
     assert own.bits() == before
-    assert own.calls == count
+    was_traced = method is None and count == 3 and error is RuntimeError  # which is a refusal of the trace alone
+    assert own.calls == count + was_traced
+    assert own.params["W"].__class__ is own.params["b"].__class__ is np.ndarray
     assert [report.verdict for report in hook.reports] == ([] if error is KeyboardInterrupt else [Verdict.INCONCLUSIVE])
 
 

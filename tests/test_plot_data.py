@@ -10,6 +10,7 @@ import pytest
 
 from gc_hooks import CheckReport, Verdict, central, check_gradients, complex_step, entries, joint
 from gc_hooks.report.plots import SIDE, histogram, worst_of_cells
+from gc_hooks.slopes.probes import automatic
 
 
 class Network:
@@ -47,7 +48,7 @@ def without_pictures(report):
     return bare.to_json()
 
 
-@pytest.mark.parametrize("method", [None, central])
+@pytest.mark.parametrize("method", [None, complex_step, central])
 @pytest.mark.parametrize("factor", [1.0, 2.0])
 def test_pictures_change_no_verdict(method, factor):
     """The same report to the last digit with and without them, for a right and for a wrong gradient."""
@@ -57,12 +58,21 @@ def test_pictures_change_no_verdict(method, factor):
     assert drawn.evaluations > plain.evaluations
 
 
-def test_a_passing_check_draws_for_two_dozen_evaluations():
+@pytest.mark.parametrize(("probes", "shown"), [(None, "entries"), (automatic, "directions")])
+def test_a_passing_check_draws_for_two_dozen_evaluations(probes, shown):
     """One curve through all parameters; nothing else is measured that was not measured anyhow."""
-    plain, drawn = (Network().check(pictures=pictures) for pictures in (False, True))
+    plain, drawn = (Network().check(probes=probes, pictures=pictures) for pictures in (False, True))
     assert drawn.evaluations - plain.evaluations <= 26
     assert set(drawn.pictures) == {"W1", "b1", "W2"}
-    assert all(picture.directions and picture.curve is None for picture in drawn.pictures.values())
+    assert all(getattr(picture, shown) and picture.curve is None for picture in drawn.pictures.values())
+
+
+def test_no_entry_is_measured_for_a_picture_where_all_are_known():
+    """Two curves, the one through the failing parameter with it, and every entry of its gradient."""
+    plain, drawn = (Network(factor=2.0).check(pictures=pictures) for pictures in (False, True))
+    assert drawn.method == "reference"
+    assert drawn.evaluations - plain.evaluations <= 2 * 26
+    assert len(drawn.pictures["W1"].entries) == 600
 
 
 def test_a_good_periodic_check_draws_nothing():
@@ -71,7 +81,7 @@ def test_a_good_periodic_check_draws_nothing():
     assert (drawn.evaluations, drawn.pictures, drawn.curve) == (plain.evaluations, {}, None)
 
 
-@pytest.mark.parametrize("method", [None, central])
+@pytest.mark.parametrize("method", [None, complex_step, central])
 def test_a_failing_parameter_is_shown_all_over(method):
     """Some 256 entries from one end to the other, each with what backprop says, how far it is off, and the bar."""
     network = Network(factor=2.0)
@@ -104,10 +114,10 @@ def test_pictures_take_no_longer_than_the_check(monkeypatch):
     network = Network(factor=2.0)
     monkeypatch.setattr("gc_hooks.verdicts.plot_data.LEAST_SECONDS", 0.0)
     monkeypatch.setattr("gc_hooks.problem.Meter.seconds", 1e9)  # stands still: the deadline is never reached
-    assert len(network.check(pictures=True).pictures["W1"].entries) > 250
+    assert len(network.check(probes=automatic, pictures=True).pictures["W1"].entries) > 250
     ticks = iter(2.0**k for k in range(1000))
     monkeypatch.setattr("gc_hooks.problem.Meter.seconds", property(lambda meter: next(ticks)))
-    assert len(network.check(pictures=True).pictures["W1"].entries) < 30
+    assert len(network.check(probes=automatic, pictures=True).pictures["W1"].entries) < 30
 
 
 def test_the_curve_is_a_v_with_backprop_beside_it():

@@ -7,13 +7,22 @@ import math
 import numpy as np
 import pytest
 
-from gc_hooks import Status, Tolerance, Verdict, central, check_gradients, complex_step, fixed_step
+from gc_hooks import (
+    Status,
+    Tolerance,
+    Verdict,
+    central,
+    check_gradients,
+    complex_step,
+    entries,
+    fixed_step,
+    per_parameter,
+)
 from gc_hooks.problem.validate import build_problem
 from gc_hooks.slopes import Slopes
 from gc_hooks.slopes.instrument import Instrument
 from gc_hooks.slopes.measurements import Measurements
 from gc_hooks.slopes.methods import Estimate
-from gc_hooks.slopes.probes import entries
 from gc_hooks.verdicts.escalate import escalate
 from gc_hooks.verdicts.recheck import recheck
 from gc_hooks.verdicts.session import Session
@@ -338,3 +347,193 @@ def test_steps_that_float32_rounds_away_say_nothing(scale):
     w = np.array(scale, dtype=np.float32)
     report = check_gradients(lambda: float(np.sum(w.astype(float))), w, 2 * np.ones(2), in_place=True, probes=entries)
     assert report.verdict is WORRY
+
+
+def poisson(seed):
+    """A regression whose prediction is an exponential: with other signs it explodes."""
+    rng = np.random.default_rng(seed)
+    inputs = np.c_[np.ones(50), 8 * np.abs(rng.normal(size=(50, 4)))]
+    w = np.array([-0.5, -1, -1.2, -0.8, -1.5])
+    counts = rng.poisson(np.exp(inputs @ w))
+
+    def loss(p):
+        return np.mean(np.exp(inputs @ p["w"]) - counts * (inputs @ p["w"]))
+
+    return loss, {"w": w}, lambda p: {"w": inputs.T @ (np.exp(inputs @ p["w"]) - counts) / 50}
+
+
+def decays(seed):
+    """A sum of exponential decays, fitted to data: with other signs it explodes."""
+    t = np.linspace(0, 10, 40)
+    rates, sizes = np.array([0.7, 2.1]) * np.exp(0.1 * np.random.default_rng(seed).normal(size=2)), np.array([1, 0.5])
+    data = np.exp(-np.outer(t, rates)) @ sizes + 0.1
+
+    def gradient(p):
+        decay = np.exp(-np.outer(t, p["w"]))
+        rest = decay @ sizes - data
+        return {"w": -sizes * (decay.T @ (t * rest))}
+
+    return (lambda p: 0.5 * np.sum((np.exp(-np.outer(t, p["w"])) @ sizes - data) ** 2)), {"w": rates}, gradient
+
+
+@methods
+@pytest.mark.parametrize("case", [poisson, decays])
+@pytest.mark.parametrize("buffers", [False, True])
+@seeds(3, 12)
+def test_where_a_sign_matters_rounding_is_not_taken_from_other_signs(case, method, buffers, seeds):
+    """A doubled gradient is accused; what rounding does is judged near the point, where nothing explodes."""
+    for seed in seeds:
+        loss, point, gradient = case(seed)
+        right = gradient(point) if buffers else gradient
+        wrong = {"w": 2 * gradient(point)["w"]} if buffers else lambda p, f=gradient: {"w": 2 * f(p)["w"]}
+        options = {"method": method, "probes": per_parameter, "seed": seed}
+        assert check_gradients(loss, point, right, **options).ok
+        assert check_gradients(loss, point, wrong, **options).verdict is WORRY
+
+
+def small_bias(size):
+    """A network whose bias has barely moved from zero."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(16, 4)), rng.normal(size=(16, 3))
+    p = {"W": rng.normal(size=(4, 5)), "b": size * rng.normal(size=5), "V": rng.normal(size=(5, 3))}
+
+    def loss(p=p):
+        return 0.5 * np.mean((np.tanh(x @ p["W"] + p["b"]) @ p["V"] - y) ** 2)
+
+    def gradient(change, p=p):
+        hidden = np.tanh(x @ p["W"] + p["b"])
+        rest = (hidden @ p["V"] - y) / y.size
+        delta = rest @ p["V"].T * (1 - hidden**2)
+        return {"W": x.T @ delta, "b": change(delta.sum(0)), "V": hidden.T @ rest}
+
+    return loss, p, gradient
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("size", [0, 1e-22, 1e-15, 1e-9, 1e-6, 1e-3])
+@pytest.mark.parametrize("change", [lambda b: -b, lambda b: b / 10, lambda b: b[::-1]], ids=["sign", "tenth", "turned"])
+def test_a_bias_that_has_barely_moved_is_accused_where_it_is_wrong(size, change, in_place):
+    """No step agrees with its gradient, and none is said to; the right one is good."""
+    loss, p, gradient = small_bias(size)
+    options = {"in_place": in_place, "method": central}
+    wrong = check_gradients(loss, p, gradient(change), **options).parameters["b"]
+    assert (wrong.verdict, wrong.note) == (WORRY, "")
+    assert check_gradients(loss, p, gradient(lambda b: b), **options).parameters["b"].verdict is GOOD
+
+
+def recurrent(seed, slip):
+    """A smooth recurrent network in float32, in place, whose error is a factor off on its way back through time."""
+    rng = np.random.default_rng(seed)
+    draws = {"Wx": (5, 8, 0.4), "Wh": (8, 8, 0.4), "b": (8, 0.2), "Wd": (8, 5, 0.4)}
+    p = {name: (rng.normal(size=shape) * size).astype(np.float32) for name, (*shape, size) in draws.items()}
+    inputs = np.eye(5, dtype=np.float32)[rng.integers(5, size=16)]
+
+    def forward():
+        states = [np.zeros(8, np.float32)]
+        for x in inputs:
+            states.append(np.tanh(x @ p["Wx"] + states[-1] @ p["Wh"] + p["b"]))
+        e = np.exp(states[-1] @ p["Wd"])
+        return states, e / e.sum()
+
+    states, delta = forward()
+    delta[2] -= 1
+    grads = {name: np.zeros_like(array) for name, array in p.items()}
+    grads["Wd"] += np.outer(states[-1], delta)
+    back = p["Wd"] @ delta * np.float32(slip)
+    for t in range(16, 0, -1):
+        z = back * (1 - states[t] ** 2)
+        grads["Wx"] += np.outer(inputs[t - 1], z)
+        grads["Wh"] += np.outer(states[t - 1], z)
+        grads["b"] += z
+        back = p["Wh"] @ z
+    return (lambda: -np.log(forward()[1][2])), p, grads
+
+
+@pytest.mark.parametrize("probes", [entries, per_parameter])
+@seeds(2, 8)
+def test_a_smooth_network_in_float32_has_no_kink(probes, seeds):
+    """What looks like one is rounding: it is not told, and excuses nothing."""
+    for seed in seeds:
+        for slip in (1, 1 / 8):
+            report = check_gradients(*recurrent(seed, slip), in_place=True, method=central, probes=probes)
+            found = [report.parameters[name] for name in ("Wx", "Wh", "b")]
+            assert not any("kink" in comparison.note for comparison in found)
+            assert all((comparison.verdict is WORRY) is (slip != 1) for comparison in found)
+
+
+@pytest.mark.parametrize("buffers", [False, True])
+@pytest.mark.parametrize("size", [16, 256, 600, 2000])
+@seeds(2, 6)
+def test_many_kinks_in_a_loss_that_rounds_inside_accuse_nobody(size, buffers, seeds):
+    """Half of the entries stand on a kink, and float32 hides a step that is small enough to leave it."""
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        point, weights = np.maximum(rng.normal(size=size), 0), rng.normal(size=size)
+
+        def loss(p, weights=weights):
+            return np.sum(weights * np.maximum(p, 0).astype(np.float32))
+
+        def gradient(p, weights=weights):
+            return weights * (p > 0)
+
+        right = gradient(point) if buffers else gradient
+        report = check_gradients(loss, point, right, method=central, probes=per_parameter, seed=seed)
+        assert report.verdict <= INCONCLUSIVE
+        assert report.ok or "kink" in report.parameters["theta"].note
+        lost = check_gradients(loss, point, 8 * gradient(point), method=central, probes=per_parameter, seed=seed)
+        assert lost.verdict is WORRY
+
+
+def dead_sample(p, factor=1.0):
+    """The loss and gradient of two hidden units and a sample that switches both off: an output of exactly zero."""
+    x, signs = np.array([-1.0, 2.0]), np.array([-1.0, 1.0])
+    h, k = np.maximum(p["w1"] * x, 0), np.maximum(p["w2"] * x, 0)
+    z = p["v"] * h + p["u"] * k + p["b"]
+    on = (z.real > 0) * signs / 2
+    grads = {
+        "w1": np.sum(on * p["v"] * (h > 0) * x),
+        "w2": np.sum(on * p["u"] * (k > 0) * x),
+        "v": factor * np.sum(on * h),
+        "u": np.sum(on * k),
+        "b": np.sum(on),
+    }
+    return np.mean(signs * np.maximum(z, 0)), grads
+
+
+@methods
+@seeds(4, 16)
+def test_a_kink_at_the_point_is_not_taken_for_rounding(method, seeds):
+    """Buffers: only the bias stands on the kink and is told so, the others are good, and a doubled one is accused."""
+    p = {"w1": 1.5, "w2": 0.9, "v": 0.7, "u": 0.4, "b": 0.0}
+    for seed in seeds:
+        options = {"method": method, "probes": entries, "seed": seed}
+        report = check_gradients(lambda p: dead_sample(p)[0], p, dead_sample(p)[1], **options)
+        assert [name for name, c in report.parameters.items() if c.verdict is not GOOD] == ["b"]
+        assert "a kink at this very point" in report.parameters["b"].note
+        wrong = check_gradients(lambda p: dead_sample(p)[0], p, dead_sample(p, 2.0)[1], **options)
+        assert wrong.parameters["v"].verdict is WORRY
+        assert wrong.parameters["b"].verdict is INCONCLUSIVE
+
+
+@methods
+@seeds(3, 12)
+def test_a_kink_in_one_flat_vector_is_settled_a_hair_away(method, seeds):
+    """A whole network in one vector, with zero biases and empty samples: good, and a doubled part is accused."""
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        inputs, targets = rng.normal(size=(12, 4)), rng.normal(size=12)
+        inputs[:3] = 0
+        point = np.concatenate([rng.normal(size=20), np.zeros(5), rng.normal(size=5)])
+
+        def loss(v, inputs=inputs, targets=targets):
+            return np.sum((np.maximum(inputs @ v[:20].reshape(4, 5) + v[20:25], 0) @ v[25:] - targets) ** 2)
+
+        def gradient(v, factor=1.0, inputs=inputs, targets=targets):
+            z = inputs @ v[:20].reshape(4, 5) + v[20:25]
+            rest = 2 * (np.maximum(z, 0) @ v[25:] - targets)
+            delta = np.outer(rest, v[25:]) * (z > 0)
+            return np.concatenate([(inputs.T @ delta).ravel(), delta.sum(0), factor * np.maximum(z, 0).T @ rest])
+
+        options = {"method": method, "probes": per_parameter, "seed": seed}
+        assert check_gradients(loss, point, gradient, **options).ok
+        assert check_gradients(loss, point, lambda v, f=gradient: f(v, 2.0), **options).verdict is WORRY

@@ -8,6 +8,7 @@ import pytest
 from gc_hooks import Diagnosis, check_gradients
 from gc_hooks.report.diagnosis import agree, listed, plural, sentence
 from gc_hooks.rules import RULES, diagnose
+from gc_hooks.slopes.probes import automatic
 
 POINT = {"W": np.array([[1.0, 2.0, 3.0]]), "b": np.array([0.5])}
 CLEAN = {"W": 2 * POINT["W"], "b": 2 * POINT["b"]}
@@ -117,8 +118,11 @@ def test_of_a_single_number_no_entry_is_named():
 
 
 @pytest.mark.parametrize("right", [True, False])
-@pytest.mark.parametrize(("words", "samples"), [(7, 16), (50, 16), (200, 30)])
-def test_an_index_that_occurs_twice_is_named_in_small_and_large_tables(words, samples, right):
+@pytest.mark.parametrize(
+    ("words", "samples", "probes"),
+    [(7, 16, None), (50, 16, None), (200, 30, None), (7, 16, automatic), (50, 16, automatic)],
+)
+def test_an_index_that_occurs_twice_is_named_in_small_and_large_tables(words, samples, right, probes):
     """The rows whose index occurs twice are wrong by no common factor, most rows of a small table and few of a large
     one; with np.add.at all is good."""
     rng = np.random.default_rng(0)
@@ -137,10 +141,30 @@ def test_an_index_that_occurs_twice_is_named_in_small_and_large_tables(words, sa
             grad[index] += delta
         return {"dE": grad}
 
-    diagnoses = check_gradients(table_loss, {"E": table}, backward).diagnoses
+    diagnoses = check_gradients(table_loss, {"E": table}, backward, probes=probes).diagnoses
     assert [diagnosis.code for diagnosis in diagnoses] == ([] if right else ["rows"])
     twice = [str(row) for row in range(words) if np.count_nonzero(index == row) > 1]
     assert all(row in diagnosis.message and "np.add.at" in diagnosis.advice for row in twice for diagnosis in diagnoses)
+
+
+@pytest.mark.parametrize(
+    ("place", "code"),
+    [((17, 123), "single_entries"), ((17, slice(None)), "rows"), ((slice(None), 123), "columns")],
+)
+def test_few_entries_of_a_large_matrix_are_named(place, code):
+    """Wherever they lie, also where a sample of its entries would meet none of them."""
+    rng = np.random.default_rng(0)
+    x, y, point = rng.normal(size=(8, 100)), rng.normal(size=(8, 300)), {"W": rng.normal(size=(100, 300)) / 10}
+
+    def backward(p):
+        outputs = np.tanh(x @ p["W"])
+        grad = x.T @ ((outputs - y) * (1 - outputs**2)) / y.size  # divided last, so that its rounding is its own
+        grad[place] *= rng.uniform(1.2, 3.0, grad[place].shape)
+        return {"W": grad}
+
+    grads = backward(point)
+    (diagnosis,) = check_gradients(lambda p: 0.5 * np.mean((np.tanh(x @ p["W"]) - y) ** 2), point, grads).diagnoses
+    assert diagnosis.code == code
 
 
 def test_rows_of_zeros_are_no_right_ones():
@@ -220,3 +244,11 @@ def test_what_lies_between_layers_is_looked_for_with_check_layers():
     for wrong, code in ((nonsense, "unexplained"), (below, "wrong_below")):
         (found,) = check_gradients(network_loss, NETWORK, wrong).diagnoses
         assert (found.code, "check_layers(layers, inputs)" in found.advice) == (code, True)
+
+
+def test_slopes_beyond_the_range_of_numbers_end_no_check():
+    """Where a gradient is measured against slopes of zero, no fit is possible: that is told, and nobody raises."""
+    point = {"unused": np.arange(1.0, 7.0), "W": np.ones(6)}
+    grads = {"unused": np.full(6, 1e11), "W": 2 * np.ones(6)}
+    report = check_gradients(lambda p: np.sum(0.0 * p["unused"]) + np.sum(p["W"] ** 2), point, grads, probes=automatic)
+    assert [diagnosis.code for diagnosis in report.diagnoses] == ["parameter_unused"]

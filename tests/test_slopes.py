@@ -77,5 +77,5 @@ def test_measuring_stops_where_the_budget_is_spent():
 def test_progress_is_told_after_every_entry():
     """A progress bar gets the number of entries done and of all."""
     told = []
-    check_gradients(loss, POINT, POINT, progress=lambda done, total: told.append((done, total)))
+    check_gradients(loss, POINT, POINT, probes=entries, progress=lambda done, total: told.append((done, total)))
     assert told == [(k, 8) for k in range(1, 9)]

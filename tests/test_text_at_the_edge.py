@@ -11,12 +11,13 @@ import pytest
 
 import gc_hooks.rules
 from bug_zoo import BUGS, OTHER_BUGS
-from gc_hooks import CheckReport, Comparison, Diagnosis, central, check_gradients
+from gc_hooks import CheckReport, Comparison, Diagnosis, check_gradients
 from gc_hooks.arrays.gradients import GradientIssue
 from gc_hooks.report import notes
 from gc_hooks.report.diagnosis import Code, Repair
 from gc_hooks.rules import RULES
 from gc_hooks.rules.unusable import not_finite
+from gc_hooks.slopes.probes import automatic
 
 TEXTS = {
     Diagnosis: ("message", "evidence", "advice"),
@@ -28,18 +29,27 @@ TEXTS = {
 
 W = np.array([1.0, -2.0, 0.5])
 SITUATIONS = {
-    "a kink here": lambda: check_gradients(lambda w: np.sum(np.maximum(w, 0)), 0 * W, np.ones(3)),
-    "a loss of absolute values": lambda: check_gradients(lambda w: np.sum(np.abs(w) ** 3), W, lambda w: 3 * w * abs(w)),
-    "a loss that is not finite": lambda: check_gradients(lambda w: np.log(-np.sum(w * w)), W, W),
-    "a loss that is not finite nearby": lambda: check_gradients(lambda w: np.sum(np.sqrt(w)), 0 * W, np.ones(3)),
-    "a loss that never changes": lambda: check_gradients(lambda w: 1.0, W, W),
-    "a budget that is spent": lambda: check_gradients(
-        lambda w: np.sum(w * w), np.arange(1.0, 99.0), 2 * np.arange(1.0, 99.0), method=central, max_evaluations=9
-    ),
-    "a parameter without entries": lambda: check_gradients(lambda w: 1.0, np.ones(0), np.ones(0)),
-    "a parameter without a gradient": lambda: check_gradients(
-        lambda p: p["a"] ** 2, {"a": 3.0, "b": 2.0}, {"a": 6.0, "b": 0.0}
-    ),
+    "a kink here": {"loss": lambda w: np.sum(np.maximum(w, 0)), "params": 0 * W, "grads": np.ones(3)},
+    "a loss of absolute values": {
+        "loss": lambda w: np.sum(np.abs(w) ** 3),
+        "params": W,
+        "grads": lambda w: 3 * w * abs(w),
+    },
+    "a loss that is not finite": {"loss": lambda w: np.log(-np.sum(w * w)), "params": W, "grads": W},
+    "a loss that is not finite nearby": {"loss": lambda w: np.sum(np.sqrt(w)), "params": 0 * W, "grads": np.ones(3)},
+    "a loss that never changes": {"loss": lambda w: 1.0, "params": W, "grads": W},
+    "a budget that is spent": {
+        "loss": lambda w: np.sum(w * w),
+        "params": np.arange(1.0, 99.0),
+        "grads": 2 * np.arange(1.0, 99.0),
+        "max_evaluations": 3,
+    },
+    "a parameter without entries": {"loss": lambda w: 1.0, "params": np.ones(0), "grads": np.ones(0)},
+    "a parameter without a gradient": {
+        "loss": lambda p: p["a"] ** 2,
+        "params": {"a": 3.0, "b": 2.0},
+        "grads": {"a": 6.0, "b": 0.0},
+    },
 }
 """Checks that end in a sentence which is not a diagnosis."""
 
@@ -52,11 +62,15 @@ CASES = [*SITUATIONS, *PART, *ELSEWHERE]
 def reports_of(name):
     """Return the reports of a case."""
     if name in SITUATIONS:
-        return [SITUATIONS[name]()]
+        return by_reference_and_by_slopes(**SITUATIONS[name])
     if name in OTHER_BUGS:
         return OTHER_BUGS[name].reports(True)
     loss, params, gradient, options = BUGS[name].case("tanh", 6)
-    return [check_gradients(loss, params, gradient, **options)]
+    return by_reference_and_by_slopes(loss, params, gradient, **options)
+
+
+def by_reference_and_by_slopes(*args, **options):
+    return [check_gradients(*args, **options, probes=probes) for probes in (None, automatic)]
 
 
 def outcomes(cases):

@@ -261,7 +261,7 @@ def flat(
     def parameters_set(params: Params) -> Iterator[None]:
         before = np.array(get())
         try:
-            put(np.array(params["theta"]))
+            put(np.copy(params["theta"]))
             yield
         finally:
             put(before)  # also after an exception or Ctrl-C

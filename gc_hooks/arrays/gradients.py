@@ -13,14 +13,17 @@ from gc_hooks._typing import Array, Params
 from gc_hooks.arrays.norms import relative_difference
 from gc_hooks.arrays.tree import flatten
 from gc_hooks.errors import InvalidProblem
-from gc_hooks.numerics import EPS, REPEATS_WITHIN
+from gc_hooks.numerics import EPS, FEW_DIGITS, MOST_DIGITS, REPEATS_WITHIN
 from gc_hooks.report.diagnosis import listed
 
 RENAMED = ("d{}", "grad_{}", "{}_grad", "d_{}", "g{}")
 """How gradient dictionaries name the gradient of ``W1``, after ``W1`` itself; the first is the textbooks'."""
 
+MOST_LOOKED_AT = 256
+"""Entries, spread over an array, that show in which precision it was computed; one alone does so as a rule."""
 
-class Precision(NamedTuple):
+
+class NumberFormat(NamedTuple):
     """The number format in which a gradient was handed in: its machine epsilon, and its smallest positive number."""
 
     eps: float = 0.0
@@ -71,6 +74,28 @@ class Matched:
                 issues[name] = GradientIssue("not_repeatable", text)
         return replace(self, issues=issues)
 
+    def with_precision_of_numbers(self) -> Matched:
+        """Return a copy with the precision of float32 where arrays of float64 hold what was computed in float32."""
+        if not any(map(_computed_in_float32, self.grads.values())):
+            return self
+        single = _format_of(np.dtype(np.float32))
+        return replace(self, precision=max(self.precision, single.eps), smallest=max(self.smallest, single.smallest))
+
+    def no_better_than(self, in_training: Matched) -> Matched:
+        """Return a copy with the training's own gradient wherever that is not finite and this one is."""
+        grads, overflows = dict(self.grads), []
+        for name, gradient in in_training.grads.items():
+            if not np.all(np.isfinite(gradient)) and name in grads and np.all(np.isfinite(grads[name])):
+                grads[name] = gradient
+                overflows.append(name)
+        if not overflows:
+            return self
+        note = (
+            f"The gradient of {listed(overflows)} is finite in float64, and not in the parameters' own precision. This "
+            "usually means that exp or a power overflows there."
+        )
+        return replace(self, grads=grads, notes=(*self.notes, note))
+
 
 def match_gradients(grads: object, point: Params, copy: bool = True) -> Matched:
     """Pair gradients with the named parameters of a point, by name or by the textbooks' renaming (``dW1`` for ``W1``).
@@ -96,7 +121,7 @@ def match_gradients(grads: object, point: Params, copy: bool = True) -> Matched:
     issues: dict[str, GradientIssue] = {}
     errors: dict[str, Array] = {}
     notes = [f"Not parameters, ignored: {listed(extra, 8)}."] if extra else []
-    precisions = [Precision(0.0)]
+    precisions = [NumberFormat(0.0)]
     for name, array in point.items():
         key = keys[name]
         if key is None:
@@ -113,7 +138,7 @@ def match_gradients(grads: object, point: Params, copy: bool = True) -> Matched:
         if isinstance(gradient, GradientIssue):
             issues[name] = gradient
             continue
-        precisions.append(_precision_of(gradient.dtype))
+        precisions.append(_format_of(gradient.dtype))
         found[name] = gradient.astype(np.float64, copy=copy)
         if np.any(error):
             errors[name] = np.broadcast_to(error, np.shape(leaf)).reshape(array.shape)
@@ -166,9 +191,16 @@ def _usable(name: str, leaf: object, shape: tuple[int, ...]) -> Array | Gradient
     return array
 
 
+def _computed_in_float32(gradient: Array) -> bool:
+    """Return whether numbers of float64 are such that they were computed in float32."""
+    some = gradient.flat[:: max(1, gradient.size // MOST_LOOKED_AT)]
+    digits = np.frexp(some[np.isfinite(some)])[0] * 2.0**MOST_DIGITS
+    return bool(np.all(digits == np.rint(digits)) and np.any(digits % 2.0 ** (MOST_DIGITS - FEW_DIGITS)))
+
+
 @lru_cache(maxsize=64)
-def _precision_of(dtype: np.dtype[Any]) -> Precision:
+def _format_of(dtype: np.dtype[Any]) -> NumberFormat:
     if dtype.kind != "f":  # integers are exact
-        return Precision()
+        return NumberFormat()
     limits = np.finfo(dtype if dtype.itemsize < 8 else np.float64)  # a long double is rounded to float64
-    return Precision(float(limits.eps), float(limits.tiny * limits.eps))
+    return NumberFormat(float(limits.eps), float(limits.tiny * limits.eps))

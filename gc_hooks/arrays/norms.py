@@ -8,6 +8,9 @@ import numpy as np
 
 from gc_hooks._typing import Array, Params
 
+BLOCK = 2**13
+"""Entries that are worked on at a time: 64 kB, which stay in a cache. A new array of millions costs a pass more."""
+
 
 def relative_difference(first: Array, second: Array) -> float:
     """Return the classic ratio ``||a - b|| / (||a|| + ||b||)``; 0 for equal arrays, also where they are zero or NaN."""
@@ -28,6 +31,17 @@ def in_double(arrays: Params) -> dict[str, Array]:
     return {name: array.astype(np.float64) for name, array in arrays.items()}
 
 
+def is_vector(array: Array) -> bool:
+    """Return whether an array has at most one axis that is longer than one: a vector, a row, a column or a number.
+
+    Examples
+    --------
+    >>> is_vector(np.zeros(3)), is_vector(np.zeros((1, 3))), is_vector(np.zeros((3, 1))), is_vector(np.zeros((3, 2)))
+    (True, True, True, False)
+    """
+    return array.size == max(array.shape, default=1)
+
+
 def norm(array: Array) -> float:
     """Return the Euclidean norm, also of entries whose squares overflow or vanish.
 
@@ -40,11 +54,31 @@ def norm(array: Array) -> float:
     square = float(np.vdot(flat, flat))  # which raises no floating-point error, whatever the caller wants of NumPy
     if 1e-200 < square < 1e200:
         return math.sqrt(square)
-    largest = float(np.max(np.abs(array), initial=0.0))
-    if not 0 < largest < math.inf:
-        return largest
+    unit = largest(array)
+    if not 0 < unit < math.inf:
+        return unit
     with np.errstate(all="ignore"):
-        return float(np.linalg.norm(array / largest) * largest)
+        return float(np.linalg.norm(array / unit) * unit)
+
+
+def distance(first: Array, second: Array) -> float:
+    """Return the norm of the difference of two arrays of one shape, block by block: no array of their size is made.
+
+    Examples
+    --------
+    >>> distance(np.array([3.0, 4.0]), np.zeros(2))
+    5.0
+    """
+    one, other, total = first.reshape(-1), second.reshape(-1), 0.0
+    for start in range(0, one.size, BLOCK):
+        apart = one[start : start + BLOCK] - other[start : start + BLOCK]
+        total = math.hypot(total, norm(apart))
+    return total
+
+
+def largest(array: Array) -> float:
+    """Return the largest absolute value; 0 for an empty array, and NaN where an entry is."""
+    return max(float(np.max(array, initial=0.0)), -float(np.min(array, initial=0.0)))
 
 
 def finite_norm(array: Array) -> float:

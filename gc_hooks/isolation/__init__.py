@@ -11,6 +11,9 @@ generator of NumPy, Python or torch     its state                               
 generator in an attribute, a            itself, where another one has taken its place  `preserve`, `find_generators`
 dictionary or a module
 global generators of NumPy and Python   their states                                   `preserve_global_random_state`
+array, tuple, NumPy or `math`, at a     itself, where a box or a stand-in was          `gc_hooks.tracing`
+place that a traced loss can reach
+cache that a traced loss has filled     a number or an array in place of each box      `gc_hooks.tracing`
 ======================================  =============================================  ==============================
 
 How it is found: by one walk over objects, `object_graph.walk`. `preserve` begins it at the objects that the user hands

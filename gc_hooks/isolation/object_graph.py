@@ -29,6 +29,7 @@ OPAQUE = set(sys.stdlib_module_names).union(
     ("torch", "jax", "jaxlib", "tensorflow", "keras", "numba", "cupy"),
     ("tensorboard", "tensorboardX", "rich", "tqdm", "matplotlib", "PIL", "cv2"),
     ("IPython", "pytest", "_pytest", "gc_hooks.hooks.hook", "gc_hooks.hooks.recorder"),
+    ("gc_hooks.tracing.box", "gc_hooks.tracing.tape"),
 )
 """Modules whose objects are not looked into: to put their attributes back would not put back what they stand for."""
 

@@ -18,7 +18,7 @@ from numpy.exceptions import ComplexWarning
 from gc_hooks._typing import Array, Generator, Loss, Params
 from gc_hooks.arrays.gradients import GradientIssue
 from gc_hooks.arrays.large import LARGE, jittered
-from gc_hooks.arrays.norms import norm, root_mean_square
+from gc_hooks.arrays.norms import is_vector, norm, root_mean_square
 from gc_hooks.arrays.tree import rebuild
 from gc_hooks.errors import GradCheckError
 from gc_hooks.numerics import EPS
@@ -132,6 +132,15 @@ class Problem:
     def __getitem__(self, name: str) -> Parameter:
         return self.by_name[name]
 
+    def noted(self, *notes: str) -> Problem:
+        """Return a copy with more notes."""
+        return replace(self, notes=(*self.notes, *notes))
+
+    @property
+    def precision_of_loss(self) -> float:
+        """Return the machine epsilon in which the loss gets its parameters."""
+        return max(float(np.finfo(array.dtype).eps) for array in self.point.values())
+
     @property
     def value(self) -> float:
         """Return the loss at the point, penalty included."""
@@ -190,7 +199,7 @@ class Problem:
         parameters = []
         for parameter in self.parameters:
             array = parameter.value
-            unit = parameter.scale if array.ndim <= 1 else 0.0
+            unit = parameter.scale if is_vector(array) else 0.0
             if array.size < LARGE:
                 moved = np.asarray(array + np.hypot(array, unit) * EPS * generator.standard_normal(array.shape))
             else:
@@ -254,6 +263,6 @@ def parameter_scales(point: Params) -> dict[str, float]:
     for name, size in sizes.items():
         if not (math.isfinite(size) and size > 0):
             sizes[name] = typical
-        elif point[name].ndim <= 1:
+        elif is_vector(point[name]):
             sizes[name] = max(size, typical / 10)
     return sizes

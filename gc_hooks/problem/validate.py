@@ -16,6 +16,7 @@ from gc_hooks.arrays.large import LARGE, view_or_copy
 from gc_hooks.arrays.tree import flatten
 from gc_hooks.errors import InvalidProblem
 from gc_hooks.isolation.evaluation import Evaluation
+from gc_hooks.numerics import EPS
 from gc_hooks.problem import (
     Meter,
     Parameter,
@@ -26,13 +27,9 @@ from gc_hooks.problem import (
     written,
 )
 from gc_hooks.problem.determinism import TERMS, as_value, deterministic_value
-from gc_hooks.report.notes import gradient_buffers_of
 
 ARITHMETIC = ("__mul__", "__matmul__", "__pow__", "__add__", "__array_ufunc__", "__array_function__")
 """A class of arrays that overrides one of these computes in its own way."""
-
-FLOAT32_AT_LEAST, HALF_AT_LEAST = 1e-10, 1e-6
-"""Machine epsilons: those of float64 (2e-16) lie far below the first, that of float32 (1e-7) between the two."""
 
 
 def build_problem(
@@ -43,11 +40,14 @@ def build_problem(
     in_place: bool = False,
     penalty: Loss | None = None,
     meter: Meter | None = None,
+    is_known: bool = False,
 ) -> Problem:
     """Validate what `gc_hooks.check_gradients` got, and return it with the gradient at the point.
 
     Costs two evaluations of the loss and, where the gradient is a function, two of it. Raises `InvalidProblem` where
-    the loss or the parameters cannot be used, `NondeterministicLoss` where the loss gives two values.
+    the loss or the parameters cannot be used, `NondeterministicLoss` where the loss gives two values. Parameters of a
+    lower precision than float64 cost one gradient more: it has to be finite where the training computes it. Where an
+    earlier check has used the loss (``is_known``), it is not evaluated, and the problem has no values.
     """
     arrays = parameter_arrays(params, in_place)
     terms = (loss,) if penalty is None else (loss, penalty)
@@ -70,13 +70,22 @@ def build_problem(
         problem = replace(problem, live=arrays, home=point)
     if not callable(grads):  # buffers are only as precise as the parameters that they were computed from
         problem = replace(problem, precision=_precision(arrays))
-    values = tuple(deterministic_value(problem, term) for term in range(len(terms)))
+    values = () if is_known else tuple(deterministic_value(problem, term) for term in range(len(terms)))
+    is_double = _precision(arrays) <= EPS
+    gradients = None
     if callable(grads):
         _check_signature("gradient function", grads, arguments)
         gradients = _Gradients(problem, grads)
+        in_training = None if in_place or is_double else gradients.match(arrays, copy=True)
         matched = gradients.match(point, copy=True)
-        return _with_gradient(problem, values, matched.compared_with(gradients.match(point)), gradients)
-    return _with_gradient(problem, values, match_gradients(grads, point), None)
+        matched = matched.compared_with(gradients.match(point))
+        if in_training is not None:
+            matched = matched.no_better_than(in_training)
+    else:
+        matched = match_gradients(grads, point)
+    if is_double:  # what is computed from parameters of float32 may fit into float32 by itself
+        matched = matched.with_precision_of_numbers()
+    return _with_gradient(problem, values, matched, gradients)
 
 
 def revisit(
@@ -201,10 +210,6 @@ def _with_gradient(
 ) -> Problem:
     """Return the problem with backprop's gradient, and with what is wrong with it."""
     precision = max(problem.precision, matched.precision)
-    notes = matched.notes
-    if precision > FLOAT32_AT_LEAST and gradients is None:
-        kind = "float32" if precision < HALF_AT_LEAST else "half precision"
-        notes = (*notes, gradient_buffers_of(kind))
     parameters = []
     for parameter in problem.parameters:
         name = parameter.name
@@ -219,7 +224,7 @@ def _with_gradient(
         problem,
         values=values,
         parameters=tuple(parameters),
-        notes=notes,
+        notes=matched.notes,
         precision=precision,
         smallest=matched.smallest,
         backprop=gradients,

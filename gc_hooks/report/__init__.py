@@ -71,6 +71,9 @@ class CheckReport:
         Measured entries, directions and weights; empty unless a reporter draws.
     curve : StepCurve or None
         The error against the step size, along a direction through all parameters.
+    as_at : int or None
+        In a hook, the step of the check that told in full of the bug that this one has found again; None for all
+        other checks.
 
     Examples
     --------
@@ -100,6 +103,7 @@ class CheckReport:
     bands: tuple[float, ...] = Tolerance().bands
     pictures: dict[str, ParameterPlot] = field(default_factory=dict)
     curve: StepCurve | None = None
+    as_at: int | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -143,6 +147,11 @@ class CheckReport:
         """Return the check in one line."""
         parts = [f"step {self.step}: {self.verdict}"]
         incomparable = [c for c in self.parameters.values() if c.verdict is Verdict.WORRY and math.isnan(c.difference)]
+        if self.as_at is not None:
+            now = "" if incomparable else f", now {self.difference:.1e}"
+            bugs = ", ".join(dict.fromkeys(diagnosis.named for diagnosis in self.diagnoses))
+            where = "" if len(self.failing) == len(self.parameters) else f" in {listed(self.failing, 4)}"
+            return f"{parts[0]} as at step {self.as_at}{now}: {bugs}{where}"
         if incomparable:
             parts.append(f"{plural(len(incomparable), 'parameter')} not comparable")
         elif self.stated:  # that of the other parameters alone would look like the difference of all
@@ -154,12 +163,16 @@ class CheckReport:
             parts.append(f"{count}, {plural(self.evaluations, 'evaluation')}, {self.seconds:.2g} s")
         return ", ".join(parts)
 
-    def rows(self) -> list[tuple[str, ...]]:
-        """Return the rows of the table, worst parameter first; its columns are `HEADER`."""
+    def rows(self, entries: int | None = None) -> list[tuple[str, ...]]:
+        """Return the rows of the table, worst parameter first; its columns are `HEADER`.
+
+        The worst entry stands in the first ``entries`` rows, by default in all of them.
+        """
         rows: list[tuple[str, ...]] = []
         for comparison in self.worst_first:
             shape = "x".join(map(str, comparison.shape)) or "number"
-            seen = "; ".join(filter(None, (worst_entry(comparison), comparison.note)))
+            worst = worst_entry(comparison) if entries is None or len(rows) < entries else ""
+            seen = "; ".join(filter(None, (worst, comparison.note)))
             rows.append((comparison.name, shape, str(comparison.verdict), comparison.stated, seen))
         return rows
 

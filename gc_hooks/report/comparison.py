@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from gc_hooks.report.verdict import Status, Verdict
+from gc_hooks.report.verdict import Precision, Status, Verdict
 
 
 class Basis(str, Enum):
@@ -65,6 +65,8 @@ class Comparison:
     verdict : Verdict
     sensitivity : float
         The smallest relative error ``||g - n|| / ||n||`` that this check would have detected with 99 % probability.
+    precision : Precision
+        The arithmetic in which the verdict holds.
     basis : Basis
     measured, directions : int
         Number of measured entries, and of random directions within the parameter.
@@ -95,6 +97,7 @@ class Comparison:
     verdict: Verdict = Verdict.INCONCLUSIVE
     at_least: float = 0.0
     sensitivity: float = math.nan
+    precision: Precision = Precision.DOUBLE
     basis: Basis = Basis.NOTHING
     measured: int = 0
     directions: int = 0

@@ -72,6 +72,8 @@ class Diagnosis:
         What makes the check pass: a `Repair`, or empty.
     residual : float or None
         The largest difference that remains with the repair, between 0 and 1; None where none was tried.
+    layer : str
+        The layer or loss that is at fault, where that is known.
     """
 
     code: str
@@ -81,6 +83,12 @@ class Diagnosis:
     advice: str = ""
     repair: str = ""
     residual: float | None = None
+    layer: str = ""
+
+    @property
+    def named(self) -> str:
+        """Return the code, with the layer that is at fault."""
+        return f"{self.code} {self.layer}".rstrip()
 
     def __str__(self) -> str:
         return " ".join(filter(None, (self.message, self.evidence, self.advice)))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from enum import Enum
 
+from gc_hooks.report.comparison import Comparison, Reason
 from gc_hooks.report.diagnosis import agree, listed
+from gc_hooks.report.verdict import Precision, Verdict
 
 
 class Refusal(Enum):
@@ -37,17 +40,45 @@ MOVED_OFF_KINK = "a kink was met: compared a hair away from it"
 OTHER_STEP_AGREES = "another step size agrees with backprop"
 
 # Sentences with places for figures; each is called with the values for them.
+no_gradient_above = "no gradient above {:.0e} of the whole".format
 not_measured = "not measured: {} was spent before".format
 partly_measured = "{} of {} entries measured: {} was spent".format
 not_certain = "{} was spent before it was certain".format
 backprop_rounding = "backprop's own rounding may be {:.0e} of it".format
+not_traced = "The reference gradient could not be used: {}. Slopes were measured instead.".format
 outside_domain = (
     "The loss raised {} at {} of the points at which it was evaluated, taken to be outside of its domain."
 ).format
-gradient_buffers_of = (
-    "The gradient was handed in as arrays of {}, whose own rounding widens the error where it matters. Try to hand in "
-    "a function that computes it: it is judged in float64."
-).format
+
+
+class Coarse(Enum):
+    """What computes in a lower precision than float64: what was seen, and what to try."""
+
+    PARAMETERS = "The loss reads arrays of {0} in place", "functions that take the parameters: they get float64"
+    LOSS = "The loss computes in {0}", "to compute it in float64"
+    BUFFERS = "The gradient was handed in as arrays of {0}", "a function that computes it: it is judged in float64"
+    GRADIENT = "The gradient function returns numbers of {0}", "to compute it in float64, in which it is asked"
+
+
+def in_precision(precision: Precision, cause: Coarse, comparisons: Collection[Comparison]) -> str:
+    """Say in which precision verdicts hold and why, what they leave open, and what to try."""
+    seen, advice = cause.value
+    sentences = [f"{seen.format(precision)}."]
+    good = [
+        one.sensitivity for one in comparisons if one.verdict is Verdict.GOOD and one.reason is not Reason.NO_GRADIENT
+    ]
+    unclear = [comparison.error for comparison in comparisons if comparison.verdict is Verdict.INCONCLUSIVE]
+    good, unclear = list(filter(math.isfinite, good)), list(filter(math.isfinite, unclear))
+    if good:
+        sentences.append(f"GOOD in {precision}: a relative error above {max(good):.0e} would have been seen.")
+    if unclear:
+        sentences.append(f"INCONCLUSIVE in {precision}: {nothing_below(min(unclear))}.")
+    return " ".join([*sentences, f"Try {advice}."])
+
+
+def nothing_below(error: float) -> str:
+    """Say which difference cannot be seen, with an error that large."""
+    return f"no difference below {error:.0e} can be seen" if error < 0.5 else "no difference can be seen"
 
 
 def loss_not_finite(value: float, not_finite: Sequence[str]) -> str:

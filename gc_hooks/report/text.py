@@ -8,7 +8,7 @@ from html import escape
 
 from gc_hooks.report.comparison import Basis, Comparison
 from gc_hooks.report.diagnosis import plural
-from gc_hooks.report.verdict import Verdict
+from gc_hooks.report.verdict import Precision, Verdict
 
 MARKDOWN = str.maketrans({"|": "&#124;", "*": "&#42;", "_": "&#95;", "`": "&#96;", "[": "&#91;"})
 """The characters to which markdown gives a meaning, as entities."""
@@ -25,7 +25,10 @@ def parameter_facts(comparison: Comparison) -> list[tuple[str, str]]:
     }
     facts = [("difference", ", ".join(filter(None, (comparison.stated, rests_on[comparison.basis]))))]
     if math.isfinite(comparison.sensitivity):
-        facts.append(("sensitivity", f"a relative error above {comparison.sensitivity:.0e} would have been seen"))
+        seen = f"a relative error above {comparison.sensitivity:.0e} would have been seen"
+        if comparison.precision is not Precision.DOUBLE:
+            seen = f"in {comparison.precision}, {seen}"
+        facts.append(("sensitivity", seen))
     norms = f"norm {comparison.backprop_norm:.3g} by backprop"
     if comparison.basis in (Basis.EXACT, Basis.PARTIAL):  # a few directions leave the measured norm to chance
         norms += f", {comparison.measured_norm:.3g} measured"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 
 from gc_hooks.errors import InvalidProblem
+from gc_hooks.numerics import CERTAIN_IN_HALF, CERTAIN_IN_SINGLE, HALF_FROM, SINGLE_FROM
 
 
 class Verdict(IntEnum):
@@ -20,6 +21,28 @@ class Verdict(IntEnum):
         return self.name
 
 
+class Precision(str, Enum):
+    """The arithmetic in which a verdict holds: the coarser one of backprop's and of the loss's."""
+
+    DOUBLE = "float64"
+    SINGLE = "float32"
+    HALF = "half precision"
+
+    def __str__(self) -> str:
+        return self.value
+
+    @classmethod
+    def of(cls, eps: float) -> Precision:
+        """Return the precision with this machine epsilon.
+
+        >>> Precision.of(2.2e-16), Precision.of(1.2e-7)
+        (<Precision.DOUBLE: 'float64'>, <Precision.SINGLE: 'float32'>)
+        """
+        if eps < SINGLE_FROM:
+            return cls.DOUBLE
+        return cls.SINGLE if eps < HALF_FROM else cls.HALF
+
+
 @dataclass(frozen=True)
 class Tolerance:
     """The bands of the difference ``||g - n|| / (||g|| + ||n||)``; the classic ones by default.
@@ -29,7 +52,8 @@ class Tolerance:
     good : float
         Backprop is wrong if the difference is certainly above this band.
     certain : float
-        GOOD needs the difference plus its error to stay below this band.
+        GOOD needs the difference plus its error to stay below this band. The default is that of float64: it widens to
+        1e-2 where the gradient or the loss computes in float32, and to 3e-2 in half precision. Any other value is kept.
     worry : float
         From this band on, a wrong gradient is WORRY instead of DOUBLE_CHECK.
 
@@ -52,10 +76,27 @@ class Tolerance:
         """Return all three bands, as a report states them."""
         return self.good, self.certain, self.worry
 
-    def judge(self, difference: float, error: float, at_least: float | None = None) -> Verdict:
+    def certain_in(self, precision: Precision) -> float:
+        """Return the band below which a difference and its error have to stay for GOOD in a precision.
+
+        >>> Tolerance().certain_in(Precision.SINGLE), Tolerance(certain=1e-6).certain_in(Precision.SINGLE)
+        (0.01, 1e-06)
+        """
+        if precision is Precision.DOUBLE or self.certain != Tolerance.certain:
+            return self.certain
+        return CERTAIN_IN_SINGLE if precision is Precision.SINGLE else CERTAIN_IN_HALF
+
+    def judge(
+        self,
+        difference: float,
+        error: float,
+        at_least: float | None = None,
+        precision: Precision = Precision.DOUBLE,
+    ) -> Verdict:
         """Return the verdict on a difference with its error; INCONCLUSIVE where it cannot be told, as with NaN.
 
         The difference is at most ``difference + error``, and at least ``at_least``, by default ``difference - error``.
+        What is certainly wrong is so in every precision; what is certainly good depends on it.
 
         >>> Tolerance().judge(3e-9, 1e-10), Tolerance().judge(0.3, 1e-9), Tolerance().judge(float("nan"), 0.0)
         (<Verdict.GOOD: 0>, <Verdict.WORRY: 3>, <Verdict.INCONCLUSIVE: 1>)
@@ -64,7 +105,7 @@ class Tolerance:
             at_least = difference - error
         if at_least > self.good:
             return Verdict.WORRY if difference >= self.worry else Verdict.DOUBLE_CHECK
-        return Verdict.GOOD if difference + error <= self.certain else Verdict.INCONCLUSIVE
+        return Verdict.GOOD if difference + error <= self.certain_in(precision) else Verdict.INCONCLUSIVE
 
 
 class Status(str, Enum):

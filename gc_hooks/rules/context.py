@@ -12,18 +12,26 @@ import numpy as np
 from gc_hooks._typing import Array
 from gc_hooks.arrays.large import inner
 from gc_hooks.arrays.norms import norm
-from gc_hooks.problem import BudgetSpent, Parameter
+from gc_hooks.problem import Parameter
 from gc_hooks.report.comparison import Comparison, Reason
 from gc_hooks.report.diagnosis import Code, Diagnosis, Repair
 from gc_hooks.report.verdict import Verdict
 from gc_hooks.slopes.measurements import DirectionalMeasurement, ParameterMeasurements
-from gc_hooks.slopes.probes import direction_within
 from gc_hooks.verdicts.compare import compare_parameter, whole_norm
 from gc_hooks.verdicts.session import Session
 
 REDUCTION = 10.0
 """Where the errors are too wide for any gradient to be GOOD (a loss that computes in float32), a repair counts if it
 reduces the difference at least by this factor. A smaller one names repairs that explain half of a bug."""
+
+
+MOST_ROWS = 4096
+"""Slopes that a fit uses, evenly spread: a repair is tried on all of them afterwards."""
+
+
+def is_several(slopes: Array) -> bool:
+    """Return whether at least two slopes are not zero."""
+    return bool(np.count_nonzero(slopes[:MOST_ROWS]) > 1 or np.count_nonzero(slopes) > 1)
 
 
 @dataclass(frozen=True)
@@ -108,23 +116,27 @@ class RuleContext:
         return self._with_directions(name, self._measured(name).slopes, lambda direction: direction.slope)
 
     def penalty_slopes(self, name: str) -> Array:
-        """Return the penalty's part of each slope; zeros where no penalty was handed in separately."""
+        """Return the penalty's part of each slope; zeros, or nothing, where no penalty was handed in separately."""
         return self._with_directions(name, self._measured(name).penalties, lambda direction: direction.penalty)
 
     def slopes_of(self, array: Array, name: str) -> Array:
         """Return the slopes that would have been measured if the array were the true gradient of a parameter."""
-        entries = array.reshape(-1)[np.array(self._measured(name).indices, dtype=np.intp)]
+        entries = self._measured(name).of_measured(array)
         return self._with_directions(name, entries, lambda direction: inner(direction.probe.vector[name], array))
 
-    def errors(self, name: str) -> Array:
-        """Return the error of each slope; never zero, so that slopes can be weighted by them."""
+    def errors(self, name: str, chosen: slice = slice(None)) -> Array:
+        """Return the error of each slope, or of chosen ones; never zero, so that slopes can be weighted by them."""
         measured, rounding = self._measured(name), self.session.measurements.rounding
         # Rounding moves the gradient by a known norm; spread evenly, each entry gets this much of it.
         floor = rounding.floors.get(name, 0.0) / math.sqrt(max(measured.size, 1))
-        entries = np.maximum(np.array(measured.errors), floor)
-        errors = self._with_directions(name, entries, lambda direction: direction.total_error(rounding))
+        slopes = np.abs(self.slopes(name)[chosen])
+        if measured.is_traced:
+            errors = np.maximum(measured.errors[chosen] + measured.relative * slopes, floor)
+        else:
+            entries = np.maximum(np.array(measured.errors), floor)
+            errors = self._with_directions(name, entries, lambda direction: direction.total_error(rounding))[chosen]
         # The error of an exact slope may be 0, which cannot weigh: 45 roundings of the largest slope stand for it.
-        largest = float(np.max(np.abs(self.slopes(name)), initial=0.0))
+        largest = float(np.max(slopes, initial=0.0))
         return np.asarray(np.maximum(errors, 1e-14 * largest + 1e-300))
 
     def measured_gradient(self, name: str) -> Array | None:
@@ -132,13 +144,13 @@ class RuleContext:
         measured, gradient = self._measured(name), self.gradient(name)
         if not measured.complete:
             return None
-        return measured.entries(gradient).slopes.reshape(gradient.shape)
+        return np.asarray(measured.entries(gradient).slopes.reshape(gradient.shape))
 
     def wrong_entries(self, name: str) -> tuple[Array, Array]:
         """Return the positions in C order of the measured entries that are wrong, and the slopes measured there."""
         entries = self._measured(name).entries(self.gradient(name))
-        wrong = entries.are_wrong(self.session.tolerance.good)
-        return entries.indices[wrong], entries.slopes[wrong]
+        wrong = entries.wrong(self.session.tolerance.good)
+        return wrong if isinstance(entries.indices, range) else entries.indices[wrong], entries.slopes[wrong]
 
     def _parameter(self, name: str) -> Parameter:
         return self.session.problem[name]
@@ -157,11 +169,22 @@ class RuleContext:
 
     # What another gradient would be worth.
 
-    def fit(self, name: str, target: Array, *arrays: Array) -> Array:
-        """Return the coefficients with which a sum of arrays has the slopes ``target``, by weighted least squares."""
-        errors = self.errors(name)
-        columns = [self.slopes_of(array, name) / errors for array in arrays]
-        return np.asarray(np.linalg.lstsq(np.stack(columns, axis=1), target / errors, rcond=None)[0])
+    def fit(self, name: str, target: Array, *arrays: Array, less: Array | None = None) -> Array:
+        """Return the coefficients with which a sum of arrays has the slopes ``target``, by weighted least squares.
+
+        ``less`` are slopes that are taken off from the target. NaN where the weighted slopes are no numbers.
+        """
+        every = [self.slopes_of(array, name) for array in arrays]
+        chosen = slice(None, None, max(1, len(target) // MOST_ROWS))
+        if not all(np.any(one[chosen]) for one in every):  # they lie elsewhere
+            chosen = slice(None)
+        errors = self.errors(name, chosen)
+        columns = np.stack([one[chosen] / errors for one in every], axis=1)
+        wanted = target[chosen] if less is None else target[chosen] - less[chosen]
+        wanted = wanted / errors
+        if not (np.all(np.isfinite(columns)) and np.all(np.isfinite(wanted))):  # beyond the range of numbers
+            return np.full(len(arrays), np.nan)
+        return np.asarray(np.linalg.lstsq(columns, wanted, rcond=None)[0])
 
     def compare_repaired(self, name: str, gradient: Array) -> Comparison:
         """Return the comparison of another gradient for this parameter with the same slopes; nothing is measured."""
@@ -170,36 +193,47 @@ class RuleContext:
         alone = {name: replace(measured, directions=directions)}
         measurements = replace(session.measurements, parameters=alone, joint=[])
         parameter = replace(self._parameter(name), gradient=gradient, issue=None)
-        return compare_parameter(session.problem, parameter, measurements, session.tolerance, self._total_norm)
+        total_norm = self._total_norm
+        return compare_parameter(session.problem, parameter, measurements, session.tolerance, total_norm, details=False)
 
     @cached_property
     def _total_norm(self) -> float:
         return whole_norm(self.session.problem, self.session.measurements)
 
-    def try_repair(self, name: str, gradient: Array) -> Comparison | None:
-        """Return the comparison of a repaired gradient if it passes, else None."""
-        if gradient.shape != self.gradient(name).shape or not np.all(np.isfinite(gradient)):
+    def try_repair(self, name: str, *arrays: Array, by: Callable[..., Array] = np.asarray) -> Comparison | None:
+        """Return the comparison of a repaired gradient if it passes, else None.
+
+        The gradient is what ``by`` makes of arrays, entry by entry: of a large parameter a sample is tried first.
+        """
+        if arrays[0].shape != self.gradient(name).shape or self._shows_in_a_sample(name, arrays, by):
+            return None
+        gradient = by(*arrays)
+        if not np.all(np.isfinite(gradient)):
             return None
         comparison = self.compare_repaired(name, gradient)
         # Nothing remains but rounding, where the parameter has no influence on the loss.
         negligible = self.session.tolerance.good * self.gradient_norm(name)
-        is_zero = not np.any(self.slopes(name)) and norm(gradient) <= negligible
+        is_zero = norm(gradient) <= negligible and not np.any(self.slopes(name))
         # The slopes are too inexact for GOOD, but what was wrong is gone.
         at_most = comparison.difference + comparison.error
         undecided = comparison.verdict is Verdict.INCONCLUSIVE and comparison.at_least == 0
         reduced = undecided and REDUCTION * at_most <= self.comparison(name).difference
         return comparison if comparison.verdict is Verdict.GOOD or is_zero or reduced else None
 
-    def is_right_outside(self, name: str, wrong: Array) -> bool:
-        """Measure one slope along a random direction outside of a mask, and return whether the gradient agrees."""
-        session = self.session
-        probe = direction_within(self._parameter(name), session.generator)
-        outside = np.where(wrong, 0.0, np.asarray(probe.vector[name]))
-        try:
-            residual, error = session.slopes.quick_residual(replace(probe, vector={name: outside}))
-        except BudgetSpent:
+    def _shows_in_a_sample(self, name: str, arrays: tuple[Array, ...], by: Callable[..., Array]) -> bool:
+        """Return whether a sample of a large parameter shows that a repair does not fit.
+
+        A sample that meets none of the entries that are wrong shows nothing.
+        """
+        measured, size = self._measured(name), arrays[0].size
+        if not measured.complete or size <= MOST_ROWS:
             return False
-        return abs(residual) <= 2 * error + session.tolerance.good * self.gradient_norm(name)
+        sample = slice(None, None, size // MOST_ROWS)
+        slopes = measured.entries(self.gradient(name)).slopes[sample]
+        now, repaired = self.gradient(name).flat[sample], by(*(array.flat[sample] for array in arrays))
+        before, left = norm(now - slopes), norm(repaired - slopes)
+        meets_what_is_wrong = REDUCTION * before > self.comparison(name).difference * (norm(now) + norm(slopes))
+        return meets_what_is_wrong and left > before / 2
 
     def with_repair(
         self, diagnosis: Diagnosis, repair: Repair, attempt: Callable[[str], tuple[Array, str]], more: str = ""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gc_hooks._typing import Array
+from gc_hooks.arrays.norms import largest
 from gc_hooks.report.diagnosis import Code, Diagnosis, Repair, agree, listed, of_gradients, sentence
 from gc_hooks.rules.context import RuleContext
 
@@ -15,8 +16,6 @@ EQUAL = 1e-13
 """Relative size of what is taken for rounding: about 450 roundings of float64."""
 FEW = 0.2
 """Largest fraction of the entries that is called a few. With more, half a matrix that is wrong would be listed."""
-SEVERAL = 3
-"""Wrong entries that each row or column of a large matrix needs, on average, to be named; with 2 chance would do."""
 LEAST_RIGHT = 2
 """Right rows or columns beside the many that are wrong; where all are wrong, it is no pattern."""
 BY_LAYER = "check_layers(layers, inputs) checks each layer's backward alone."
@@ -49,7 +48,7 @@ def gradient_lost(context: RuleContext) -> Iterator[Diagnosis]:
 
 def parameter_unused(context: RuleContext) -> Iterator[Diagnosis]:
     """My loss does not depend on a parameter that has a gradient. Seen by slopes that are all zero; costs nothing."""
-    sizes = {name: np.max(np.abs(context.slopes(name)), initial=0.0) for name in context.failing}
+    sizes = {name: largest(context.slopes(name)) for name in context.failing}
     names = [name for name, size in sizes.items() if size <= EQUAL * context.gradient_norm(name)]
     if names:
         yield Diagnosis(
@@ -95,11 +94,11 @@ def _equal_parts(array: Array) -> str:
 
 def few_entries(context: RuleContext) -> Iterator[Diagnosis]:
     """A few entries of my gradient are wrong: single ones, rows or columns, rows that an index hits twice. Seen when
-    the gradient passes with the measured slopes there. Costs nothing, or one slope for rows of a large matrix."""
+    the gradient passes with the measured slopes there. Costs nothing."""
     for name in context.unexplained:
         size, (indices, _) = context.gradient(name).size, context.wrong_entries(name)
         few = 0 < len(indices) <= max(1, FEW * size) and size > 1
-        found = (few and _replaced_by_slopes(context, name)) or _lines_of_large(context, name)
+        found = _replaced_by_slopes(context, name) if few else None
         if found:
             yield found
 
@@ -139,20 +138,6 @@ def _replaced_by_slopes(context: RuleContext, name: str) -> Diagnosis | None:
             code, lines = Code.COLUMNS, columns
     diagnosis = _wrong_only_in(context, name, code, lines)
     return context.with_repair(diagnosis, Repair.ENTRIES, lambda _: (repaired, "the measured values there"))
-
-
-def _lines_of_large(context: RuleContext, name: str) -> Diagnosis | None:
-    """Return the diagnosis of rows or columns that hold all that is wrong in a matrix of which a part is measured."""
-    shape, (indices, _) = context.gradient(name).shape, context.wrong_entries(name)
-    if len(shape) != 2 or len(indices) < SEVERAL or context.comparison(name).exact:
-        return None
-    for axis, code in enumerate((Code.ROWS, Code.COLUMNS)):
-        lines = np.unique(np.unravel_index(indices, shape)[axis])
-        wrong = np.isin(np.indices(shape, sparse=True)[axis], lines)
-        enough = SEVERAL * len(lines) <= len(indices) and len(lines) <= shape[axis] // 2
-        if enough and context.is_right_outside(name, np.broadcast_to(wrong, shape)):
-            return _wrong_only_in(context, name, code, lines)
-    return None
 
 
 def _wrong_only_in(context: RuleContext, name: str, code: Code, places: Array) -> Diagnosis:

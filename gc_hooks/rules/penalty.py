@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
 from gc_hooks._typing import Array
+from gc_hooks.arrays.norms import is_vector
 from gc_hooks.report.diagnosis import Code, Diagnosis, Repair, agree, of_gradients, sentence
-from gc_hooks.rules.context import RuleContext
-from gc_hooks.rules.scale import factor_of, is_bias, penalty_part, recognised
+from gc_hooks.rules.context import RuleContext, is_several
+from gc_hooks.rules.scale import factor_of, penalty_part, recognised
 
 SAME_RATIO = 1e-3
 """How near to 0 (missing) or -1 (wrong sign) the L2 term's ratio to the right one has to be. The penalty is often a
@@ -34,10 +36,10 @@ def penalty_wrong(context: RuleContext) -> Iterator[Diagnosis]:
     for name in context.failing:
         # Without a direction or a second entry, one number would always be a multiple of the other.
         value, gradient = context.value(name), context.gradient(name)
-        if np.count_nonzero(context.slopes_of(value, name)) < 2:
+        if not is_several(context.slopes_of(value, name)):
             continue
-        excess = float(context.fit(name, context.slopes_of(gradient, name) - context.slopes(name), value)[0])
-        if context.try_repair(name, gradient - excess * value) is None:
+        excess = float(context.fit(name, context.slopes_of(gradient, name), value, less=context.slopes(name))[0])
+        if context.try_repair(name, gradient, value, by=partial(_without, excess)) is None:
             continue
         code, ratio, part = Code.L2_FACTOR, math.nan, penalty_part(context, name)
         if part is not None:
@@ -50,11 +52,15 @@ def penalty_wrong(context: RuleContext) -> Iterator[Diagnosis]:
             continue  # the gradient is a multiple of the parameter, as in sum(W**2): a factor alone explains it
         elif excess < 0:
             code = Code.L2_MISSING
-        elif is_bias(value):
+        elif is_vector(value):
             code = Code.L2_ON_BIAS
         found.setdefault(code, {})[name] = excess, ratio
     for code, wrong in found.items():
         yield _diagnosis(context, code, wrong)
+
+
+def _without(excess: float, gradient: Array, value: Array) -> Array:
+    return gradient - excess * value
 
 
 def _diagnosis(context: RuleContext, code: Code, wrong: dict[str, tuple[float, float]]) -> Diagnosis:

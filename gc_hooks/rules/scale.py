@@ -10,8 +10,9 @@ from functools import partial
 import numpy as np
 
 from gc_hooks._typing import Array
+from gc_hooks.arrays.norms import is_vector, largest
 from gc_hooks.report.diagnosis import Code, Diagnosis, Repair, agree, of_gradients, sentence
-from gc_hooks.rules.context import RuleContext
+from gc_hooks.rules.context import RuleContext, is_several
 
 CLOSE, LEAST_CLOSE = 1e-5, 1e-3
 """How near, relatively, a fitted factor is to the number that it is taken for; the second, where the slopes are too
@@ -85,24 +86,35 @@ def penalty_part(context: RuleContext, name: str) -> Array | None:
 
 def factor_of(context: RuleContext, name: str, penalty: Array = NO_PENALTY) -> float | None:
     """Return how many times too large the gradient without the penalty's part is; None where it is not a multiple."""
-    gradient = context.gradient(name) - penalty
-    slopes = context.slopes(name) - context.slopes_of(np.broadcast_to(penalty, gradient.shape), name)
-    predicted = np.abs(context.slopes_of(gradient, name))
-    if not np.any(slopes) or not np.any(predicted):
+    gradient, slopes, part = context.gradient(name), context.slopes(name), None
+    if np.ndim(penalty):
+        gradient, part = gradient - penalty, context.slopes_of(penalty, name)
+    predicted = context.slopes_of(gradient, name)
+    if not np.any(predicted) or not np.any(slopes if part is None else slopes - part):
         return None
-    inverse = float(context.fit(name, slopes, gradient)[0])
+    inverse = float(context.fit(name, slopes, gradient, less=part)[0])
     if not math.isfinite(inverse) or abs(inverse) < 1e-9:  # the slopes have nothing to do with the gradient
         return None
-    fitted, within = context.try_repair(name, gradient * inverse + penalty), CLOSE
-    if fitted is not None:
-        # The factor is known as well as the difference is: a number that people write may be that far from it.
-        within = min(max(CLOSE, 2 * fitted.error), LEAST_CLOSE)
+    arrays = (gradient, penalty) if np.ndim(penalty) else (gradient,)
+    known = recognised(1 / inverse, context.constants)
+    if known is not None and context.try_repair(name, *arrays, by=partial(_divided, known)) is not None:
+        return known
+    fitted = context.try_repair(name, *arrays, by=partial(_divided, 1 / inverse))
+    if fitted is None:
+        return None
+    # The factor is known as well as the difference is: a number that people write may be that far from it.
+    within = min(max(CLOSE, 2 * fitted.error), LEAST_CLOSE)
     known = recognised(1 / inverse, context.constants, within)
-    if known is not None and context.try_repair(name, gradient / known + penalty) is not None:
+    if known is not None and context.try_repair(name, *arrays, by=partial(_divided, known)) is not None:
         return known
     # One number is a multiple of any other: an odd factor needs several slopes that agree on it.
-    several = np.count_nonzero(predicted > 1e-3 * np.max(predicted)) > 1
-    return 1 / inverse if several and fitted is not None else None
+    several = is_several(np.abs(predicted) > 1e-3 * largest(predicted))
+    return 1 / inverse if several else None
+
+
+def _divided(factor: float, gradient: Array, penalty: Array | float = 0.0) -> Array:
+    """Return a gradient with its data's part divided by a factor."""
+    return gradient / factor + penalty if np.ndim(penalty) else gradient / factor
 
 
 def recognised(factor: float, constants: Mapping[str, float], within: float = CLOSE) -> float | None:
@@ -164,7 +176,7 @@ def _diagnosis(context: RuleContext, factor: float, penalties: Mapping[str, Arra
     """Return the diagnosis of gradients, or of the data's part of them, that have one wrong factor."""
     names, keep = list(penalties), context.constants.get("keep probability")
     nonzero = set(context.nonzero)
-    biases = {name for name in nonzero if is_bias(context.value(name))}
+    biases = {name for name in nonzero if is_vector(context.value(name))}
     scope = ""
     for kind, members in {"parameters": nonzero, "weights": nonzero - biases, "biases": biases}.items():
         if len(names) > 1 and set(names) == members:
@@ -188,13 +200,9 @@ def _diagnosis(context: RuleContext, factor: float, penalties: Mapping[str, Arra
     undone = f"/ {factor:.6g}" if abs(factor) > 1 else f"* {1 / factor:.6g}"
 
     def attempt(name: str) -> tuple[Array, str]:
-        repaired = (context.gradient(name) - penalties[name]) / factor + penalties[name]
-        return repaired, f"{of_gradients([name])} {undone}"
+        penalty = penalties[name]
+        gradient = context.gradient(name) - penalty if np.ndim(penalty) else context.gradient(name)
+        return _divided(factor, gradient, penalty), f"{of_gradients([name])} {undone}"
 
     diagnosis = Diagnosis(code, tuple(names), sentence(message), advice=advice)
     return context.with_repair(diagnosis, Repair.SCALE, attempt, more)
-
-
-def is_bias(value: Array) -> bool:
-    """Return whether a parameter looks like a bias: a vector, a row, a column, or a number."""
-    return np.squeeze(value).ndim <= 1

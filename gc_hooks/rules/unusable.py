@@ -60,5 +60,6 @@ def not_finite(context: RuleContext) -> Iterator[Diagnosis]:
             tuple(evidence),
             f"Backprop's gradient is NaN or infinite for {listed(evidence)}, while the loss and its slope are finite.",
             f"{'; '.join(evidence.values())}.",
-            "This usually means 0/0, log(0), or a root at 0 in backward. Try to look at what is special there.",
+            "This usually means 0/0, log(0), a root at 0, or an overflow in backward. Try to look at what is special "
+            "there.",
         )

@@ -10,13 +10,15 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from gc_hooks._typing import Generator
+from gc_hooks.numerics import EPS, EPS_OF_FLOAT32
 from gc_hooks.problem import BudgetSpent, Problem
 from gc_hooks.report.verdict import Status
 from gc_hooks.slopes.instrument import Instrument, prepare_instrument, rounding_of, sharpened
 from gc_hooks.slopes.measurements import Measurements, Rounding, given_gradient_error
-from gc_hooks.slopes.methods import Estimate, Method, central
+from gc_hooks.slopes.methods import Estimate, Method, central, is_rough
 from gc_hooks.slopes.probes import Direction, Line, Probe, random_direction
 from gc_hooks.slopes.progress import Progress, bar_on_terminal
 
@@ -63,6 +65,18 @@ class Slopes:
         """Return the noise of the loss as far as it was measured; 0 where it was not."""
         return math.fsum(tool.noise or 0.0 for tool in self.instruments)
 
+    @cached_property
+    def precision(self) -> float:
+        """Return the machine epsilon of the loss's arithmetic, as far as its measured noise shows it."""
+        noise, size = self.noise, abs(self.problem.value)
+        if not is_rough(noise, size) or not math.isfinite(noise):
+            return EPS
+        # A loss of terms that nearly cancel is noisy for its value, and not for what the parameters do to it.
+        for parameter in self.problem.judged:
+            if math.isfinite(parameter.gradient_norm):
+                size = math.hypot(size, parameter.scale * parameter.gradient_norm)
+        return EPS_OF_FLOAT32 if is_rough(noise, size) else EPS
+
     @property
     def are_exact(self) -> bool:
         """Return whether rounding is the only error of every term."""
@@ -94,10 +108,6 @@ class Slopes:
     def without_noise(self) -> Slopes:
         """Return the slopes with nothing known of the noise, so that `sharpened` measures it anew."""
         return replace(self, instruments=tuple(replace(tool, noise=None, trial=None) for tool in self.instruments))
-
-    def by_central_differences(self) -> Slopes:
-        """Return the slopes of the same terms by `central`, which reports kinks, with the noise as it is known."""
-        return replace(self, instruments=tuple(Instrument(central, noise=tool.noise) for tool in self.instruments))
 
     def at(self, problem: Problem) -> Slopes:
         """Return the slopes at another point, with the instruments as they are."""
@@ -135,17 +145,25 @@ class Slopes:
             error += estimate.error
         return residual, error
 
-    def central_difference(self, probe: Probe, step: float) -> float:
-        """Measure the central difference over all terms at one step; NaN where few digits round the step to nothing."""
+    def sides(self, probe: Probe, step: float) -> tuple[float, float]:
+        """Measure the slopes to the left and to the right over all terms at one step.
+
+        NaN where few digits round the step to nothing.
+        """
         point = self.problem.point
-        width = probe.realised(point, step) - probe.realised(point, -step)
-        if not width > 0:  # arrays of the user's own precision have no number so near
-            return math.nan
-        slope = 0.0
+        left, right = -probe.realised(point, -step), probe.realised(point, step)
+        if not (left > 0 and right > 0):  # arrays of the user's own precision have no number so near
+            return math.nan, math.nan
+        below, above = 0.0, 0.0
         for term in range(len(self.instruments)):
             line = Line(self.problem, probe, term)
-            slope += float((line(step) - line(-step)) / width)
-        return slope
+            below += float((line.value - line(-step)) / left)
+            above += float((line(step) - line.value) / right)
+        return below, above
+
+    def central_difference(self, probe: Probe, step: float) -> float:
+        """Measure the central difference over all terms at one step; NaN as above."""
+        return sum(self.sides(probe, step)) / 2
 
     def measure(
         self,
@@ -159,6 +177,7 @@ class Slopes:
         ``progress`` is called with the number of probes so far and the number of entries; without it a bar appears on
         a terminal after ``patience`` seconds.
         """
+        measurements.precision = max(measurements.precision, self.precision)
         entries = sum(measured.size for measured in measurements.parameters.values())
         bar_from = time.perf_counter() + patience
         with ExitStack() as stack:

@@ -6,23 +6,24 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from gc_hooks._typing import Generator
-from gc_hooks.arrays.large import LARGE, scrambled
+from gc_hooks.arrays.large import LARGE, jittered, scrambled
 from gc_hooks.arrays.norms import norm
 from gc_hooks.numerics import (
     ASSUMED_ROUNDING,
     EPS,
     GRADIENT_ROUNDINGS,
+    HAIR,
     JITTERED_GRADIENTS,
     JITTERED_SLOPES,
-    JUMP,
     LEAST_ROUNDING,
     SLOPE_ROUNDINGS,
     TRIAL_STEPS,
     TRIES_ELSEWHERE,
     TRUNCATION,
     TRUSTED,
-    VANISHING,
 )
 from gc_hooks.problem import BudgetSpent, Problem
 from gc_hooks.problem.determinism import require_deterministic
@@ -141,7 +142,7 @@ def _confirm(problem: Problem, term: int, probe: Direction, estimate: Estimate) 
     """
     typical = typical_slope(problem, probe)
     refusal = None
-    for real in _central_differences(problem, term, probe, max(abs(estimate.value), typical)):
+    for real in central_differences(problem, term, probe, max(abs(estimate.value), typical)):
         if not abs(estimate.value - real.value) <= estimate.error + real.error:
             refusal = ComplexStepRefused(Refusal.DISAGREES, f"{estimate.value:.6g}", f"{real.value:.6g}")
         elif real.value == 0 or real.error > TRUSTED * max(abs(real.value), typical):
@@ -152,14 +153,16 @@ def _confirm(problem: Problem, term: int, probe: Direction, estimate: Estimate) 
     raise refusal
 
 
-def _central_differences(problem: Problem, term: int, probe: Direction, typical: float) -> Iterator[Estimate]:
+def central_differences(
+    problem: Problem, term: int, probe: Direction, typical: float, steps: tuple[float, float] = TRIAL_STEPS
+) -> Iterator[Estimate]:
     """Yield central differences that cost 2, 2 more, and then up to 34 evaluations more.
 
     The first is one small step, whose truncation is far below what is compared. The second adds another step, and the
     third measures the noise of the loss and then a ladder of steps.
     """
     line = Line(problem, probe, term)
-    step, smaller = TRIAL_STEPS[0] * probe.scale, TRIAL_STEPS[1] * probe.scale
+    step, smaller = steps[0] * probe.scale, steps[1] * probe.scale
     noise = noise_error(2 * EPS * abs(problem.values[term]), step)
     slope = central_difference(line, step)
     yield Estimate(slope, noise + TRUNCATION * typical, step, 2)
@@ -189,14 +192,15 @@ def sharpened(problem: Problem, term: int, tool: Instrument, generator: Generato
     if tool.trial is None:
         return tool
     # How far the slope moves when every parameter is moved by its own rounding.
-    probe, estimate = tool.trial
-    size = max(abs(estimate.value), typical_slope(problem, probe))
+    place, probe = beside(problem, generator), tool.trial[0]
     moves = 0.0
     try:
+        slope = complex_slope(place, term, probe).value
         for _ in range(JITTERED_SLOPES):
-            moves = math.hypot(moves, complex_slope(problem.jittered(generator), term, probe).value - estimate.value)
+            moves = math.hypot(moves, complex_slope(place.jittered(generator), term, probe).value - slope)
     except ComplexStepRefused:
         return tool
+    size = max(abs(slope), typical_slope(problem, probe))
     if size == 0:
         return tool
     return replace(tool, rounding=max(ASSUMED_ROUNDING, SLOPE_ROUNDINGS * moves / math.sqrt(JITTERED_SLOPES) / size))
@@ -206,43 +210,41 @@ def rounding_of(problem: Problem, relative: float, generator: Generator) -> Roun
     """Return the rounding of exact slopes, with a floor for each parameter; backprop has to be a function.
 
     The floor is how far the gradient moves with every parameter moved by its own rounding: terms that cancel show
-    there, parameter by parameter. Costs four evaluations of the gradient. A gradient that jumps while others do not
-    stands at a kink, and gets no floor; where all jump, rounding is all that is left of a network that is fitted to the
-    last digit, and the jump is the floor.
+    there, parameter by parameter. Costs five evaluations of the gradient.
     """
     assert problem.backprop is not None
     if not relative:
         return Rounding()
-    total_norm = math.hypot(
-        *(parameter.gradient_norm for parameter in problem.parameters if parameter.gradient is not None)
-    )
+    place = beside(problem, generator)
+    gradients = {name: gradient.copy() for name, gradient in problem.backprop(place.point).items()}
     moves = dict.fromkeys(problem.grads, 0.0)
     for _ in range(JITTERED_GRADIENTS):
-        jittered = problem.backprop(problem.jittered(generator).point)
-        for name, gradient in problem.grads.items():
-            if name in jittered:
-                moves[name] = math.hypot(moves[name], norm(jittered[name] - gradient) / math.sqrt(JITTERED_GRADIENTS))
-    smooth = set()
-    any_gradient = False
-    for name, move in moves.items():
-        parameter = problem[name]
-        zero = max(VANISHING * total_norm, 1e3 * EPS * abs(problem.value) / parameter.scale)
-        if move <= max(JUMP * parameter.gradient_norm, zero):
-            smooth.add(name)
-            any_gradient = any_gradient or parameter.gradient_norm > zero
-    names = smooth if any_gradient else set(moves)
-    return Rounding(relative, {name: GRADIENT_ROUNDINGS * moves[name] for name in moves if name in names})
+        others = problem.backprop(place.jittered(generator).point)
+        for name in moves:
+            if name in others and name in gradients:
+                moves[name] = math.hypot(moves[name], norm(others[name] - gradients[name]))
+    factor = GRADIENT_ROUNDINGS / math.sqrt(JITTERED_GRADIENTS)
+    return Rounding(relative, {name: factor * move for name, move in moves.items()})
 
 
-def untrained(problem: Problem, generator: Generator, *, off_zero: bool = False) -> Problem:
-    """Return the problem at a point of the same scales that no training has led to: shuffled entries, random signs.
+def beside(problem: Problem, generator: Generator, hair: float = HAIR) -> Problem:
+    """Return the problem a hair away, where it stands on no kink; nothing is evaluated.
 
-    An array of zeros stays where it is; with ``off_zero`` its entries become plus or minus its unit.
+    What cancels at the point cancels there too, and a jitter moves it by rounding alone.
     """
-    point = {}
+    hair = max(hair, 64 * problem.precision)
+    (apart,) = generator.spawn(1)  # which leaves the directions that are measured as they would be
+    parameters = []
     for parameter in problem.parameters:
         array = parameter.value
-        if off_zero and not array.any():
-            array = array + array.dtype.type(parameter.scale)
-        point[parameter.name] = scrambled(array, generator)
-    return problem.at(point, {})
+        if array.size >= LARGE:
+            array = jittered(array, hair, apart)
+        else:
+            array = (array + hair * parameter.scale * apart.standard_normal(array.shape)).astype(array.dtype)
+        parameters.append(replace(parameter, value=np.asarray(array)))
+    return replace(problem, parameters=tuple(parameters), moved=True)
+
+
+def untrained(problem: Problem, generator: Generator) -> Problem:
+    """Return the problem at a point of the same scales that no training has led to: shuffled entries, random signs."""
+    return problem.at({parameter.name: scrambled(parameter.value, generator) for parameter in problem.parameters}, {})

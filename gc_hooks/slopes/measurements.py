@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
-from gc_hooks._typing import Array
-from gc_hooks.arrays.norms import norm, root_mean_square
-from gc_hooks.numerics import SIGNS
+from gc_hooks._typing import Array, Params
+from gc_hooks.arrays.norms import BLOCK, distance, norm, root_mean_square
+from gc_hooks.numerics import ASSUMED_ROUNDING, EPS, SIGNS
 from gc_hooks.problem import Problem
 from gc_hooks.report.verdict import Status
 from gc_hooks.slopes.methods import Estimate
@@ -91,22 +92,75 @@ class DirectionalMeasurement:
         return error
 
 
-class MeasuredEntries(NamedTuple):
-    """Measured entries in C order: positions, backprop's gradient, slopes, their errors, and the penalty's part.
+def _largest(residuals: Array, most: int) -> Array:
+    """Return the places of the largest, the largest first; what is not finite is larger than all."""
+    if most == 1:
+        return np.array([np.argmax(residuals)])
+    if not math.isfinite(np.sum(residuals)):
+        residuals = np.nan_to_num(residuals, nan=math.inf, posinf=math.inf)
+    places = np.arange(residuals.size)
+    if residuals.size > most:
+        places = np.flatnonzero(residuals >= np.partition(residuals, -most)[-most])
+    return places[np.argsort(-residuals[places], kind="stable")][:most]
 
-    ``residuals`` is how far backprop is from the slopes.
-    """
 
-    indices: Array
+@dataclass(frozen=True)
+class MeasuredEntries:
+    """Measured entries in C order: positions, backprop's gradient, slopes, their errors, and the penalty's part."""
+
+    indices: Any  # an array, or a range
     grad: Array
     slopes: Array
-    errors: Array
-    penalties: Array
-    residuals: Array
+    own_errors: Array
+    penalties: Array  # may be empty where there is no penalty
+    relative: float = 0.0  # how far each slope can be off beside its own error, in units of its size
 
-    def are_wrong(self, good: float) -> Array:
-        """Return which entries are certainly wrong: beyond their error, by more than the good band."""
-        return np.asarray(self.residuals > self.errors + good * (np.abs(self.grad) + np.abs(self.slopes)))
+    @property
+    def errors(self) -> Array:
+        """Return how far each slope can be off."""
+        return np.asarray(self.own_errors + self.relative * np.abs(self.slopes)) if self.relative else self.own_errors
+
+    @property
+    def residuals(self) -> Array:
+        """Return how far backprop is from the slopes."""
+        return np.asarray(np.abs(self.grad - self.slopes))
+
+    @cached_property
+    def residual(self) -> float:
+        """Return the norm of that."""
+        return distance(self.grad, self.slopes)
+
+    def blocks(self) -> Iterator[tuple[int, MeasuredEntries]]:
+        """Yield the same in blocks, each with where it begins."""
+        for start in range(0, self.grad.size, BLOCK):
+            part = slice(start, start + BLOCK)
+            errors, penalties = self.own_errors[part], self.penalties[part]
+            columns = self.indices[part], self.grad[part], self.slopes[part], errors, penalties
+            yield start, MeasuredEntries(*columns, self.relative)
+
+    def wrong(self, good: float) -> Array:
+        """Return the places among these of entries that are certainly wrong: beyond their error, by more than the good
+        band."""
+        places = [np.zeros(0, np.intp)]
+        for start, block in self.blocks():
+            residuals, slopes = block.residuals, np.abs(block.slopes)
+            if np.any(residuals > good * slopes):  # as few are
+                band = block.own_errors + good * np.abs(block.grad) + (good + self.relative) * slopes
+                places.append(start + np.flatnonzero(residuals > band))
+        return np.concatenate(places)
+
+    def worst(self, most: int) -> Array:
+        """Return the places of the largest residuals that are not zero, the largest first."""
+        if not self.grad.size:
+            return np.zeros(0, np.intp)
+        places = np.arange(self.grad.size)
+        if places.size > BLOCK:  # they stand in those blocks of which the largest is largest
+            heights = np.array([np.max(block.residuals) for _, block in self.blocks()])
+            blocks = np.sort(_largest(heights, most))
+            places = (BLOCK * blocks[:, np.newaxis] + np.arange(BLOCK)).ravel()
+            places = places[places < self.grad.size]
+        residuals = np.abs(self.grad[places] - self.slopes[places])
+        return places[_largest(residuals, most)[: np.count_nonzero(residuals)]]
 
     def total_errors(self, rounding: Rounding, floor: float) -> Array:
         """Return how far each slope can be off, with the rounding of what cancels in it.
@@ -125,28 +179,47 @@ class ParameterMeasurements:
     """The slopes of one parameter."""
 
     size: int  # number of entries of the parameter
-    # The entries that were measured, as positions in C order, in the order in which they were measured.
-    indices: array[int] = field(default_factory=lambda: array("q"))
+    # The entries that were measured, as positions in C order, in the order in which they were measured; all of them, as
+    # a range, where a reference has given them.
+    indices: Any = field(default_factory=lambda: array("q"))
     # Their slopes over all terms, how far these can be off (with the error of the gradient, where one was handed in),
-    # and the penalty's part.
-    slopes: array[float] = field(default_factory=lambda: array("d"))
-    errors: array[float] = field(default_factory=lambda: array("d"))
-    penalties: array[float] = field(default_factory=lambda: array("d"))
+    # and the penalty's part. A reference gives arrays of NumPy; without a penalty its part is empty.
+    slopes: Any = field(default_factory=lambda: array("d"))
+    errors: Any = field(default_factory=lambda: array("d"))
+    penalties: Any = field(default_factory=lambda: array("d"))
+    relative: float = 0.0  # how far each slope can be off beside that, in units of its size
     directions: list[DirectionalMeasurement] = field(default_factory=list)
     statuses: Counter[Status] = field(default_factory=Counter)
+
+    @cached_property
+    def traced_norm(self) -> float:
+        """Return the norm of the slopes that a reference has given, which do not change any more."""
+        return norm(self.slopes)
 
     @property
     def complete(self) -> bool:
         """Return whether every entry was measured."""
         return len(self.indices) >= self.size
 
+    @property
+    def is_traced(self) -> bool:
+        """Return whether a reference has given all entries, in C order."""
+        return isinstance(self.indices, range)
+
+    def of_measured(self, array: Array) -> Array:
+        """Return the entries of an array of the parameter's shape that were measured, in the order of the slopes."""
+        flat = array.reshape(-1)
+        return flat if self.is_traced else flat[np.array(self.indices, dtype=np.intp)]
+
     def entries(self, grad: Array) -> MeasuredEntries:
         """Return the measured entries in C order, however they were measured, beside backprop's gradient."""
+        if self.is_traced:
+            flat = grad.reshape(-1)
+            return MeasuredEntries(self.indices, flat, self.slopes, self.errors, self.penalties, self.relative)
         order = np.argsort(np.asarray(self.indices), kind="stable")
         indices = np.asarray(self.indices, dtype=np.intp)[order]
         slopes, errors, penalties = np.array([self.slopes, self.errors, self.penalties], dtype=np.float64)[:, order]
-        chosen = grad.reshape(-1)[indices]
-        return MeasuredEntries(indices, chosen, slopes, errors, penalties, np.abs(chosen - slopes))
+        return MeasuredEntries(indices, grad.reshape(-1)[indices], slopes, errors, penalties)
 
 
 @dataclass
@@ -156,11 +229,26 @@ class Measurements:
     parameters: dict[str, ParameterMeasurements]  # for each parameter that has a gradient
     joint: list[DirectionalMeasurement] = field(default_factory=list)  # directions through all parameters at once
     rounding: Rounding = Rounding()  # as measured in this check; zero for methods that are not exact
+    is_traced: bool = False  # whether every entry is known from a reference
+    precision: float = EPS  # machine epsilon of the arithmetic in which slopes were measured, as far as it showed
 
     @classmethod
     def empty(cls, problem: Problem, rounding: Rounding = Rounding()) -> Measurements:
         """Return measurements of a problem of which nothing has been measured yet."""
         return cls({name: ParameterMeasurements(grad.size) for name, grad in problem.grads.items()}, rounding=rounding)
+
+    @classmethod
+    def of_all_entries(cls, problem: Problem, slopes: Params, penalties: Params, precision: float) -> Measurements:
+        """Return measurements with every entry known up to rounding in a precision, and the penalty's part of each."""
+        measurements = cls.empty(problem)
+        measurements.is_traced, measurements.precision = True, max(precision, problem.precision, EPS)
+        for name, measured in measurements.parameters.items():
+            given_errors = problem.gradient_errors.get(name, np.zeros(()))
+            measured.indices, measured.relative = range(measured.size), ASSUMED_ROUNDING
+            measured.slopes = slopes[name].reshape(-1)
+            measured.errors = np.broadcast_to(given_errors, slopes[name].shape).reshape(-1)
+            measured.penalties = penalties.get(name, np.zeros(0)).reshape(-1)
+        return measurements
 
     def add(self, problem: Problem, probe: Probe, total: Estimate, penalty: float = 0.0) -> None:
         """Add the slope along one probe: the estimate over all terms, and the penalty's part of it."""
@@ -184,6 +272,7 @@ class Measurements:
     def merge(self, others: Iterable[Measurements]) -> None:
         """Add what was measured elsewhere."""
         for other in others:
+            self.precision = max(self.precision, other.precision)
             self.joint.extend(other.joint)
             for name, theirs in other.parameters.items():
                 mine = self.parameters[name]

@@ -126,12 +126,15 @@ class Method(ABC):
     sees_kinks : bool
         It reports `Status.KINK` where the slopes to both sides differ. Otherwise a check looks for one itself, at the
         cost of one slope more, before it accuses.
+    is_traced : bool
+        Not a way to measure: the whole gradient is traced from the loss, where that is possible.
     """
 
     adapts_step: ClassVar[bool] = True
     needs_noise: ClassVar[bool] = True
     is_exact: ClassVar[bool] = False
     sees_kinks: ClassVar[bool] = False
+    is_traced: ClassVar[bool] = False
     __name__: str = "method"
 
     @abstractmethod
@@ -264,8 +267,20 @@ class _Central(Method):
         return ladder.estimate()
 
 
+class _Reference(_Central):
+    """The gradient of the loss, traced from its own code by reverse mode: every entry at the price of a few gradients.
+
+    A check compares backprop with it entry by entry, after one measured slope has confirmed it. Where it cannot be had,
+    slopes are measured, and the report says why. Along a single line it is `central`.
+    """
+
+    is_traced = True
+    __name__ = "reference"
+
+
 complex_step: Method = _ComplexStep()
 central: Method = _Central()
+reference: Method = _Reference()
 
 
 def fixed_step(step: float = 1e-7) -> Method:

@@ -163,14 +163,19 @@ def direction_within(parameter: Parameter, generator: Generator) -> Direction:
 
 
 def random_direction(
-    problem: Problem, generator: Generator, names: Iterable[str] | None = None, draw: Draw | None = None
+    problem: Problem,
+    generator: Generator,
+    names: Iterable[str] | None = None,
+    draw: Draw | None = None,
+    weights: Mapping[str, float] | None = None,
 ) -> Direction:
     """Return a direction with normal entries through several parameters, by default all, weighted by `joint_weights`.
 
     Entries of +1 and -1 would miss two equal or two exchanged errors one time in two: their residuals cancel. Normal
     entries cancel with probability zero.
     """
-    weights = joint_weights(problem)
+    if weights is None:
+        weights = joint_weights(problem)
     vector = {}
     for name in problem.point if names is None else names:
         vector[name] = (draw or _normals)(generator, problem.by_name[name].value.shape, weights[name])

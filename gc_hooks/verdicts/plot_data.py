@@ -61,7 +61,7 @@ def collect_plot_data(session: Session, comparisons: Mapping[str, Comparison]) -
 def _plot(session: Session, name: str, is_failing: bool, in_time: Callable[[], bool]) -> ParameterPlot:
     parameter, measured = session.problem[name], session.measurements.parameters[name]
     entries = measured.entries(session.problem.grads[name])
-    columns = [entries.indices, entries.grad, entries.grad - entries.slopes, entries.errors]
+    columns = [np.asarray(entries.indices), entries.grad, entries.grad - entries.slopes, entries.errors]
     curve = None
     if is_failing and in_time():
         curve = _step_curve(session, direction_within(parameter, session.generator))

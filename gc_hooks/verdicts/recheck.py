@@ -7,31 +7,35 @@ error, move the point a tiny step, or turn an accusation into INCONCLUSIVE; it n
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from gc_hooks.arrays.norms import root_mean_square
+from gc_hooks._typing import Array
+from gc_hooks.arrays.norms import norm, root_mean_square
 from gc_hooks.numerics import (
     BACKPROP_ROUNDINGS,
     EPS,
-    FAR,
-    HAIR,
+    KINK_PROBES,
     LARGEST_STEP,
     MORE_ERRORS,
     OTHER_STEPS,
-    OTHER_UNITS,
-    REFERENCE_DIRECTIONS,
-    REFERENCES,
+    OTHER_UNIT,
+    PLACES,
+    QUICK_STEPS,
+    SAFETY,
+    SHARE_DIRECTIONS,
+    SHARES,
+    TRIAL_STEPS,
 )
-from gc_hooks.problem import Problem
 from gc_hooks.report import notes
 from gc_hooks.report.comparison import Basis, Comparison, Reason
 from gc_hooks.report.verdict import Status, Verdict
-from gc_hooks.slopes.instrument import untrained
+from gc_hooks.slopes.instrument import beside, rounding_of
 from gc_hooks.slopes.methods import is_rough, noise_error
-from gc_hooks.slopes.probes import Direction, Entry, Probe, direction_within
+from gc_hooks.slopes.probes import Entry, Probe, direction_within
+from gc_hooks.verdicts.localize import measure_sample
 from gc_hooks.verdicts.session import Session
 
 
@@ -71,18 +75,15 @@ def _with_backprop_rounding(session: Session, comparison: Comparison) -> Compari
     """Allow for the rounding of backprop's own arithmetic.
 
     Where a trained network's gradient is the small remainder of large terms (an output of 0.9999 minus a label of 1),
-    rounding is not small against it. How large such terms are is estimated at points of the same scales that no
-    training has led to, where nothing cancels.
+    rounding is not small against it. How large such terms are shows nearer to zero, where the outputs are others and
+    no sign is; and what moves under a jitter of the parameters is measured, where backprop is a function.
     """
     problem, name = session.problem, comparison.name
-    scale = BACKPROP_ROUNDINGS * problem.precision
-    underflow = BACKPROP_ROUNDINGS * problem.smallest * math.sqrt(comparison.size)
-    uncancelled = max(comparison.measured_norm, _untrained_norm(session, name, 1))
-    if max(scale * uncancelled * FAR, underflow) < comparison.at_least * comparison.measured_norm:
-        return comparison
-    for _ in range(REFERENCES):
-        uncancelled = max(uncancelled, _untrained_norm(session, name, REFERENCE_DIRECTIONS))
-    rounding = max(scale * uncancelled, underflow)
+    uncancelled = max([comparison.measured_norm, *(_norm_at(session, name, share) for share in SHARES)])
+    underflow = problem.smallest * math.sqrt(comparison.size)
+    rounding = BACKPROP_ROUNDINGS * max(problem.precision * uncancelled, underflow)
+    if problem.backprop is not None:
+        rounding = max(rounding, rounding_of(problem, problem.precision, session.generator).floors.get(name, 0.0))
     again = session.compare(name, rounding)
     if again.verdict is not Verdict.INCONCLUSIVE or comparison.measured_norm == 0:
         return again
@@ -90,16 +91,19 @@ def _with_backprop_rounding(session: Session, comparison: Comparison) -> Compari
     return again.noted(note, None, Reason.BACKPROP_ROUNDING)
 
 
-def _untrained_norm(session: Session, name: str, directions: int) -> float:
-    """Return the norm of a parameter's gradient at an untrained point, estimated from a few directions."""
-    session = session.elsewhere(untrained(session.problem, session.generator, off_zero=True))
-    if not math.isfinite(session.problem.value):  # undefined there, where a complex logarithm is still finite
-        return 0.0
-    slopes = []
-    for _ in range(directions):
-        probe = direction_within(session.problem[name], session.generator)
-        slopes.append(session.slopes.slope(probe)[0].value)
-    size = root_mean_square(np.array(slopes))
+def _norm_at(session: Session, name: str, share: float) -> float:
+    """Return about the norm of a parameter's gradient with all parameters a share of what they are; 0 if undefined.
+
+    An array of zeros is moved by the rest of its scale.
+    """
+    point = {}
+    for parameter in session.problem:
+        array = parameter.value
+        moved = share * array if array.any() else array + (1 - share) * parameter.scale
+        point[parameter.name] = moved.astype(array.dtype)
+    slopes = replace(session.slopes, problem=session.problem.at(point, {}))
+    probes = [direction_within(session.problem[name], session.generator) for _ in range(SHARE_DIRECTIONS)]
+    size = root_mean_square(np.array([slopes.central_difference(p, QUICK_STEPS[0] * p.scale) for p in probes]))
     return size if math.isfinite(size) else 0.0
 
 
@@ -114,132 +118,116 @@ def settle_kink(session: Session, comparison: Comparison) -> Comparison:
         if not _stands_on_kink(session, comparison):
             return comparison
         return comparison.noted(notes.KINK_HERE, Verdict.INCONCLUSIVE, Reason.KINK)
-    for problem in _points_nearby(session):
-        moved = session.elsewhere(problem, measure_noise=True)
-        if _agree(moved, session.accusing_probes(comparison)):
-            again = _compare_at(session, comparison, moved)
-            return again if again.verdict < comparison.verdict else comparison
-    if _is_rough(session) and session.measurements.parameters[comparison.name].statuses[Status.KINK]:
+    name, is_exact = comparison.name, comparison.basis is not Basis.ESTIMATED
+    kinks = 0
+    for _ in range(PLACES):
+        moved = session.elsewhere(session.problem.at(beside(session.problem, session.generator).point))
+        if name not in moved.problem.grads:
+            return comparison
+        moved.measure(session.accusing_probes(comparison))
+        again = moved.compare(name)
+        if is_exact and not again.is_accused:
+            known = set(moved.measurements.parameters[name].indices)
+            scale = moved.problem[name].scale
+            moved.measure(Entry(name, index, scale) for index in range(comparison.size) if index not in known)
+            again = moved.compare(name)
+        kinks += moved.measurements.parameters[name].statuses[Status.KINK]
+        if again.verdict < comparison.verdict:
+            return again.noted(notes.MOVED_OFF_KINK, None, Reason.MOVED_OFF_KINK)
+    # Where a loss is so noisy that steps have to reach back to the kink, moving does not help.
+    if kinks and _stands_on_kink(session, comparison):
         return comparison.noted(notes.KINK_CLOSER_THAN_STEPS, Verdict.INCONCLUSIVE, Reason.KINK)
     return comparison
 
 
-def _points_nearby(session: Session) -> Iterator[Problem]:
-    """Yield the problem a tiny step to either side: with the vectors (biases) moved, with everything moved, and last
-    with every entry moved by another length, which separates two equal ones that compete for a maximum."""
-    problem = session.problem
-    hair = max(HAIR, 8 * problem.precision)
-    vectors: dict[str, Any] = {}
-    everything: dict[str, Any] = {}
-    normals: dict[str, Any] = {}
-    for parameter in problem.parameters:
-        everything[parameter.name] = parameter.scale
-        normals[parameter.name] = parameter.scale * session.generator.standard_normal(parameter.value.shape)
-        if parameter.value.ndim <= 1:
-            vectors[parameter.name] = parameter.scale
-    for shift in (vectors, everything, normals):
-        for side in (hair, -hair) if shift else ():
-            point = {}
-            for parameter in problem.parameters:
-                array = parameter.value
-                moved = array + side * shift.get(parameter.name, 0.0)
-                point[parameter.name] = np.asarray(moved).astype(array.dtype)
-            yield problem.at(point)
-
-
-def _agree(moved: Session, probes: list[Probe]) -> bool:
-    """Return whether backprop and the slopes agree at the moved point along every probe."""
-    grads = moved.problem.grads
-    for probe in probes:
-        if probe.name not in grads:
-            return False
-        estimate = moved.slopes.slope(probe)[0]
-        backprop = probe.slope(grads)
-        allowed = estimate.error + moved.tolerance.good * (abs(backprop) + abs(estimate.value))
-        if not abs(backprop - estimate.value) <= allowed:
-            return False
-    return True
-
-
-def _compare_at(session: Session, comparison: Comparison, moved: Session) -> Comparison:
-    """Compare the whole parameter at the moved point, on the same basis."""
-    name = comparison.name
-    if comparison.basis is Basis.ESTIMATED:
-        moved.measure(session.accusing_probes(comparison))
-    else:
-        moved.measure(Entry(name, index, moved.problem[name].scale) for index in range(comparison.size))
-    return moved.compare(name).noted(notes.MOVED_OFF_KINK, None, Reason.MOVED_OFF_KINK)
-
-
 def _stands_on_kink(session: Session, comparison: Comparison) -> bool:
-    """Return whether the slopes to the two sides differ, in a measurement so far or where the parameter looks wrong."""
-    if session.measurements.parameters[comparison.name].statuses[Status.KINK]:
-        return True
-    if session.slopes.see_kinks:
+    """Return whether the slopes to the two sides differ, by as much as is in doubt, and no entry without a kink does.
+
+    Along a direction several kinks may cancel: there only their sizes together can be compared.
+    """
+    name = comparison.name
+    measured = session.measurements.parameters[name]
+    if session.slopes.see_kinks and not measured.statuses[Status.KINK]:
         return False
-    for probe in session.accusing_probes(comparison):
-        if isinstance(probe, Direction):
-            vector = {name: -v for name, v in probe.vector.items()}
-        else:
-            unit = np.zeros(session.problem[probe.name].value.shape)
-            unit.flat[probe.index] = -1.0
-            vector = {probe.name: unit}
-        right = session.slopes.slope(probe)[0]
-        left = session.slopes.slope(Direction(vector, probe.scale, probe.name))[0]
-        if abs(right.value + left.value) > right.error + left.error:
-            return True
-        # Symmetric differences are the same to both sides: there only one that looks at each side apart can tell.
-        by_steps = session.slopes.by_central_differences()
-        if not session.slopes.are_exact and by_steps.slope(probe)[0].status is Status.KINK:
-            return True
-    return False
+    by_direction = comparison.basis is Basis.ESTIMATED
+    if by_direction:
+        jumps, doubts = _jumps(session, [measurement.probe for measurement in measured.directions[:KINK_PROBES]])
+        if norm(jumps) < norm(doubts) / 4:
+            return False
+        measure_sample(session, name)
+    entries = measured.entries(session.problem.grads[name])
+    widest = np.argsort(-(entries.residuals + entries.errors))[:KINK_PROBES]
+    scale = session.problem[name].scale
+    jumps, doubts = _jumps(session, [Entry(name, int(index), scale) for index in np.asarray(entries.indices)[widest]])
+    if not by_direction and norm(jumps) < norm(doubts) / 4:
+        return False
+    alone = np.isin(widest, entries.wrong(session.tolerance.good)) & (jumps < doubts / 2)
+    return norm(doubts[alone]) <= norm(doubts) / 2
+
+
+def _jumps(session: Session, probes: Sequence[Probe]) -> tuple[Array, Array]:
+    """Return by how much the slopes to the two sides differ, and how far backprop or the measurement may be off.
+
+    The first is 0 where it cannot be told. Two steps have to show it: what bends differs by less at the smaller step,
+    and what is noise by more.
+    """
+    slopes, jumps, doubts = session.slopes, [], []
+    noise = slopes.noise or EPS * abs(session.problem.value)
+    for probe in probes:
+        estimate = slopes.slope(probe)[0]
+        doubt = max(abs(probe.slope(session.problem.grads) - estimate.value), estimate.error)
+        # At least where four standard deviations of the noise, that of three values, are a quarter of what is in doubt.
+        clear = 4 * SAFETY * math.sqrt(6) * noise / doubt if doubt > 0 else math.inf
+        step = max(estimate.step, clear, TRIAL_STEPS[0] * probe.scale)
+        near, far = 0.0, math.nan
+        if 8 * step <= LARGEST_STEP * probe.scale:
+            near, far = np.diff([slopes.sides(probe, step), slopes.sides(probe, 8 * step)]).ravel()
+        jumps.append(abs(near) if abs(near - far) <= abs(near) / 2 else 0.0)
+        doubts.append(doubt)
+    return np.array(jumps), np.array(doubts)
 
 
 def _at_another_step(session: Session, comparison: Comparison) -> Comparison:
-    """Take an accusation back where the slope at another step agrees with backprop.
+    """Take an accusation back where the slope at another step agrees with backprop, or noise hides the steps that suit.
 
     A slope can be wrong at one step and right at another: central differences at every step that reaches across a kink
     nearby, and any method at steps that are too small to see over the rounding of the loss itself (the logarithm of
     1 - p where p is almost 1).
     """
+    seen = set()
     for probe in session.accusing_probes(comparison):
-        if not _agrees_at_another_step(session, probe):
+        seen.add(_other_steps(session, probe))
+        if Reason.DIFFERENCE in seen:
             return comparison
+    if Reason.NOISY_LOSS in seen:
+        return comparison.noted(notes.NOISY_LOSS, Verdict.INCONCLUSIVE, Reason.NOISY_LOSS)
     return comparison.noted(notes.OTHER_STEP_AGREES, Verdict.INCONCLUSIVE, Reason.OTHER_STEP_AGREES)
 
 
-def _agrees_at_another_step(session: Session, probe: Probe) -> bool:
-    """Return whether the slope at some step is backprop's, and stays so when the step is halved."""
+def _other_steps(session: Session, probe: Probe) -> Reason:
+    """Return what the slopes at other steps say.
+
+    One of them is backprop's and stays so when the step is halved; or none is; or noise hides the steps that suit a
+    parameter much smaller than the unit in which steps were chosen.
+    """
     backprop = probe.slope(session.problem.grads)
     residual = abs(session.slopes.quick_residual(probe)[0])
     noise = session.slopes.noise or EPS * abs(session.problem.value)
     # Exact slopes were not misled by a step: every third one will do.
     every = 3 if session.slopes.are_exact else 1
-    finer = _eighths_below_scale(session, probe)
+    # Two guesses at a scale that suits, where that of the steps was taken from other parameters: how far it goes until
+    # the loss has changed by itself, by backprop's account; and the parameter's own size, unless it is zero.
+    by_loss = abs(session.problem.value) / (abs(backprop) or math.inf) or probe.scale
+    by_size = 0.0 if probe.name is None else root_mean_square(session.problem[probe.name].value)
+    finer = math.ceil(math.log(max(probe.scale / by_loss, 1.0), 8))
     for k in range(0, OTHER_STEPS + finer, every):
         step = probe.scale * LARGEST_STEP / 8.0**k
         if noise_error(noise, step) > residual / 4:
-            return finer > OTHER_UNITS
+            hidden = min(by_loss, by_size or probe.scale) < OTHER_UNIT * probe.scale
+            return Reason.NOISY_LOSS if hidden else Reason.DIFFERENCE
         slope = session.slopes.central_difference(probe, step)
         if abs(slope - backprop) <= residual / 4:
             halved = session.slopes.central_difference(probe, step / 2)
             if abs(halved - slope) <= residual / 4:
-                return True
-    return False
-
-
-def _eighths_below_scale(session: Session, probe: Probe) -> int:
-    """Return how many eighths the natural scale along a probe may lie below the one by which steps were chosen.
-
-    The scale of a parameter that is zero, or much smaller than the others, is taken from the others. Its own size is
-    one guess at the natural one; the other is how far it goes until the loss has changed by itself, by backprop's
-    account.
-    """
-    guesses = []
-    if probe.name is not None:
-        guesses.append(root_mean_square(session.problem[probe.name].value))
-    slope = abs(probe.slope(session.problem.grads))
-    if slope > 0:
-        guesses.append(abs(session.problem.value) / slope)
-    natural = min((guess for guess in guesses if guess > 0), default=probe.scale)
-    return math.ceil(math.log(probe.scale / natural, 8)) if natural < probe.scale else 0
+                return Reason.OTHER_STEP_AGREES
+    return Reason.DIFFERENCE

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
+from gc_hooks.numerics import SINGLE_FROM
 from gc_hooks.report import CheckReport, notes
 from gc_hooks.report.comparison import Comparison
 from gc_hooks.report.diagnosis import Diagnosis
+from gc_hooks.report.verdict import Precision
 from gc_hooks.verdicts.plot_data import PlotData
 from gc_hooks.verdicts.session import Session
 
@@ -26,6 +30,10 @@ def write_report(
     noted = list(problem.notes)
     for tool in session.slopes.instruments:
         noted.extend(note for note in tool.notes if note not in noted)
+    cause = _coarsest(session)
+    if cause:
+        precision = Precision.of(max(problem.precision, session.measurements.precision))
+        noted.append(notes.in_precision(precision, cause, comparisons.values()))
     if session.loss_responds is False:
         noted.append(notes.loss_never_changes(problem.value, problem.live is not None))
     if meter.refusals:
@@ -42,13 +50,26 @@ def write_report(
         gradients=meter.gradients,
         step=step,
         seed=seed,
-        method=session.slopes.method,
+        method=session.method,
         penalty_share=penalty_share(comparisons) if len(problem.terms) > 1 else math.nan,
         bands=session.tolerance.bands,
         pictures=plot_data.parameters if plot_data else {},
         curve=plot_data.curve if plot_data else None,
         notes=tuple(noted),
     )
+
+
+def _coarsest(session: Session) -> notes.Coarse | None:
+    """Return what computes in a lower precision than float64, the one first without which the others do not matter."""
+    problem = session.slopes.problem
+    if any(np.finfo(parameter.value.dtype).eps > SINGLE_FROM for parameter in problem.parameters):
+        return notes.Coarse.PARAMETERS
+    of_loss = session.measurements if session.reference is None else session.reference
+    if of_loss.precision > SINGLE_FROM:
+        return notes.Coarse.LOSS
+    if problem.precision > SINGLE_FROM:
+        return notes.Coarse.BUFFERS if problem.backprop is None else notes.Coarse.GRADIENT
+    return None
 
 
 def overall_difference(comparisons: dict[str, Comparison]) -> tuple[float, float]:

@@ -1,0 +1,191 @@
+"""Confirm a reference by values of the loss alone: it has to be the slope along a direction through all parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from gc_hooks._typing import Generator
+from gc_hooks.arrays.large import uniforms
+from gc_hooks.arrays.norms import distance, norm
+from gc_hooks.numerics import (
+    ASSUMED_ROUNDING,
+    CONFIRMED,
+    EPS,
+    HAIR,
+    MORE_ERRORS,
+    MOST_BALANCE,
+    SMOOTHLY,
+    STEPS_BESIDE,
+    TRIAL_STEPS,
+    VAGUE,
+)
+from gc_hooks.problem import Problem
+from gc_hooks.slopes import Slopes
+from gc_hooks.slopes.instrument import (
+    ComplexStepRefused,
+    Instrument,
+    beside,
+    central_differences,
+    complex_slope,
+    untrained,
+)
+from gc_hooks.slopes.methods import central, complex_step
+from gc_hooks.slopes.probes import Direction, random_direction
+from gc_hooks.tracing import NotTraceable, Reference, Tracer
+
+
+def confirmed_reference(problem: Problem, generator: Generator) -> tuple[Reference, Slopes, float]:
+    """Return the reference at the point, the slopes that have confirmed it, and how precise they were.
+
+    Raises `NotTraceable` where there is none, or where a slope contradicts it. Costs the reference and one complex
+    evaluation, or two real ones; more where these are too vague, and where the point is flat or stands on a kink: then
+    the code is judged at other points. A slope that contradicts it may reach across a kink nearby: it is asked again a
+    hair away. A reference that is confirmed nowhere, and contradicted nowhere, has an infinite vagueness.
+    """
+    tracer = Tracer(problem)
+    reference = tracer.trace(problem)
+    here = _judgement(problem, reference, generator)
+    if here.is_confirmed:
+        return reference, here.slopes, here.vagueness
+    contradicted = here.contradicts
+    for place, steps in _places_elsewhere(problem, reference, here, generator):
+        if math.isfinite(place.value):
+            beside_it = tracer.trace(place)
+            there = _judgement(place, beside_it, generator, steps)
+            # What is confirmed there is another gradient where code has kept a part of this one from an earlier call.
+            if there.is_confirmed and (not here.contradicts or _is_nearly(beside_it, reference)):
+                vagueness = math.inf if here.contradicts else there.vagueness
+                return reference, there.slopes.at(problem), vagueness
+            contradicted = contradicted or there.contradicts
+    if contradicted:
+        raise NotTraceable(here.seen, "")
+    return reference, here.slopes, math.inf
+
+
+def _is_nearly(one: Reference, other: Reference) -> bool:
+    """Return whether two references differ by no more than a smooth loss lets them that are a hair apart."""
+    pairs = [(one.gradients[name], other.gradients[name]) for name in other.gradients]
+    apart = math.hypot(*(distance(first, second) for first, second in pairs))
+    return apart <= SMOOTHLY * HAIR * math.hypot(*(norm(second) for _, second in pairs))
+
+
+def _places_elsewhere(
+    problem: Problem, reference: Reference, here: _Judgement, generator: Generator
+) -> Iterator[tuple[Problem, tuple[float, float]]]:
+    """Yield the problem a hair away, where a kink may be near, and else at points that no training has led to.
+
+    With each come the steps of slopes there, which are not to reach back to the kink.
+    """
+    if here.contradicts or reference.at_kink:
+        for _ in range(2):
+            yield problem.at(beside(problem, generator).point, {}), STEPS_BESIDE
+    if not here.contradicts:
+        for _ in range(2):
+            yield untrained(problem, generator), TRIAL_STEPS
+
+
+def _judgement(
+    problem: Problem, reference: Reference, generator: Generator, steps: tuple[float, float] = TRIAL_STEPS
+) -> _Judgement:
+    """Return what slopes say at a point: of the loss, or, where its rounding hides them, of its code in float64."""
+    judgement = _Judgement(problem, reference, generator, steps)
+    if reference.is_rough and not judgement.contradicts and math.isfinite(problem.value):
+        double = _Judgement(reference.tracer.in_double(problem), reference, generator, steps, is_double=True)
+        if double.is_confirmed:
+            double.slopes = judgement.slopes
+            return double
+    return judgement
+
+
+class _Judgement:
+    """What slopes along one direction say of a reference."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        reference: Reference,
+        generator: Generator,
+        steps: tuple[float, float],
+        is_double: bool = False,
+    ) -> None:
+        self.steps = steps
+        self.problem = problem
+        self.reference = reference
+        self.is_confirmed = False
+        self.contradicts = False
+        self.vagueness = math.inf  # the error of the slope, relative to slopes that are typical along the direction
+        self.seen = "the loss is flat or too noisy to confirm it"
+        self.slopes = Slopes(problem, (Instrument(central),) * len(problem.terms))
+        if not math.isfinite(problem.value):
+            return
+        if problem.live is None and not is_double and self._agrees_with_complex_step(generator):
+            return
+        self._ask_central_differences(generator)
+
+    def _agrees_with_complex_step(self, generator: Generator) -> bool:
+        # Code that asks for floats may have lost the same term in boxes and in complex numbers.
+        if not abs(self.reference.value - self.problem.value) <= CONFIRMED * abs(self.problem.value):
+            return False
+        direction = _balanced_direction(self.problem, self.reference, generator, MOST_BALANCE)
+        expected, typical = self._expected(direction)
+        try:
+            slope = sum(complex_slope(self.problem, term, direction).value for term in range(len(self.problem.terms)))
+        except ComplexStepRefused:
+            return False
+        if typical == 0 or not abs(slope - expected) <= CONFIRMED * typical:
+            return False
+        tools = (Instrument(complex_step, rounding=ASSUMED_ROUNDING),) * len(self.problem.terms)
+        self.slopes, self.is_confirmed, self.vagueness = Slopes(self.problem, tools), True, CONFIRMED
+        return True
+
+    def _ask_central_differences(self, generator: Generator) -> None:
+        direction = _balanced_direction(self.problem, self.reference, generator, 8.0)
+        expected, typical = self._expected(direction)
+        for slope, error in self._measured(direction, typical):
+            residual = abs(slope - expected) - ASSUMED_ROUNDING * typical
+            # At a kink slopes are those of neither side.
+            differs = not residual <= MORE_ERRORS * error and not self.reference.at_kink
+            self.contradicts = differs or not math.isfinite(slope)
+            if residual <= error and typical > 0:
+                self.vagueness = min(self.vagueness, error / typical)
+            if self.contradicts:
+                self.seen = (
+                    f"along one direction it is {expected:.6g}, and the measured slope {slope:.6g} ± {error:.0e}"
+                )
+            else:
+                self.seen = "the loss is flat or too noisy to confirm it"
+            if self.vagueness <= 1e-6:
+                break
+        self.is_confirmed = not self.contradicts and self.vagueness <= VAGUE
+
+    def _measured(self, direction: Direction, typical: float) -> Iterator[tuple[float, float]]:
+        """Yield slopes over all terms with their errors: by one step, by two, and by a ladder of steps."""
+        terms = range(len(self.problem.terms))
+        stages = [central_differences(self.problem, term, direction, typical, self.steps) for term in terms]
+        for estimates in zip(*stages, strict=True):
+            yield sum(one.value for one in estimates), sum(one.error for one in estimates)
+
+    def _expected(self, direction: Direction) -> tuple[float, float]:
+        """Return the reference's slope along a direction, and the size of slopes that are typical along it."""
+        typical = 0.0
+        for name, weight in direction.weights.items():
+            typical = math.hypot(typical, weight * norm(self.reference.gradients[name]))
+        return direction.slope(self.reference.gradients), typical
+
+
+def _balanced_direction(problem: Problem, reference: Reference, generator: Generator, most: float) -> Direction:
+    """Return a direction along which every parameter contributes alike to the slope, by the reference's account.
+
+    No parameter goes farther than ``most`` times its share, and as little nearer.
+    """
+    contributions = {p.name: p.scale * norm(reference.gradients[p.name]) for p in problem.parameters}
+    least = EPS * max(contributions.values(), default=0.0)
+    usable = [size for size in contributions.values() if size > least]
+    typical = math.exp(math.fsum(map(math.log, usable)) / len(usable)) if usable else 1.0
+    weights = {}
+    for parameter in problem.parameters:
+        size = contributions[parameter.name]
+        balance = min(max(typical / size, 1 / most), most) if size > 0 else 1.0
+        weights[parameter.name] = parameter.scale * balance
+    return random_direction(problem, generator, draw=uniforms, weights=weights)
