@@ -4,6 +4,9 @@ Run it with ``python tests/benchmarks/calibration.py``. The truth is the slope b
 (np.clongdouble: 64 bits of mantissa on x86), for a loss that computes in float32 that of its twin in float64.
 Networks with exact kinks are left out, there is no slope there, and so are parameters whose true gradient is zero or
 vanishes in the rounding of the others', which the check tells apart by a rule of its own.
+
+Then the same is asked of a reference: does what it moves by, when every number on its way is rounded once more, bound
+the rounding of a right backward pass? The truth is backprop in extended precision, for float32 that in float64.
 """
 
 from __future__ import annotations
@@ -19,11 +22,14 @@ import numpy as np
 from networks import SinglePrecision, random_network
 
 from gc_hooks import central, complex_step
+from gc_hooks.arrays.norms import norm
+from gc_hooks.numerics import REFERENCE_ROUNDINGS, ROUNDED_REFERENCES, USUALLY
 from gc_hooks.problem.validate import build_problem
 from gc_hooks.report.verdict import Tolerance
 from gc_hooks.slopes import Slopes
 from gc_hooks.slopes.measurements import Measurements
 from gc_hooks.slopes.probes import Entry, direction_within, random_direction
+from gc_hooks.tracing import Tracer
 
 CERTAIN = Tolerance().certain
 METHODS = {"complex step": complex_step, "central differences": central, "float32-only loss": central}
@@ -32,8 +38,16 @@ METHODS = {"complex step": complex_step, "central differences": central, "float3
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--slopes", type=int, default=40_000)
+    parser.add_argument("--parameters", type=int, default=4_000)
     parser.add_argument("--seed", type=int, default=200_000)
     options = parser.parse_args()
+    print_slopes(options)
+    print_references(options)
+
+
+def print_slopes(options):
+    if options.slopes == 0:
+        return
     print(
         f"{'':22}{'slopes':>8}{'inside the bar':>16}{'bar / error':>13}{'inconclusive':>14}{'farthest outside':>18}"
         f"{'evaluations each':>18}"
@@ -44,6 +58,46 @@ def main():
             rows.append(slopes_of(seed, method, name.startswith("float32")))
             seed += 1
         print(line(name, np.concatenate(rows)), flush=True)
+
+
+def print_references(options):
+    """Print how well rounded references bound the rounding of backprop."""
+    print(f"{'':22}{'parameters':>12}{'possible':>10}{'usual':>10}{'bound / error':>15}{'farthest':>10}")
+    for name, kinds in (("float64", (np.float64, np.longdouble)), ("float32 buffers", (np.float32, np.float64))):
+        rows, seed = [], options.seed
+        while len(rows) < options.parameters:
+            rows += roundings_of(seed, *kinds)
+            seed += 1
+        bounds, errors = np.transpose(rows)
+        seen = errors > 0
+        shares = [np.mean(errors <= bounds / less) for less in (1.0, USUALLY)]
+        ratios = errors[seen] / np.maximum(bounds[seen], 1e-300)
+        cells = f"{shares[0]:10.2%}{shares[1]:10.2%}{1 / np.median(ratios):15.1f}{np.max(ratios):10.2f}"
+        print(f"{name:22}{len(rows):12}{cells}", flush=True)
+
+
+def roundings_of(seed, kind, finer):
+    """Return for each parameter what rounding is possible by the reference's account, and what it is."""
+    network = random_network(np.random.default_rng(seed), seed, kinks=False)
+    if network.stands_on_kink:
+        return []
+    inputs, targets = network.batch
+    params = {name: array.astype(kind) for name, array in network.params.items()}
+    batch = inputs.astype(kind), targets.astype(kind) if targets.dtype.kind == "f" else targets
+    true = network.on(tuple(a.astype(finer) if a.dtype.kind == "f" else a for a in batch))[1](
+        {name: array.astype(finer) for name, array in params.items()}
+    )
+    loss, gradient = network.on(batch)
+    problem = build_problem(loss, params, gradient(params))
+    tracer, generator = Tracer(problem), np.random.default_rng(seed)
+    reference = tracer.trace(problem)
+    squares = dict.fromkeys(params, 0.0)
+    for _ in range(ROUNDED_REFERENCES):
+        rounded = tracer.trace(problem, REFERENCE_ROUNDINGS * problem.precision, generator, reference)
+        for name, array in rounded.gradients.items():
+            squares[name] += np.sum(np.square(array - reference.gradients[name])) / ROUNDED_REFERENCES
+    errors = {name: float(norm(np.asarray(problem.grads[name] - true[name], np.float64))) for name in params}
+    return [(np.sqrt(squares[name]), errors[name]) for name in params]
 
 
 def slopes_of(seed, method, single):

@@ -79,7 +79,15 @@ class Network:
 
     def gradient(self, params):
         """The gradient; a forward and a backward pass."""
-        return {n: self.loss_scale * g for n, g in self.objective.gradient(params, self.batch).items()}
+        return self.on(self.batch)[1](params)
+
+    def on(self, batch):
+        """The loss and the gradient on another batch, as functions of the parameters."""
+
+        def gradient(params):
+            return {name: self.loss_scale * grad for name, grad in self.objective.gradient(params, batch).items()}
+
+        return lambda params: self.loss_scale * self.objective(params, batch), gradient
 
 
 class SinglePrecision:
