@@ -13,6 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 from graphs import FAMILIES, Graph, Layer, add, check_graph, disagreements, is_missed, random_graph
 from operations import LAYERS, LOSSES, PENALTIES
 
+from hunts import some
+
 
 def alone(name, seed):
     """A graph of one layer, behind a product so that the gradient of its input is seen too."""
@@ -50,7 +52,7 @@ def test_the_gradient_of_each_penalty_is_its_slope(kind):
     assert disagreements(replace(graph, penalties=((name, kind, 0.1),))) == []
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", some(LAYERS, list(LAYERS)[::4]))
 def test_a_wrong_backward_pass_is_seen(name):
     """What verifies the operations can fail: a share of 1e-4 too much is seen."""
     graphs = [alone(name, seed) for seed in range(5)]
