@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import sys
 import textwrap
 import threading
 import time
@@ -37,6 +36,7 @@ from gc_hooks import (
 )
 from gc_hooks.reporters.tensorboard import unique_tags
 from hunts import some
+from interrupts import interrupted_at
 from servers import SAFETY_LIMIT, run_python
 
 ROOT = Path(__file__).parents[1]
@@ -223,34 +223,9 @@ def test_a_killed_training_leaves_what_was_reported(tmp_path, where, capsys):
     assert ("ends in the middle of a record" in told.err) == (where == "a write")
 
 
-class Interrupted:
-    """Raises KeyboardInterrupt at the n-th line that the package runs, wherever that is."""
-
-    def __init__(self, count):
-        self.left = count
-
-    def __call__(self, frame, event, argument):
-        if not frame.f_code.co_filename.startswith(str(ROOT / "gc_hooks")):
-            return None
-        if event == "line":
-            self.left -= 1
-            if self.left == 0:
-                sys.settrace(None)
-                raise KeyboardInterrupt
-        return self
-
-
 def interrupted(check, count):
-    """Whether a Ctrl-C at that line came through."""
-    previous = sys.gettrace()
-    sys.settrace(Interrupted(count))
-    try:
-        check()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(previous)
-    return False
+    """Whether a Ctrl-C at the n-th line that the package runs, wherever that is, came through."""
+    return interrupted_at(check, count, lambda code: code.co_filename.startswith(str(ROOT / "gc_hooks")))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import sys
 import threading
 import warnings
 from collections import deque
@@ -19,6 +18,7 @@ from gc_hooks import Verdict, adapters, check_gradients
 from gc_hooks.report.verdict import Precision
 from gc_hooks.tracing.box import CURRENT, Box
 from gc_hooks.tracing.lending import TRACING, StandIn
+from interrupts import interrupted_at
 
 ROOT = Path(__file__).parents[1]
 RNG = np.random.default_rng(7)
@@ -184,35 +184,14 @@ SEARCH = {"find_places", "_places_in", "_ways", "_put", "_is_replaced", "stand_i
 """Functions that run for thousands of lines before anything is lent."""
 
 
-class Interrupted:
-    """Raises KeyboardInterrupt at the n-th line that the tracer, or the loss in this file, runs."""
-
-    def __init__(self, count):
-        self.left = count
-
-    def __call__(self, frame, event, argument):
-        is_ours = frame.f_code.co_filename.startswith(str(ROOT / "gc_hooks" / "tracing"))
-        if not (is_ours or frame.f_code is InPlace.__call__.__code__) or frame.f_code.co_name in SEARCH:
-            return None
-        if event == "line":
-            self.left -= 1
-            if self.left == 0:
-                sys.settrace(None)
-                raise KeyboardInterrupt
-        return self
+def is_interrupted(code):
+    is_ours = code.co_filename.startswith(str(ROOT / "gc_hooks" / "tracing"))
+    return (is_ours or code is InPlace.__call__.__code__) and code.co_name not in SEARCH
 
 
 def interrupted(check, count):
-    """Whether a Ctrl-C at that line came through."""
-    previous = sys.gettrace()
-    sys.settrace(Interrupted(count))
-    try:
-        check()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(previous)
-    return False
+    """Whether a Ctrl-C at the n-th line that the tracer, or the loss in this file, runs came through."""
+    return interrupted_at(check, count, is_interrupted)
 
 
 class InPlace:

@@ -7,6 +7,8 @@ else has a derivative in autograd; what has none is refused, and the loss is mea
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Callable, Sequence
 from functools import cache, partial, reduce
 from operator import attrgetter, itemgetter
@@ -299,8 +301,6 @@ def _first_by_position(
     function: Callable[..., Any], args: list[Any], keywords: dict[str, Any]
 ) -> tuple[list[Any], dict[str, Any]]:
     """Return the arguments with the arrays that were handed in by name at their positions."""
-    import inspect
-
     try:
         bound = inspect.signature(function).bind(*args, **keywords)
     except (TypeError, ValueError):
@@ -336,8 +336,6 @@ def _exp_rule(numbers: Any, answer: Any, args: Any, keywords: Any) -> Any:
 @cache
 def derivative(function: Callable[..., Any]) -> Any:
     """Return autograd's rule for a function of NumPy or SciPy: ``(argnums, answer, args, keywords) -> pull``."""
-    import sys
-
     own = {np.tanh: _tanh_rule, np.exp: _exp_rule, **dict.fromkeys(LARGER, _larger_rule)}
     if function in own:
         return own[function]

@@ -186,7 +186,7 @@ def _moves(session: Session, problem: Problem, reference: Reference) -> dict[str
         rounded = reference.tracer.trace(problem, REFERENCE_ROUNDINGS * precision, session.generator)
     except NotTraceable:  # not finite
         return {}
-    return {name: norm(rounded.gradients[name] - gradient) for name, gradient in reference.gradients.items()}
+    return {name: distance(rounded.gradients[name], gradient) for name, gradient in reference.gradients.items()}
 
 
 def _both_sides(problem: Problem, generator: Generator, hair: float) -> Iterator[dict[str, Array]]:
@@ -197,6 +197,17 @@ def _both_sides(problem: Problem, generator: Generator, hair: float) -> Iterator
         yield {name: np.asarray(2 * problem.point[name] - array, array.dtype) for name, array in point.items()}
 
 
+def _apart(session: Session, accused: list[Comparison]) -> dict[str, Array]:
+    """Return backprop minus reference for each of some parameters, as long as its scale: where the two differ most."""
+    problem, reference = session.problem, session.reference
+    assert reference is not None
+    vector = {}
+    for comparison in accused:
+        away = problem.grads[comparison.name] - reference.gradients[comparison.name]
+        vector[comparison.name] = away * (problem[comparison.name].scale / norm(away))
+    return vector
+
+
 def _ask_values(session: Session, accused: list[Comparison]) -> None:
     """Raise `NotTraceable` where values of the loss at real points speak for backprop: one central difference.
 
@@ -205,11 +216,7 @@ def _ask_values(session: Session, accused: list[Comparison]) -> None:
     """
     problem, reference = session.problem, session.reference
     assert reference is not None
-    vector = {}
-    for comparison in accused:
-        away = problem.grads[comparison.name] - reference.gradients[comparison.name]
-        vector[comparison.name] = away * (problem[comparison.name].scale / norm(away))
-    probe, step = Direction(vector), TRIAL_STEPS[0]
+    probe, step = Direction(_apart(session, accused)), TRIAL_STEPS[0]
     slope = session.slopes.central_difference(probe, step)
     noise = noise_error(2 * EPS * abs(problem.value), step)
     from_backprop = abs(slope - probe.slope(problem.grads))
@@ -229,12 +236,7 @@ def _with_a_slope(
     assert reference is not None
     if session.slopes.are_exact:
         _ask_values(session, accused)
-    vector = {}
-    for comparison in accused:
-        away = problem.grads[comparison.name] - reference.gradients[comparison.name]
-        if comparison.difference > FAR_BEYOND * session.vagueness:
-            continue
-        vector[comparison.name] = away * (problem[comparison.name].scale / norm(away))
+    vector = _apart(session, [c for c in accused if not c.difference > FAR_BEYOND * session.vagueness])
     if not vector:
         return comparisons
     probe = Direction(vector, weights={name: problem[name].scale for name in vector})
