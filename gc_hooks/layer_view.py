@@ -27,6 +27,7 @@ class LayerView:
     backward: Callable[[Mapping[str, Array], Array], dict[str, Any]]  # backward(point, upstream) -> gradients by name
     where: str  # file and line of the layer's own backward
     notes: tuple[str, ...] = ()  # for the report
+    unjudged: tuple[str, ...] = ()  # arrays of the layer that look like parameters and are not in the point
 
 
 def location(function: Any) -> str:

@@ -88,7 +88,7 @@ def _check_layer(view: LayerView, options: dict[str, Any]) -> CheckReport:
             "from above (a penalty inside the layer). Try to write = where it says +=."
         )
         diagnoses.append(Diagnosis(Code.NOT_LINEAR, tuple(nonzero), message, advice=advice))
-    return replace(report.noted(*view.notes), diagnoses=tuple(diagnoses))
+    return replace(report.noted(*view.notes), diagnoses=tuple(diagnoses), unjudged=view.unjudged)
 
 
 def layers_at_fault(reports: dict[str, CheckReport], views: Iterable[LayerView]) -> Iterator[Diagnosis]:

@@ -401,3 +401,26 @@ def test_a_table_without_rows_is_its_header(make):
 def test_markdown_shows_text_as_it_is(text, plain):
     """Every character that markdown gives a meaning is written as an entity, once."""
     assert markdown_text(text) == plain
+
+
+def test_what_was_not_judged_is_told_in_one_line_and_is_never_good():
+    """One array that was left out turns a GOOD report INCONCLUSIVE, in the text, in JSON and back."""
+    good = check_gradients(lambda p: p["w"] ** 2, {"w": 3.0}, {"w": 6.0})
+    assert good.ok
+    assert good.coverage == ""
+    partial = replace(good, unjudged=("1.W", "1.b"))
+    assert partial.verdict is Verdict.INCONCLUSIVE
+    assert not partial.ok
+    assert "Judged: 1 of 3 arrays; not 1.W and 1.b." in str(partial).splitlines()
+    again = CheckReport.from_json(partial.to_json())
+    assert (again.unjudged, again.verdict) == (("1.W", "1.b"), Verdict.INCONCLUSIVE)
+
+
+def test_an_adapter_names_what_looks_like_a_parameter_and_is_none():
+    """The names reach the report through the mapping of parameters, read anew at each check."""
+
+    class Model(dict):
+        unjudged = ("layer3.W",)
+
+    report = check_gradients(lambda p: p["w"] ** 2, Model(w=3.0), {"w": 6.0})
+    assert report.unjudged == ("layer3.W",)

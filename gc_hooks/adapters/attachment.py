@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, ItemsView, Iterator, Mapping, Sequence
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypedDict
 
@@ -38,8 +38,14 @@ class Options(TypedDict, total=False):
 class LazyMapping(Mapping[str, Any]):
     """A mapping that is read anew at every access, so that an attachment may be made once, before the loop."""
 
-    def __init__(self, read: Read) -> None:
+    def __init__(self, read: Read, unjudged: Callable[[], Iterable[str]] = tuple) -> None:
         self._read = read
+        self._unjudged = unjudged
+
+    @property
+    def unjudged(self) -> tuple[str, ...]:
+        """Return the names of arrays that look like parameters of the model and are not in this mapping."""
+        return tuple(self._unjudged())
 
     def __getitem__(self, name: str) -> Any:
         return self._read()[name]
@@ -65,6 +71,7 @@ def attach(
     in_place: bool = True,
     backward: Callable[..., object] | None = None,
     owners: Sequence[Any] = (),
+    unjudged: Callable[[], Iterable[str]] = tuple,
     state: Any = (),
     loss_factor: float = 1.0,
     frozen: bool = False,
@@ -77,7 +84,8 @@ def attach(
     ``params`` are the parameters, or a function that returns them by name and is called at every check; ``lacking``
     ends the message for a trainer without any. ``takes`` is 1 for a loss and a backward pass that take the parameters.
     Otherwise these are set in the trainer by ``within``, a context around each call that takes them, or they are
-    changed in place. ``owners`` are put back beside ``state``. The other keywords are those of `gc_hooks.adapters`.
+    changed in place. ``owners`` are put back beside ``state``. ``unjudged`` names what looks like a parameter and is
+    not among ``params``. The other keywords are those of `gc_hooks.adapters`.
     """
     if frozen and backward is None:
         raise InvalidProblem(
@@ -110,7 +118,7 @@ def attach(
 
     checked: Attachment = {
         "loss": Evaluation(loss, touched, value, frozen=frozen, takes=takes),
-        "params": LazyMapping(current) if callable(params) else params,
+        "params": LazyMapping(current, unjudged) if callable(params) else params,
         "grads": grads,
         "in_place": in_place,
     }

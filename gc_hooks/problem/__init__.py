@@ -102,6 +102,8 @@ class Problem:
     smallest: float = 0.0  # the smallest positive number of the gradient's number format
     notes: tuple[str, ...] = ()  # what was noticed when the problem was validated
     moved: bool = False  # whether the point is another one than that of the user's arrays
+    # Arrays of the model that look like parameters and are not among them, by name.
+    unjudged: tuple[str, ...] = ()
 
     # The parameters by name, and what each of them holds: value, gradient, and the gradient's error, where there is
     # one. Derived from ``parameters``.

@@ -65,7 +65,8 @@ def build_problem(
             point[name] = view_or_copy(array)
         else:
             point[name] = np.array(array, dtype=array.dtype if in_place else np.float64)
-    problem = _unjudged(terms, params, point, meter or Meter())
+    problem = _without_gradient(terms, params, point, meter or Meter())
+    problem = replace(problem, unjudged=tuple(getattr(params, "unjudged", ())))  # an adapter has seen the whole model
     if in_place:
         problem = replace(problem, live=arrays, home=point)
     if not callable(grads):  # buffers are only as precise as the parameters that they were computed from
@@ -100,7 +101,7 @@ def revisit(
     ``point`` is the check's own, in float64. Costs one call of ``value_and_gradient``, in which the loss and the
     gradient share a forward pass.
     """
-    problem = _unjudged((loss,), point, point, meter)
+    problem = _without_gradient((loss,), point, point, meter)
     meter.evaluations += 1
     values: list[float] = []
 
@@ -198,7 +199,7 @@ def _check_signature(what: str, function: Callable[..., Any], arguments: tuple[A
         ) from None
 
 
-def _unjudged(terms: tuple[Loss, ...], structure: object, point: dict[str, Array], meter: Meter) -> Problem:
+def _without_gradient(terms: tuple[Loss, ...], structure: object, point: dict[str, Array], meter: Meter) -> Problem:
     """Return a problem whose gradient is not known yet."""
     precision, scales = _precision(point), parameter_scales(point)
     parameters = tuple(Parameter(name, array, scales[name]) for name, array in point.items())

@@ -74,6 +74,8 @@ class CheckReport:
     as_at : int or None
         In a hook, the step of the check that told in full of the bug that this one has found again; None for all
         other checks.
+    unjudged : tuple of str
+        Arrays of the model that look like parameters and were not compared. With any of them no report is GOOD.
 
     Examples
     --------
@@ -104,15 +106,19 @@ class CheckReport:
     pictures: dict[str, ParameterPlot] = field(default_factory=dict)
     curve: StepCurve | None = None
     as_at: int | None = None
+    unjudged: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
-        """Return the worst verdict of all parameters; INCONCLUSIVE where there is no parameter."""
-        return max((comparison.verdict for comparison in self.parameters.values()), default=Verdict.INCONCLUSIVE)
+        """Return the worst verdict of all parameters; INCONCLUSIVE at best where some, or all, were not judged."""
+        verdicts = [comparison.verdict for comparison in self.parameters.values()]
+        if self.unjudged or not verdicts:
+            verdicts.append(Verdict.INCONCLUSIVE)
+        return max(verdicts)
 
     @property
     def ok(self) -> bool:
-        """Return whether every parameter is GOOD."""
+        """Return whether every parameter is GOOD, and none was left out."""
         return self.verdict is Verdict.GOOD
 
     def __bool__(self) -> NoReturn:
@@ -182,6 +188,14 @@ class CheckReport:
         return list(map("{0.code}: {0}".format, self.diagnoses))
 
     @property
+    def coverage(self) -> str:
+        """Return what of the model was judged, in one line; empty where that is all of it."""
+        if not self.unjudged:
+            return ""
+        judged = len(self.parameters)
+        return f"Judged: {judged} of {plural(judged + len(self.unjudged), 'array')}; not {listed(self.unjudged)}."
+
+    @property
     def circumstances(self) -> list[str]:
         """Return what was asked, how far the weights have moved, and the caveats."""
         sentences = []
@@ -193,8 +207,9 @@ class CheckReport:
 
     @property
     def caveats(self) -> list[str]:
-        """Return what has to be said of a good check too: the questions that were not asked, and the notes."""
-        return [*map("Not asked: {}".format, self.unasked), *self.notes]
+        """Return what has to be said of a good check too: what was not judged or not asked, and the notes."""
+        coverage = [self.coverage] if self.coverage else []
+        return [*coverage, *map("Not asked: {}".format, self.unasked), *self.notes]
 
     @property
     def remarks(self) -> list[str]:

@@ -56,6 +56,7 @@ def write_report(
         pictures=plot_data.parameters if plot_data else {},
         curve=plot_data.curve if plot_data else None,
         notes=tuple(noted),
+        unjudged=problem.unjudged,
     )
 
 
