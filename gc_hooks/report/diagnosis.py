@@ -117,11 +117,11 @@ def agree(names: Sized, singular: str, plural: str) -> str:
 def of_gradients(names: Iterable[str]) -> str:
     """Return what the gradients of parameters are called in a sentence.
 
-    >>> of_gradients(["W1", "b1"]), of_gradients(["dense1.W"]), of_gradients(["a.W", "a.b"])
-    ('dW1 and db1', 'the gradient of dense1.W', 'the gradients of a.W and a.b')
+    >>> of_gradients(["W1", "b1"]), of_gradients(["dense1.W"]), of_gradients(["params[0]", "params[1]"])
+    ('dW1 and db1', 'the gradient of dense1.W', 'the gradients of params[0] and params[1]')
     """
     names = list(names)
-    if "." in "".join(names):
+    if re.search(r"[.[]", "".join(names)):
         return f"the {agree(names, 'gradient', 'gradients')} of {listed(names)}"
     return listed(map("d{}".format, names))
 
