@@ -22,7 +22,8 @@ demo: $(VENV)/run.stamp ## train a network on handwritten digits while its gradi
 	$(BIN)/python examples/02_train_digits.py --log-dir "$(LOG_DIR)" $(ARGS)
 
 view: $(VENV)/run.stamp ## show in TensorBoard what the demo wrote
-	$(BIN)/gc-hooks view "$(LOG_DIR)" $(ARGS)
+	@# In place of the shell, which a kill of make would end, and not what it has started.
+	exec $(BIN)/gc-hooks view "$(LOG_DIR)" $(ARGS)
 
 test: $(VENV)/test.stamp ## run the tests, and measure their branch coverage
 	UNTESTED=$$($(HAS_TORCH) && echo nothing || echo '*/pytorch/*') $(PYTEST) --cov -m 'not slow' $(ARGS)

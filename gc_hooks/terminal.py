@@ -1,9 +1,12 @@
-"""Draw on a terminal with Rich: load it without a trace, and open the progress bar of checks and trainings."""
+"""Draw on a terminal with Rich: load it without a trace, print what any terminal can show, open progress bars."""
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from gc_hooks.isolation.rng import preserve_global_random_state
@@ -28,6 +31,50 @@ def load_rich() -> Any:
         import rich.table
         import rich.text
     return rich
+
+
+COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Characters that a terminal obeys and does not show, line breaks and tabs aside; the last turn a line around."""
+
+
+def printable(text: str, encoding: str = "utf-8") -> str:
+    r"""Return a text in which all is spelt out that a terminal would obey, or that its encoding has no sign for.
+
+    >>> printable("W\x1b[2J ± 1", "ascii")
+    'W\\x1b[2J \\xb1 1'
+    """
+    text = COMMANDS.sub(lambda sign: sign.group().encode("unicode_escape").decode(), text)
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def print_on(console: Any, thing: object, **options: Any) -> None:
+    """Print with Rich; an error is raised as what it is, and is over with that.
+
+    By itself Rich ends the program where the reader of its output has gone, and keeps what it could not write for the
+    next who prints on this console.
+    """
+
+    def has_gone() -> None:
+        raise  # the BrokenPipeError with which Rich calls this
+
+    console.on_broken_pipe = has_gone
+    try:
+        console.print(thing, **options)
+    except BaseException as error:
+        if isinstance(error, BrokenPipeError):
+            let_go(console.file)
+        with suppress(OSError):
+            console.begin_capture()
+            console.end_capture()
+        raise
+    finally:
+        vars(console).pop("on_broken_pipe", None)  # another thread may have taken it back
+
+
+def let_go(file: Any) -> None:
+    """Have what waits in a file go nowhere: at the end of the program it would fail again, and be its exit status."""
+    with suppress(OSError, ValueError, AttributeError), Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), file.fileno())
 
 
 @contextmanager

@@ -22,7 +22,7 @@ arrays isolation tensorboard_tab
 terminal
 nn problem reporters
 slopes cli
-tracing
+tracing __main__
 verdicts
 rules quick_check
 check

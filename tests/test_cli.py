@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,8 +17,9 @@ from contextlib import nullcontext
 
 import pytest
 
+import gc_hooks
 from gc_hooks import cli
-from servers import SAFETY_LIMIT, a_process, fetch, patiently
+from servers import ROOT, SAFETY_LIMIT, a_process, fetch, patiently, run_python
 
 
 @pytest.fixture
@@ -108,7 +112,12 @@ def view_until(signal_number, tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 0), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+    ("number", "status"),
+    [
+        (signal.SIGINT, 0),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+        pytest.param(getattr(signal, "SIGHUP", None), 129, marks=pytest.mark.slow),
+    ],
 )
 def test_tensorboard_does_not_outlive_the_command(tmp_path, number, status):
     """Ctrl-C ends both with status 0 and without a traceback; a kill ends both too."""
@@ -117,13 +126,72 @@ def test_tensorboard_does_not_outlive_the_command(tmp_path, number, status):
     patiently(lambda: cli._is_free("127.0.0.1", port))
 
 
-@pytest.mark.parametrize("arguments", [[], ["show"], ["view"], ["view", ".", "--port", "x"]])
+@pytest.mark.parametrize("arguments", [["look"], ["show"], ["view"], ["view", ".", "--port", "x"]])
 def test_arguments_that_make_no_sense_are_refused(arguments, capsys):
-    """Without a command, a directory or a number for a port, the usage is printed and the status is 2."""
+    """Without a directory or a number for a port, and with an unknown command, the usage is printed: status 2."""
     with pytest.raises(SystemExit) as exit_:
         cli.main(arguments)
     assert exit_.value.code == 2
     assert "usage: gc-hooks" in capsys.readouterr().err
+
+
+def test_alone_it_says_what_it_can_do(capsys):
+    """And it knows its version."""
+    assert cli.main([]) == 0
+    assert "print the checks of a log" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["--version"])
+    assert (exit_.value.code, capsys.readouterr().out) == (0, f"gc-hooks {gc_hooks.__version__}\n")
+    assert run_python("-m", "gc_hooks", "--version").stdout == f"gc-hooks {gc_hooks.__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["view", "show"])
+def test_every_argument_has_a_help_text(command, capsys):
+    """Each option is told in a sentence, and so is the directory."""
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    text = capsys.readouterr().out
+    places = re.split(r"\n  (?=\S)", text)[1:]
+    assert len(places) >= 4
+    assert not [place for place in places if len(place.split()) < 4]
+
+
+def test_an_empty_directory_is_told(started, tmp_path, capsys):
+    """TensorBoard is started all the same: the first check may come later."""
+    cli.main(["view", str(tmp_path)])
+    assert f"{tmp_path} is empty" in capsys.readouterr().err
+    (tmp_path / "gradcheck").mkdir()
+    cli.main(["view", str(tmp_path)])
+    assert capsys.readouterr().err == ""
+    assert len(started) == 2
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_that_is_killed_takes_the_viewer_with_it(tmp_path):
+    """The viewer is what make itself has started: no shell between them that would be ended in its place."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "pip").touch()
+    (tmp_path / "run.stamp").touch()
+    viewer = tmp_path / "bin" / "gc-hooks"
+    viewer.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid; exec sleep 1000\n")
+    viewer.chmod(0o755)
+    command = ["make", "-C", str(ROOT), "view", f"VENV={tmp_path}", f"LOG_DIR={tmp_path}"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as make:
+        patiently((tmp_path / "pid").exists)
+        number = int((tmp_path / "pid").read_text())
+        make.terminate()
+        assert make.wait(SAFETY_LIMIT) != 0
+    try:
+        patiently(lambda: not is_running(number))
+    finally:
+        if is_running(number):
+            os.kill(number, signal.SIGKILL)
+
+
+def is_running(number):
+    """Whether there is such a process that has not ended."""
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(number)], capture_output=True, text=True, check=False).stdout
+    return bool(state.strip()) and not state.startswith("Z")
 
 
 def test_the_browser_is_opened_once_tensorboard_answers(monkeypatch, tmp_path):

@@ -3,17 +3,23 @@ would have without a hook, and what was reported stays readable. Each row of the
 
 from __future__ import annotations
 
+import copy
+import io
 import os
+import re
 import shutil
 import signal
+import subprocess
 import textwrap
 import threading
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from benchmarks.soak import soak
 from gc_hooks import (
@@ -37,7 +43,7 @@ from gc_hooks import (
 from gc_hooks.reporters.tensorboard import unique_tags
 from hunts import some
 from interrupts import interrupted_at
-from servers import SAFETY_LIMIT, run_python
+from servers import SAFETY_LIMIT, a_process, run_python
 
 ROOT = Path(__file__).parents[1]
 RNG = np.random.default_rng(5)
@@ -132,11 +138,14 @@ FULL = """
 
     log_dir, kind, limit = sys.argv[1], sys.argv[2], int(sys.argv[3])
     options = {"log_dir": log_dir} if kind == "TensorBoard" else {}
+    if kind == "writer":
+        from tensorboardX import SummaryWriter
+        options = {"writer": SummaryWriter(log_dir)}
     reporters = [] if options else [JsonlReporter(log_dir + "/checks.jsonl")]
     hook = GradCheckHook(reporters=reporters, schedule=every(1), **options)
     w = np.linspace(1, 2, 40)
     hook.on_step(0, loss=lambda w: np.sum(w * w) / 2, params=w, grads=w)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         for step in range(1, 60):
@@ -145,26 +154,187 @@ FULL = """
         hook.close()
     print(len(told), len(hook.reports), all(report.ok for report in hook.reports))
     print(*told)
+    if kind == "writer":  # which is the user's own to close, and tries again
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
 """
 
 
-@pytest.mark.parametrize("kind", ["TensorBoard", "JSON lines"])
+@pytest.mark.parametrize("kind", ["TensorBoard", "JSON lines", "writer"])
 @pytest.mark.parametrize("limit", some([1, 30_000], [30_000]))
 def test_a_full_disk_is_one_warning(tmp_path, kind, limit):
     """What was written before is readable, nothing is said at the end of the program, and no report is lost."""
     said = in_a_process(FULL, tmp_path, kind, limit)
     assert said.startswith("1 60 True")
     assert "File too large" in said
-    path = tmp_path if kind == "TensorBoard" else tmp_path / "checks.jsonl"
+    path = tmp_path / "checks.jsonl" if kind == "JSON lines" else tmp_path
     (reports,) = read_log(path).runs.values()
     assert [report.step for report in reports] == list(range(len(reports)))
     assert len(reports) >= 1
 
 
+DAMAGE = {
+    "cut off": (lambda file: file.write_bytes(file.read_bytes()[:-100]), "was cut off"),
+    "emptied": (lambda file: file.write_bytes(b""), "was cut off"),
+    "replaced": (lambda file: (file.rename(file.with_name("old")), file.write_bytes(b"x" * 99_999)), "was replaced"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_log_that_is_damaged_during_the_run_begins_anew(tmp_path, damage):
+    """What another program does to the file is told once, and the checks after that are in a directory of their own."""
+    hook = GradCheckHook(reporters=[], log_dir=tmp_path / "runs", schedule=first(4))
+    w = np.ones(3)
+    hook.on_step(0, loss=square, params=w, grads=w)
+    act, seen = DAMAGE[damage]
+    act(next((tmp_path / "runs" / "gradcheck").iterdir()))
+    with pytest.warns(GradCheckWarning, match=f"{seen} during the run") as told:  # noqa: PT031 - one in all of this
+        for step in range(1, 4):
+            hook.on_step(step, loss=square, params=w, grads=w)
+    hook.close()
+    assert len(told) == 1
+    assert [report.step for report in read_log(tmp_path / "runs").runs["gradcheck-2"]] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("kind", ["TensorBoard", "JSON lines"])
+def test_a_relative_path_stays_where_it_was(tmp_path, monkeypatch, kind):
+    """Also where the program changes its directory between two checks, or before the first."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    reporter = TensorBoardReporter("runs") if kind == "TensorBoard" else JsonlReporter("runs/gradcheck")
+    hook = GradCheckHook(reporters=[reporter], schedule=first(2))
+    for step in range(2):
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        hook.on_step(step, loss=square, params=np.ones(3), grads=np.ones(3))
+    hook.close()
+    path = tmp_path / "runs" if kind == "TensorBoard" else tmp_path / "runs" / "gradcheck"
+    assert [report.step for report in read_log(path).runs["gradcheck"]] == [0, 1]
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+# --- the terminal ---------------------------------------------------------------------------------------------------
+
+TALKING = """
+    import sys
+    import numpy as np
+    from rich.console import Console
+    from gc_hooks import ConsoleReporter, GradCheckHook, every
+
+    hook = GradCheckHook(reporters=[ConsoleReporter(Console(file=getattr(sys, sys.argv[1])))], schedule=every(1))
+    for step in range(30):
+        hook.on_step(step, loss=lambda w: np.sum(w * w) / 2, params=np.ones(3), grads=np.ones(3))
+        if step == 0:
+            sys.stdin.readline()  # by then the reader has gone, or stays
+    hook.close()
+    print("to the end", file=sys.stderr if sys.argv[1] == "stdout" else sys.stdout)
+"""
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize("stays", [True, False])
+def test_a_reader_that_goes_away_leaves_the_training_alone(stream, stays):
+    """As in ``python train.py | head -1``: the console is left out, the program ends with its own status, and the other
+    stream is open as before. Where the reader stays, nothing is said."""
+    other = "stderr" if stream == "stdout" else "stdout"
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with a_process("-c", textwrap.dedent(TALKING), stream, **pipes) as process:
+        assert "GOOD" in getattr(process, stream).readline()
+        if not stays:
+            getattr(process, stream).close()
+            setattr(process, stream, None)
+        process.stdin.write("\n")
+        process.stdin.flush()
+        said = getattr(process, other).read()
+        assert process.wait(SAFETY_LIMIT) == 0
+    assert said.endswith("to the end\n")
+    if stream == "stdout":
+        assert said.count("ConsoleReporter failed with BrokenPipeError") == (not stays)
+
+
+def test_a_reader_that_goes_away_is_one_warning():
+    """Whatever is printed after it: a line, a table, the sum at the end."""
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w", encoding="utf-8") as file:
+        hook = GradCheckHook(reporters=[ConsoleReporter(Console(file=file))], schedule=every(1), on_fail=print)
+        os.close(reading)
+        with pytest.warns(GradCheckWarning, match="ConsoleReporter failed with BrokenPipeError") as told:  # noqa: PT031
+            for step in range(3):
+                hook.on_step(step, loss=square, params=np.ones(3), grads=2 * np.ones(3))
+            hook.close()
+    assert len(told) == 1
+    assert len(hook.reports) == 3
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+def test_a_sign_that_the_terminal_lacks_is_spelt_out(tmp_path, encoding):
+    """Every check is printed and logged, tables in a narrow window and half characters of a file's name included; the
+    next who prints on the same console prints what is his."""
+    raw = io.BytesIO()
+    console = Console(file=io.TextIOWrapper(raw, encoding=encoding), width=30)
+    reporters = [ConsoleReporter(console), JsonlReporter(tmp_path / "checks.jsonl")]
+    hook = GradCheckHook(reporters=reporters, log_dir=tmp_path, schedule=every(1), on_fail=lambda report: None)
+
+    def unreadable(p):
+        raise ValueError("cannot read " + os.fsdecode(b"/data/\xff.npy"))
+
+    params = {"a name that is too long for the window, 重み": np.ones(3)}
+    grads = {name: 2 * w for name, w in params.items()}
+    hook.on_step(0, loss=lambda p: sum(map(square, p.values())), params=params, grads=params)
+    with pytest.warns(GradCheckWarning, match="cannot read") as told:
+        hook.on_step(1, loss=unreadable, params=params, grads=params)
+    hook.on_step(2, loss=lambda p: sum(map(square, p.values())), params=params, grads=grads)
+    hook.close()
+    raw.truncate(0)
+    raw.seek(0)
+    console.print("mine")
+    assert raw.getvalue() == b"mine\n"
+    assert len(told) == 1
+    assert [report.step for report in read_log(tmp_path).runs["gradcheck"]] == [0, 1, 2]
+    assert [report.step for report in read_jsonl(tmp_path / "checks.jsonl")] == [0, 1, 2]
+
+
+def test_what_could_not_be_printed_is_not_printed_by_the_next():
+    """The console may be shared with the training, whose own line must not fail, nor repeat the hook's."""
+
+    class Full(io.StringIO):
+        is_full = True
+
+        def write(self, text):
+            if self.is_full:
+                raise OSError("No space left on device")
+            return super().write(text)
+
+    file = Full()
+    console = Console(file=file)
+    hook = GradCheckHook(reporters=[ConsoleReporter(console)], schedule=every(1))
+    with pytest.warns(GradCheckWarning, match="No space left"):
+        hook.on_step(0, loss=square, params=np.ones(3), grads=np.ones(3))
+    file.is_full = False
+    console.print("mine")
+    assert file.getvalue() == "mine\n"
+    assert "on_broken_pipe" not in vars(console)
+
+
+def test_no_name_commands_the_terminal(tmp_path, capsys):
+    """Neither the console nor `gc-hooks show` passes on what would clear the screen or turn a line around."""
+    from gc_hooks.cli import main
+
+    params = {f"W{sign}]0;PWNED\x07[2J": np.ones(2) for sign in ("\x1b", "\x9b", "\r", "\b", "\x7f", "\u202e")}
+    hook = GradCheckHook(log_dir=tmp_path, schedule=first(1), on_fail=lambda report: None)
+    grads = {name: 2 * w for name, w in params.items()}
+    hook.on_step(0, loss=lambda p: sum(map(square, p.values())), params=params, grads=grads)
+    hook.close()
+    assert main(["show", str(tmp_path)]) == main(["show", "--json", str(tmp_path)]) == 1
+    assert main(["show", str(tmp_path / "\x1b]0;gone")]) == 2
+    told = capsys.readouterr()
+    assert "\\x1b]0;PWNED" in told.out
+    assert "\\x1b]0;gone" in told.err
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", told.out + told.err)
+
+
 # --- signals --------------------------------------------------------------------------------------------------------
 
 KILLED = """
-    import io, os, signal, sys
+    import os, signal, sys
     import numpy as np
     from gc_hooks import GradCheckHook, JsonlReporter, every
 
@@ -184,17 +354,15 @@ KILLED = """
         return np.sum(w * w) / 2
 
     if where == "a write":
-        import tensorboardX.record_writer as records
-        write = records.RecordWriter.write
-        def half(self, data):
-            if step == 3 and len(data) > 1000:
-                file, self._writer = self._writer, io.BytesIO()
-                write(self, data)
-                file.write(self._writer.getvalue()[: len(data) // 2])
-                file.flush()
+        from gc_hooks.reporters.events import EventFile
+        flush = EventFile.flush
+        def half(self):
+            if step == 3:
+                del self._waiting[1000:]
+                flush(self)
                 os.kill(os.getpid(), signal.SIGKILL)
-            write(self, data)
-        records.RecordWriter.write = half
+            flush(self)
+        EventFile.flush = half
 
     hook = GradCheckHook(
         reporters=[JsonlReporter(log_dir + "/checks.jsonl"), Writing()], log_dir=log_dir, schedule=every(1)
@@ -247,6 +415,66 @@ def test_ctrl_c_at_any_line_leaves_parameters_and_gradients_as_they_were(count, 
         warnings.filters[:] = filters  # the line may have been one between two of warnings' own
         count += stride
     assert count > 500
+
+
+@pytest.mark.parametrize(
+    ("count", "stride"), [(1, 31), *(pytest.param(2 + 2 * k, 11, marks=pytest.mark.slow) for k in range(5))]
+)
+def test_ctrl_c_while_a_check_is_written_leaves_whole_records(tmp_path, count, stride):
+    """Wherever it comes: the checks before and after are read back, each once, by every reader."""
+    part = str(ROOT / "gc_hooks" / "reporters")
+    report = check_gradients(square, np.ones(3), np.ones(3), pictures=True)
+    begun, seen, through = count, set(), True
+
+    def writes(code):
+        return code.co_filename.startswith(part) and code.co_name != "crc32c"  # long, and it changes nothing
+
+    while through:
+        path = tmp_path / str(count)
+        for reporter, file in ((TensorBoardReporter(path), path), (JsonlReporter(path / "lines"), path / "lines")):
+            reporter.report(report)
+            through = interrupted_at(lambda: reporter.report(replace(report, step=1)), count, writes)  # noqa: B023
+            reporter.report(replace(report, step=2))
+            reporter.close()
+            log = read_log(file)
+            (reports,) = log.runs.values()
+            steps = [report.step for report in reports]
+            assert steps in ([0, 2], [0, 1, 2])
+            assert not log.troubles
+            seen.add((len(steps), through))
+            if file == path:
+                was_through = through
+        through, count = was_through, count + stride
+    assert count > begun + 200
+    assert {(2, True), (3, True), (3, False)} <= seen
+
+
+KILLED_AT_ONCE = """
+    import os, signal, sys
+    import numpy as np
+    from gc_hooks import GradCheckHook
+    from tensorboardX import SummaryWriter
+
+    hook = GradCheckHook(reporters=[], writer=SummaryWriter(sys.argv[1]))
+    hook.on_step(0, loss=lambda w: np.sum(w * w) / 2, params=np.ones(3), grads=np.ones(3))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_a_kill_right_after_a_check_loses_nothing_of_it(tmp_path):
+    """Through a writer of tensorboardX's, too, whose queue is in the memory of the process."""
+    from tensorboard.compat.proto.event_pb2 import Event
+
+    from gc_hooks.reporters.records import intact_records
+
+    in_a_process(KILLED_AT_ONCE, tmp_path, status=-signal.SIGKILL)
+    (file,) = tmp_path.iterdir()
+    values = [value for record in intact_records(file, []) for value in Event.FromString(record).summary.value]
+    tags = [value.tag for value in values]
+    assert tags[0] == "gradcheck/checks"
+    assert tags[-1] == "gradcheck/report/text_summary"
+    assert "gradcheck/verdict" in tags
 
 
 def test_sigint_during_a_check_ends_the_training_and_leaves_the_parameters(tmp_path):
@@ -515,6 +743,45 @@ def test_checks_in_two_threads_leave_the_filters_of_warnings_alone():
     assert warnings.filters == filters
 
 
+def test_eight_threads_with_one_hook_write_one_log(tmp_path):
+    """One directory, every check in it, and each step once."""
+    hook = GradCheckHook(reporters=[], log_dir=tmp_path, schedule=every(1))
+    at_once = threading.Barrier(8, timeout=SAFETY_LIMIT)
+
+    def loss(w):
+        return square(w)
+
+    def work(step):
+        at_once.wait()
+        hook.on_step(step, loss=loss, params=np.ones(3), grads=np.ones(3))
+
+    threads = [threading.Thread(target=work, args=(step,)) for step in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    hook.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["gradcheck"]
+    log = read_log(tmp_path)
+    assert sorted(report.step for report in log.runs["gradcheck"]) == list(range(8))
+    assert not log.troubles
+
+
+def test_a_copy_of_a_reporter_writes_a_log_of_its_own(tmp_path):
+    """Also of one that has a file open: both logs are whole."""
+    reporter = TensorBoardReporter(tmp_path)
+    report = check_gradients(square, np.ones(3), np.ones(3))
+    reporter.report(report)
+    other = copy.deepcopy(reporter)
+    for each in (reporter, other):
+        each.report(report)
+        each.close()
+    assert {run: len(reports) for run, reports in read_log(tmp_path).runs.items()} == {
+        "gradcheck": 2,
+        "gradcheck-2": 1,
+    }
+
+
 FORKED = """
     import multiprocessing, os, sys
     import numpy as np
@@ -565,6 +832,19 @@ def test_a_forked_child_hangs_on_nothing_and_leaves_the_parent_s_file_alone(tmp_
     in_a_process(FORKED, tmp_path, kind)
     (reports,) = read_log(tmp_path / "checks.jsonl" if kind == "JSON lines" else tmp_path).runs.values()
     assert [report.step for report in reports] == [0, 1]
+
+
+@pytest.mark.parametrize("step", [True, np.int64(3), 1.5, 2**63, 10**30, -5, np.float32(2)])
+def test_any_number_is_a_step(tmp_path, step):
+    """The reporters take it, and those that come after it."""
+    hook = GradCheckHook(reporters=[JsonlReporter(tmp_path / "lines")], log_dir=tmp_path, schedule=every(1))
+    for number in (step, step + 1):
+        hook.on_step(number, loss=square, params=np.ones(3), grads=np.ones(3))
+    hook.close()
+    log = read_log(tmp_path)
+    assert not log.troubles
+    steps = [report.step for report in log.runs["gradcheck"]]
+    assert steps == [report.step for report in read_jsonl(tmp_path / "lines")] == [step, step + 1]
 
 
 # --- what parameters can be -----------------------------------------------------------------------------------------

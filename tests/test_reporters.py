@@ -8,6 +8,7 @@ import os
 import re
 import sys
 
+import numpy as np
 import pytest
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -31,6 +32,7 @@ from gc_hooks import (
     read_jsonl,
 )
 from gc_hooks.report.comparison import EntryComparison
+from gc_hooks.reporters.records import LONG, PART, checksum
 from gc_hooks.reporters.tensorboard import unique_tags
 from servers import run_python
 
@@ -397,11 +399,49 @@ def test_one_place_to_write_to_is_needed(options):
         TensorBoardReporter(**options)
 
 
-def test_without_tensorboardx_the_message_says_what_to_install(tmp_path, monkeypatch):
-    """A missing tensorboardX is told as such, at the first check."""
-    monkeypatch.setitem(sys.modules, "tensorboardX.event_file_writer", None)
-    with pytest.raises(MissingDependency, match="pip install tensorboardX"):
+def test_without_tensorboard_the_message_says_what_to_install(tmp_path, monkeypatch):
+    """A missing tensorboard is told as such, at the first check."""
+    monkeypatch.setitem(sys.modules, "tensorboard.compat.proto.event_pb2", None)
+    with pytest.raises(MissingDependency, match="pip install tensorboard"):
         TensorBoardReporter(tmp_path).report(a_report())
+
+
+@pytest.mark.parametrize("path", [b"runs", 5, ["runs"], object(), "s3://bucket/runs", "hdfs://host/runs"])
+@pytest.mark.parametrize("make", [TensorBoardReporter, JsonlReporter, lambda path: GradCheckHook(log_dir=path)])
+def test_what_is_no_path_is_refused(tmp_path, monkeypatch, path, make):
+    """At once, with what to write instead; nothing is made."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidProblem, match=r"is (no path|an address).*Try"):
+        make(path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("size", [0, 1, LONG - 1, LONG, LONG + PART, 50 * PART, 20_011])
+def test_the_checksum_is_tensorboard_s(size):
+    """For texts that are short, of whole parts, and of parts with a rest."""
+    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+
+    data = np.random.default_rng(size).bytes(size)
+    assert checksum(data) == masked_crc32c(data).to_bytes(4, "little")
+
+
+UNNOTICED = """
+import sys
+import numpy as np
+from gc_hooks import GradCheckHook
+
+before = set(sys.modules)
+hook = GradCheckHook(log_dir=sys.argv[1], reporters=[])
+hook.on_step(0, loss=lambda w: np.sum(w * w) / 2, params=np.ones(3), grads=np.ones(3))
+hook.close()
+print(*{"torch", "tensorflow", "tensorboardX"} & (set(sys.modules) - before))
+"""
+
+
+def test_logging_loads_no_framework(tmp_path):
+    """Torch, where it is installed, takes seconds, and adds filters to the warnings of a training that needs none."""
+    assert run_python("-c", UNNOTICED, tmp_path).stdout.strip() == ""
+    assert list((tmp_path / "gradcheck").iterdir())
 
 
 def test_another_process_writes_nothing(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import urllib.error
@@ -18,6 +19,7 @@ from gc_hooks import CheckReport, GradCheckHook, TensorBoardReporter, Verdict
 from gc_hooks.report.comparison import Basis, Comparison
 from gc_hooks.report.diagnosis import Diagnosis
 from gc_hooks.reporters.events import EventFile
+from gc_hooks.tensorboard_tab import digest
 from gc_hooks.tensorboard_tab.digest import RunDigest, check_for_page
 from gc_hooks.tensorboard_tab.metadata import CHECKS
 from gc_hooks.tensorboard_tab.plugin import STATIC
@@ -43,6 +45,13 @@ def write(folder, *reports):
     reporter.close()
 
 
+def hostile_documents():
+    """A good report with half characters, and others that are none, one of them nested without an end."""
+    whole = json.loads(a_report(0, names=("W\ud800",), notes=("half \udcff",)).to_json())
+    wrong = {"parameters": {"W": {"name": 5}}}, {"parameters": {"W": {"verdict": []}}}, {"notes": 5}, {"bands": {}}
+    return [json.dumps(whole), *(json.dumps({**whole, **part}) for part in wrong), "[" * 100_000]
+
+
 @pytest.fixture(scope="module")
 def logs(tmp_path_factory):
     """A clean run, one that goes wrong late, one with many checks, one with hostile names, and one of the future."""
@@ -52,6 +61,11 @@ def logs(tmp_path_factory):
     write(folder / "late", a_report(0), a_report(100, 0.25, diagnoses=(doubled,)), a_report(200, 0.125))
     write(folder / "many", *(a_report(step, 1e-10 * (step + 1)) for step in range(MANY)))
     write(folder / f"x{HOSTILE[2:]}", a_report(0, 0.5, names=(HOSTILE, "__proto__", "a|b*")))
+    (folder / "hostile").mkdir()
+    sink = EventFile(folder / "hostile")
+    for step, text in enumerate(hostile_documents()):
+        sink.document(CHECKS, text, step)
+    sink.close()
     sink = EventFile(folder)
     sink.document(CHECKS, json.dumps({"schema": 99, "parameters": {}}), 0)
     sink.document(CHECKS, "{not JSON", 1)
@@ -65,7 +79,7 @@ def server(request, logs, tmp_path_factory):
     if request.param == "true" and tensorboard_data_server.server_binary() is None:
         pytest.skip("there is no fast loader for this machine")
     with tensorboard(logs, request.param, tmp_path_factory.mktemp("server") / "output") as address:
-        patiently(lambda: len(fetch(address, "plugin/gradcheck/runs") or ()) == 5)
+        patiently(lambda: len(fetch(address, "plugin/gradcheck/runs") or ()) == 6)
         yield address
 
 
@@ -94,7 +108,7 @@ def test_the_worst_run_comes_first(server):
         "late/gradcheck": ("WORRY", 100),
         f"x{HOSTILE[2:]}/gradcheck": ("WORRY", 0),
     }
-    assert runs[-1]["run"] in ("clean/gradcheck", "many/gradcheck")
+    assert runs[-1]["run"] == "many/gradcheck"
 
 
 def test_every_check_is_kept(server):
@@ -204,6 +218,39 @@ def test_loading_the_tab_loads_no_engine_beyond_the_package():
         "assert not {'rich', 'torch', 'tensorboardX', 'werkzeug'} & set(sys.modules)"
     )
     run_python("-c", code)
+
+
+def test_a_hostile_check_costs_itself_alone(server):
+    """The list of runs is served, the others of its run are shown, and the bad ones are named by their steps."""
+    runs = {run["run"]: run for run in fetch(server, "plugin/gradcheck/runs")}
+    assert (runs["hostile"]["checks"], runs["hostile"]["troubles"]) == (1, 5)
+    status, _, text = ask(server, "checks", run="hostile")
+    table = json.loads(text)
+    assert (status, [check["key"] for check in table["checks"]]) == (200, [0])
+    assert [trouble.partition(":")[0] for trouble in table["troubles"]] == [f"Step {step}" for step in range(1, 6)]
+    for route, kind in (("check", "half \udcff"), ("markdown", "half \\udcff")):
+        status, _, text = ask(server, route, run="hostile", step=0)
+        assert status == 200
+        assert kind in (text if route == "markdown" else str(json.loads(text)["notes"][0]))
+        assert [ask(server, route, run="hostile", step=step)[0] for step in range(1, 6)] == [404] * 5
+
+
+def test_checks_are_read_once(monkeypatch):
+    """However many they are, and however often the page asks; beyond what is kept, most of them."""
+    texts = {step: CheckReport({}, step=step, seed=7).to_json() for step in range(5000)}
+    read = []
+    whole = CheckReport.from_json
+    monkeypatch.setattr(CheckReport, "from_json", lambda text, **options: read.append(text) or whole(text, **options))
+    for _ in range(2):
+        RunDigest.of("run", texts)
+    assert len(read) == 5000
+    monkeypatch.setattr(digest, "MOST_READ", 100)
+    monkeypatch.setattr(digest, "_read", {})
+    read.clear()
+    for _ in range(2):
+        RunDigest.of("run", dict(itertools.islice(texts.items(), 110)))
+    assert len(read) <= 110 + 20
+    assert len(digest._read) == 100
 
 
 def test_a_digest_keeps_what_the_table_needs():

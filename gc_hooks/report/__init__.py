@@ -23,6 +23,7 @@ from gc_hooks.report.text import (
     markdown_list,
     markdown_table,
     markdown_text,
+    spelt_out,
     text_table,
     worst_entry,
 )
@@ -239,7 +240,8 @@ class CheckReport:
     def to_json(self) -> str:
         """Return the report as one line of standard JSON; numbers that are not finite become text."""
         document = {"schema": SCHEMA, "verdict": self.verdict.name, **encode(self)}
-        return json.dumps(document, allow_nan=False, ensure_ascii=False)
+        # Half a character is spelt out as JSON spells any: what reads it gets the half character back.
+        return spelt_out(json.dumps(document, allow_nan=False, ensure_ascii=False))
 
     @classmethod
     def from_json(cls, text: str, *, pictures: bool = True) -> CheckReport:
@@ -257,7 +259,7 @@ class CheckReport:
             if document["schema"] <= SCHEMA:
                 report: CheckReport = decode(cls, document)
                 return report
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise GradCheckError(f"This is not the JSON of a gradient check's report: {text[:60]!r}.") from error
         schema = f"The report has schema {document['schema']}, this version of gc_hooks reads up to {SCHEMA}"
         raise GradCheckError(f"{schema}. It was written by a newer one: try to upgrade gc_hooks.")
@@ -308,10 +310,17 @@ def encode(value: object) -> Any:
 def decode(kind: Any, value: Any) -> Any:
     """Return the value of a type that `encode` made this JSON of; unknown fields of a dataclass are passed over.
 
-    JSON that does not belong to the type is a ValueError, TypeError, KeyError or AttributeError.
+    JSON that does not belong to the type is a ValueError, TypeError, KeyError, AttributeError or OverflowError.
     """
-    if kind is float:  # whole numbers stay whole: the rows of a plot hold positions beside slopes
-        return value if isinstance(value, int) else float(value)
+    if kind is float:
+        number = float(value)  # also of a text: NaN and infinity
+        # Whole numbers stay whole: the rows of a plot hold positions beside slopes.
+        return value if type(value) is int and abs(value) < 2**53 else number
+    if kind in (str, int, bool):
+        # What counts may be any number: a training can count its steps in halves.
+        if not isinstance(value, (int, float) if kind is int else kind) or (kind is int and not math.isfinite(value)):
+            raise TypeError(f"{value!r} is no {kind.__name__}")
+        return value
     if kind is Verdict:
         return Verdict[value]
     origin, arguments = get_origin(kind), get_args(kind)
@@ -325,7 +334,5 @@ def decode(kind: Any, value: Any) -> Any:
         return None if value is None else decode(arguments[0], value)
     if issubclass(kind, Enum):
         return kind(value)
-    types = field_types(kind)  # empty for str, int and bool
-    if not types:
-        return value
+    types = field_types(kind)
     return kind(**{name: decode(types[name], value[name]) for name in types.keys() & value.keys()})

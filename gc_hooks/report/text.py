@@ -14,6 +14,15 @@ MARKDOWN = str.maketrans({"|": "&#124;", "*": "&#42;", "_": "&#95;", "`": "&#96;
 """The characters to which markdown gives a meaning, as entities."""
 
 
+def spelt_out(text: str) -> str:
+    r"""Return a text that every file takes: half a character, as undecodable file names have it, is spelt out.
+
+    >>> spelt_out("W\ud800"), spelt_out("重み")
+    ('W\\ud800', '重み')
+    """
+    return text.encode(errors="backslashreplace").decode()
+
+
 def parameter_facts(comparison: Comparison) -> list[tuple[str, str]]:
     """Return what the page shows of one parameter: pairs of a term and its text."""
     rests_on = {

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+from pathlib import Path
+
 from gc_hooks.errors import InvalidProblem
 from gc_hooks.report import CheckReport
 
@@ -75,3 +79,25 @@ def as_reporter(reporter: object) -> Reporter:
             "Try ConsoleReporter(), JsonlReporter(path), or a class that inherits Reporter."
         )
     return _Wrapped(reporter)
+
+
+def absolute(path: object, what: str) -> Path:
+    """Return a path that stays where it is when the program changes its directory.
+
+    Raises
+    ------
+    InvalidProblem
+        It is no path, or the address of another machine.
+    """
+    try:
+        text = os.fspath(path)  # type: ignore[call-overload]
+    except TypeError:
+        text = None
+    if not isinstance(text, str):
+        raise InvalidProblem(f"{what}={path!r} is no path. Try a text such as 'runs/mine', or a pathlib.Path.")
+    if re.match(r"\w{2,}://", text):  # with one letter it is a drive of Windows
+        raise InvalidProblem(
+            f"{what}={path!r} is an address, and checks are written to a directory of this machine. Try one such as "
+            "'runs/mine', and copy it there at the end."
+        )
+    return Path(text).absolute()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from gc_hooks.report import HEADER, CheckReport
 from gc_hooks.report.verdict import Verdict
 from gc_hooks.reporters.base import Reporter
-from gc_hooks.terminal import load_rich
+from gc_hooks.terminal import load_rich, print_on, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,7 +52,7 @@ class ConsoleReporter(Reporter):
         if report.as_at is not None:
             return
         if report.parameters and not report.ok:
-            self._out.print(_table(report))
+            print_on(self._out, _table(report, self._out))
         for diagnosis, finding in zip(report.diagnoses, report.findings, strict=True):
             if finding in self._first_step:  # a table without its cause is a riddle: say it again, but briefly
                 self._print(f"  as at step {self._first_step[finding]}: {diagnosis.code}: {diagnosis.message}")
@@ -73,19 +73,23 @@ class ConsoleReporter(Reporter):
 
     def _print(self, text: str, style: str = "") -> None:
         # One line stays one line, and what a name holds is not read as markup.
-        self._out.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+        console, options = self._out, {"markup": False, "highlight": False, "soft_wrap": True}
+        print_on(console, printable(text, console.encoding), style=style, **options)
 
 
-def _table(report: CheckReport) -> Table:
-    """Return the report's table, each row in the colour of its verdict."""
+def _table(report: CheckReport, console: Console) -> Table:
+    """Return the report's table for a console, each row in the colour of its verdict."""
     rich = load_rich()
+    # What is too long is cut; an ellipsis is a sign that not every encoding has.
+    overflow: Literal["crop", "ellipsis"] = "crop" if console.options.ascii_only else "ellipsis"
     table: Table = rich.table.Table(box=rich.box.SIMPLE, pad_edge=False)
     for title in HEADER:
-        table.add_column(title, no_wrap=title != HEADER[-1])
+        table.add_column(title, no_wrap=title != HEADER[-1], overflow=overflow)
     rows = zip(report.worst_first, report.rows(MOST_ENTRIES), strict=True)
     for comparison, row in list(rows)[:MOST_ROWS]:
         # As Text, because a name such as "[bold]" must not be read as markup.
-        table.add_row(*(rich.text.Text(cell, style=STYLES[comparison.verdict]) for cell in row))
+        cells = [printable(cell, console.encoding) for cell in row]
+        table.add_row(*(rich.text.Text(cell, style=STYLES[comparison.verdict]) for cell in cells))
     if len(report.parameters) > MOST_ROWS:
         table.caption = f"and {len(report.parameters) - MOST_ROWS} more parameters"
     return table

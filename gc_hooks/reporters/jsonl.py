@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gc_hooks.errors import GradCheckError
 from gc_hooks.report import CheckReport
-from gc_hooks.reporters.base import Reporter
+from gc_hooks.reporters.base import Reporter, absolute
 
 BEGINNING = b'{"schema": '
 """How each report begins: what else stands in a file is not the rest of one."""
@@ -36,7 +36,7 @@ class JsonlReporter(Reporter):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = absolute(path, "JsonlReporter")
         self._pid = 0
 
     def report(self, report: CheckReport) -> None:
@@ -63,19 +63,25 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[CheckReport]:
     GradCheckError
         A complete line is not a report, or a report of a newer version.
     """
-    return read_lines(path)[0]
+    reports, wrong, _ = read_lines(path)
+    for error in wrong.values():
+        raise error
+    return reports
 
 
-def read_lines(path: str | os.PathLike[str]) -> tuple[list[CheckReport], bool]:
-    """Return the checks of a file, and whether one of its lines was cut off."""
-    reports, is_cut_off = [], False
+def read_lines(path: str | os.PathLike[str]) -> tuple[list[CheckReport], dict[int, GradCheckError], bool]:
+    """Return the checks of a file, what is wrong with which of its lines, and whether one of them was cut off."""
+    reports, wrong, is_cut_off = [], {}, False
     # Not str.splitlines(): a name in a report may hold a line separator of another kind.
-    for line in filter(None, Path(path).read_bytes().split(b"\n")):
+    for number, line in enumerate(Path(path).read_bytes().split(b"\n"), 1):
+        if not line:
+            continue
         try:
             reports.append(CheckReport.from_json(line.decode(errors="replace")))
         except GradCheckError as error:
             # A report that was cut off begins like all others, and is not complete JSON.
-            if not (line.startswith(BEGINNING[: len(line)]) and isinstance(error.__cause__, json.JSONDecodeError)):
-                raise
-            is_cut_off = True
-    return reports, is_cut_off
+            if line.startswith(BEGINNING[: len(line)]) and isinstance(error.__cause__, json.JSONDecodeError):
+                is_cut_off = True
+            else:
+                wrong[number] = error
+    return reports, wrong, is_cut_off

@@ -5,21 +5,30 @@ from __future__ import annotations
 import math
 import os
 import re
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from gc_hooks.errors import GradCheckWarning, InvalidProblem
 from gc_hooks.report import CheckReport
-from gc_hooks.reporters.base import Reporter
-from gc_hooks.reporters.events import EventFile, UsersWriter
+from gc_hooks.report.text import spelt_out
+from gc_hooks.reporters.base import Reporter, absolute
+from gc_hooks.reporters.events import EventFile, EventSink, users_writer
 from gc_hooks.tensorboard_tab.metadata import CHECKS, stock_address, tab_address
 
 FOLDER = "gradcheck"
 SMALLEST = 1e-17
 """A smaller difference is drawn here: it is below the rounding of float64, and zero has no logarithm."""
+
+MOST_STEPS = 2**63 - 1
+"""The largest step that an event file can hold."""
+
+ONE_AT_A_TIME = threading.RLock()
+"""Held while a check is written: a hook may be used in several threads. One for all: a reporter can be copied."""
 
 HALF_DECADES = [k / 2 for k in range(-34, 1)]
 """Limits of the histograms, from SMALLEST to 1."""
@@ -75,37 +84,44 @@ class TensorBoardReporter(Reporter):
                 f"TensorBoardReporter got log_dir={log_dir!r} and writer={writer!r}. Try one of the two: a directory, "
                 "or a SummaryWriter."
             )
-        self._log_dir = None if log_dir is None else Path(log_dir)
-        self._sink: EventFile | UsersWriter | None = None if writer is None else UsersWriter(writer)
+        self._log_dir = None if log_dir is None else absolute(log_dir, "log_dir")
+        self._given = log_dir  # which is shorter, and what a person finds who did not change the directory
+        self._sink: EventSink | None = None if writer is None else users_writer(writer)
         self._pid = os.getpid()
         self._last_step: int | None = None
         self.path: Path | None = None
 
     def open(self) -> str:
         """Make the directory and the file, unless that is done; return where checks go if it is not the usual place."""
-        if self._sink is not None or self._log_dir is None:
-            return ""
-        self.path, self._pid = _make_folder(self._log_dir), os.getpid()
-        self._sink = file = EventFile(self.path)
-        file.layout(CHARTS)
-        if self.path.name == FOLDER:
-            return ""
-        return f"{self._log_dir / FOLDER} holds earlier checks and is not changed: these checks go to {self.path}."
+        with ONE_AT_A_TIME:
+            if self._sink is not None or self._log_dir is None:
+                return ""
+            self.path, self._pid = _make_folder(self._log_dir), os.getpid()
+            self._sink = file = EventFile(self.path)
+            file.layout(CHARTS)
+            if self.path.name == FOLDER:
+                return ""
+            return f"{self._log_dir / FOLDER} holds earlier checks and is not changed: these checks go to {self.path}."
 
     def report(self, report: CheckReport) -> None:
         """Write one check, and flush it."""
-        if self._is_forked:
-            return
-        lost = None
-        if isinstance(self._sink, EventFile) and not self._sink.exists:
-            self._sink.abandon()
-            self._sink, lost = None, self.path
+        if not self._is_forked:
+            with ONE_AT_A_TIME:
+                self._report(report)
+
+    def _report(self, report: CheckReport) -> None:
+        fate = self._sink.fate if isinstance(self._sink, EventFile) else ""
+        before = self.path
+        if fate:
+            self._sink = None
         self.open()
-        if lost is not None:
-            message = f"{lost} was removed during the run, and the checks in it are lost. New checks go to {self.path}."
-            warnings.warn(message, GradCheckWarning, stacklevel=2)
+        if fate:
+            message = f"{before} {fate} during the run, and the checks in it are lost. New checks go to {self.path}."
+            warnings.warn(message, GradCheckWarning, stacklevel=3)
         assert self._sink is not None
-        step = report.step if self._last_step is None else max(report.step, self._last_step + 1)
+        step = int(min(max(report.step, -MOST_STEPS), MOST_STEPS))
+        if self._last_step is not None:
+            step = min(max(step, self._last_step + 1), MOST_STEPS)
         self._last_step = step
         # The document first: all other figures can be made from it.
         self._sink.document(CHECKS, report.to_json(), step)
@@ -113,7 +129,7 @@ class TensorBoardReporter(Reporter):
             self._sink.scalar(tag, value, step)
         for tag, counts in histograms(report):
             self._sink.histogram(tag, HALF_DECADES, counts, step)
-        self._sink.text(f"{FOLDER}/report", report.to_markdown(), step)
+        self._sink.text(f"{FOLDER}/report", spelt_out(report.to_markdown()), step)
         self._sink.flush()
 
     @property
@@ -121,11 +137,15 @@ class TensorBoardReporter(Reporter):
         # A forked process shares the file with its parent, and would wait for a writer's thread that it has not got.
         return self._sink is not None and os.getpid() != self._pid
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy begins with: one that writes to a directory has a file of its own."""
+        return vars(self) if self._log_dir is None else {**vars(self), "_sink": None, "path": None}
+
     def where(self) -> str:
         """Return how to look at the checks."""
         shows = "TensorBoard shows the checks"
         if self._log_dir is not None:
-            shows = f"gc-hooks view {self._log_dir} shows the checks in TensorBoard,"
+            shows = f"gc-hooks view {self._given} shows the checks in TensorBoard,"
         return f"{shows} at {tab_address()}, and as scalars at {stock_address()}"
 
     def close(self) -> None:

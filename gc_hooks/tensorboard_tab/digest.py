@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 from gc_hooks.errors import GradCheckError
-from gc_hooks.report import CheckReport, page_texts
+from gc_hooks.report import CheckReport, encode, page_texts
 from gc_hooks.report.text import parameter_facts
 from gc_hooks.report.verdict import Verdict
 
@@ -62,10 +61,23 @@ class RunDigest:
         return {"run": self.run, "parameters": parameters, "checks": checks, "troubles": self.troubles}
 
 
-@lru_cache(maxsize=4096)
+MOST_READ = 20_000
+"""Reports that are kept. TensorBoard itself takes more memory for each, because it keeps their pictures, too."""
+
+_read: dict[int, CheckReport] = {}  # by the hash of the text: the texts are as large as the log
+
+
 def read_check(text: str) -> CheckReport:
-    """Return a report without its pictures: the page asks for the table again whenever TensorBoard has read more."""
-    return CheckReport.from_json(text, pictures=False)
+    """Return a report without its pictures, read once: the page asks for all again when TensorBoard has read more."""
+    key = hash(text)
+    report = _read.get(key)
+    if report is None:
+        report = CheckReport.from_json(text, pictures=False)
+        if len(_read) >= MOST_READ:
+            # The newest makes room: checks are always asked for in the same order, and the oldest one comes next.
+            _read.popitem()
+        _read[key] = report
+    return report
 
 
 def check_for_page(text: str) -> str:
@@ -73,10 +85,12 @@ def check_for_page(text: str) -> str:
 
     They are made when a check is shown and not when it is logged, so that an old log gets the sentences of today.
     """
-    # The text itself is read again, because the report is without pictures and without fields of a newer writer.
-    report, document = read_check(text), json.loads(text)
-    document.update(page_texts(report))
+    # The text itself is read again, because the report is without the fields of a newer writer.
+    report, document = CheckReport.from_json(text), json.loads(text)
+    # What the page draws is what could be read: it does not look for itself whether a number is one.
+    document.update(page_texts(report), verdict=report.verdict.name)
+    document.update(pictures=report.pictures, curve=report.curve)
     for name, comparison in report.parameters.items():
         texts = {"stated": comparison.stated, "facts": parameter_facts(comparison)}
         document["parameters"][name].update(texts, is_bound=comparison.is_bound)
-    return json.dumps(document, ensure_ascii=False)
+    return json.dumps(encode(document))

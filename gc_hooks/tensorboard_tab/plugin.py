@@ -14,6 +14,7 @@ from tensorboard.plugins import base_plugin
 from werkzeug import Request, Response
 
 from gc_hooks.errors import GradCheckError
+from gc_hooks.report.text import spelt_out
 from gc_hooks.report.verdict import Verdict
 from gc_hooks.tensorboard_tab.digest import RunDigest, check_for_page, read_check
 from gc_hooks.tensorboard_tab.metadata import CHECKS, PLUGIN, TAB_NAME
@@ -60,7 +61,7 @@ class GradCheckPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
             "/runs": _app(self._runs, JSON),
             "/checks": _app(self._checks, JSON),
             "/check": _app(lambda request: check_for_page(self._text(request)), JSON),
-            "/markdown": _app(lambda request: read_check(self._text(request)).to_markdown(), TEXT),
+            "/markdown": _app(lambda request: spelt_out(read_check(self._text(request)).to_markdown()), TEXT),
         }
         for name, kind in STATIC.items():
             apps[f"/{name}"] = _app(partial(lambda content, request: content, self._static[name]), kind)
