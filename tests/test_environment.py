@@ -129,6 +129,43 @@ def test_what_cannot_be_understood_is_ignored_with_a_warning(monkeypatch, name, 
     assert loop(hook, 4) == [0, 1, 2]
 
 
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("GC_HOOKS_LOGDIR", "GC_HOOKS_LOG_DIR"),
+        ("GC_HOOKS_EVERY", "GC_HOOKS"),
+        ("GC_HOOK", "GC_HOOKS"),
+        ("GC_HOOKS_ATT", "GC_HOOKS_AT"),
+        ("gc_hooks_log_dir", "GC_HOOKS_LOG_DIR"),
+    ],
+)
+def test_a_name_that_is_not_known_is_told_with_the_nearest(monkeypatch, name, nearest):
+    """A typing error is not silent; a name of others is, and so is an empty one."""
+    monkeypatch.setenv("GCC_HOOKS_AT", "1")
+    monkeypatch.setenv("GC_HOOKS_OLD", "")
+    monkeypatch.setenv(name, "10")
+    with pytest.warns(GradCheckWarning, match=f"{name} is not known, and is ignored.*Try {nearest}, which") as caught:
+        GradCheckHook(after=2, reporters=[])
+    assert len(caught) == 1
+
+
+def test_a_number_that_is_too_long_is_ignored(monkeypatch):
+    """Python refuses to read numbers of thousands of digits."""
+    monkeypatch.setenv("GC_HOOKS_AT", "9" * 5000)
+    with pytest.warns(GradCheckWarning, match="is not a number of calls"):
+        GradCheckHook(reporters=[])
+
+
+def test_an_address_as_the_log_directory_is_ignored_with_a_warning(monkeypatch, tmp_path):
+    """Nothing is written to a directory "s3:", and the training goes on with what its code says."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GC_HOOKS_LOG_DIR", "s3://bucket/runs")
+    with pytest.warns(GradCheckWarning, match="'s3://bucket/runs' is an address.*The variable is ignored"):
+        hook = GradCheckHook(reporters=[], log_dir="here")
+    loop(hook, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
 def test_wrong_arguments_are_refused_all_the_same(monkeypatch):
     """A switch hides no mistake in the code."""
     monkeypatch.setenv("GC_HOOKS_AT", "0")

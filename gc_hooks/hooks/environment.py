@@ -5,9 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from gc_hooks._typing import Schedule
+from gc_hooks.errors import InvalidProblem
+from gc_hooks.report.diagnosis import listed
+from gc_hooks.reporters.base import absolute
 from gc_hooks.schedule import at, never
+
+KNOWN = ("GC_HOOKS", "GC_HOOKS_AT", "GC_HOOKS_LOG_DIR")
 
 OFF, ON = {"off", "0", "false", "no"}, {"", "on", "1", "true", "yes"}
 
@@ -48,17 +54,27 @@ def read_environment(environment: Mapping[str, str] = os.environ) -> Environment
     >>> read_environment({"GC_HOOKS_AT": "0, 1, 500"}).calls
     (0, 1, 500)
     """
-    names = ("GC_HOOKS", "GC_HOOKS_AT", "GC_HOOKS_LOG_DIR")
-    switch, at_calls, log_dir = [environment.get(name, "").strip() for name in names]
+    switch, at_calls, log_dir = [environment.get(name, "").strip() for name in KNOWN]
     warnings, calls = [], None
+    for name in environment:
+        if name.upper().startswith("GC_HOOK") and name not in KNOWN and environment[name].strip():
+            (nearest,) = get_close_matches(name.upper(), KNOWN, 1, cutoff=0)
+            known = f"There are {listed(KNOWN)}"
+            warnings.append(f"{name} is not known, and is ignored. {known}. Try {nearest}, which is nearest to it.")
     if switch.lower() not in OFF | ON:
         warnings.append(f"GC_HOOKS={switch!r} is not understood, and is ignored. Try GC_HOOKS=off, or on.")
     if at_calls:
         words = [word.strip() for word in at_calls.split(",")]
-        wrong = [word for word in words if not (word.isascii() and word.isdigit())]
+        wrong = [word for word in words if not (word.isascii() and word.isdigit() and len(word) < 20)]
         if wrong:
             problem = f"{wrong[0]!r} is not a number of calls, counted from 0"
             warnings.append(f"GC_HOOKS_AT={at_calls!r} is ignored: {problem}. Try GC_HOOKS_AT=0,1,500.")
         else:
             calls = tuple(map(int, words))
+    if log_dir:
+        try:
+            absolute(log_dir, "GC_HOOKS_LOG_DIR")
+        except InvalidProblem as error:
+            warnings.append(f"{error} The variable is ignored.")
+            log_dir = ""
     return EnvironmentSettings(switch.lower() in OFF, calls, log_dir or None, tuple(warnings))
