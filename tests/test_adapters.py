@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import re
+from collections import namedtuple
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +17,7 @@ from gc_hooks import (
     NondeterministicLoss,
     Verdict,
     adapters,
+    central,
     check_gradients,
     entries,
     joint,
@@ -22,6 +25,7 @@ from gc_hooks import (
     per_parameter,
 )
 from gc_hooks.isolation.object_graph import changeable
+from gc_hooks.isolation.snapshot import Snapshot
 from hunts import some
 
 RNG = np.random.default_rng(3)
@@ -729,6 +733,13 @@ def test_copies_of_parameters_are_refused():
     layer.keep(np.ones((3, 2)), np.ones(2))
     with pytest.raises(InvalidProblem, match=r"Parameters 0\.0 are new arrays each time.*adapters\.flat"):
         check_gradients(**adapters.layers([layer], loss=lambda: np.sum(layer.forward(X))))
+    flat = adapters.flat(
+        lambda: np.concatenate([layer.W.ravel(), layer.b]),
+        lambda theta: vars(layer).update(W=theta[:6].reshape(3, 2), b=theta[6:]),
+        loss=lambda: np.sum(layer.forward(X)),
+        grad=lambda: np.concatenate([(X.T @ np.ones((12, 2))).ravel(), np.full(2, 12.0)]),
+    )
+    assert check_gradients(**flat).ok  # what the message advises
     layer.params = lambda: [layer.W.reshape(-1), layer.b[:]]  # views are the array itself
     assert list(adapters.layers([layer], loss=lambda: 0.0)["params"]) == ["0.0", "0.1"]
 
@@ -1238,7 +1249,10 @@ NOTHING = {"step": lambda: None, "loss": lambda: 0.0, "params": dict}
             "where the loss should be, .* returned a ndarray.*Try loss=1, grads=0",
         ),
         (lambda: adapters.layers(None, loss=lambda: 0.0), "no parameters: nothing in None has 'params'.*Try params="),
-        (lambda: adapters.layers([OWNER], loss=lambda: 0.0), "nothing in a list has 'params'"),
+        (
+            lambda: adapters.layers([SimpleNamespace()], loss=lambda: 0.0),
+            "nothing in .* has 'params', or arrays beside",
+        ),
         (lambda: adapters.scalars([], loss=lambda: 0.0), "no parameters: there are no values.*Try values="),
         (lambda: adapters.parallel([], [], loss=lambda: 0.0), "no parameters: the lists .* are empty.*Try to print"),
     ],
@@ -1299,3 +1313,483 @@ def test_an_optimiser_may_be_a_function():
     assert check_gradients(**attachment).ok
     assert net.optimizer is descend
     assert all(net.params[name] is array for name, array in before.items())
+
+
+# parameters that are recognised, and what is left out
+
+
+class Row:
+    """Layers in a row, a loss, and a backward pass that keeps no caches of its own."""
+
+    def __init__(self, *layers):
+        self.layers = list(layers)
+
+    def loss(self):
+        found = X
+        for layer in self.layers:
+            found = layer.forward(found)
+        self.outputs = found
+        return 0.5 * np.sum(found**2)
+
+    def backward(self):
+        self.loss()
+        upstream = self.outputs
+        for layer in reversed(self.layers):
+            upstream = layer.backward(upstream)
+        return self
+
+
+class Linear:
+    """A layer whose matrix and gradient are called as one likes, beside its caches x and dx."""
+
+    def __init__(self, param="W", grad="dW", wrong=False, size=3):
+        self.names, self.wrong = (param, grad), wrong
+        setattr(self, param, np.random.default_rng(size).normal(size=(3, size)))
+
+    def forward(self, x):
+        self.x = x
+        return x @ getattr(self, self.names[0])
+
+    def backward(self, upstream):
+        setattr(self, self.names[1], (2 if self.wrong else 1) * self.x.T @ upstream)
+        self.dx = upstream @ getattr(self, self.names[0]).T
+        return self.dx
+
+
+class LinearInContainer(Linear):
+    """The same with the matrix in a container."""
+
+    def __init__(self, param="params", grad="grads", wrong=False, size=3, keys=("W", "W")):
+        super().__init__("W", "dW", wrong, size)
+        self.where, self.keys = (param, grad), keys
+        setattr(self, param, {keys[0]: self.W})
+
+    def backward(self, upstream):
+        below = super().backward(upstream)
+        setattr(self, self.where[1], {self.keys[1]: self.dW})
+        del self.dW
+        return below
+
+
+TWINS = [("W", "dW"), ("weights", "dweights"), ("W", "grad_W"), ("W", "W_grad"), ("kernel", "d_kernel"), ("W", "dL_dW")]
+LISTED = [("params", "grads"), ("parameters", "gradients"), ("params", "param_grads"), ("params", "dparams")]
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "names"), [*((Linear, names) for names in TWINS), *((LinearInContainer, names) for names in LISTED)]
+)
+def test_layers_of_another_kind_are_judged_among_their_like(kind, names, wrong):
+    """Whatever the others call theirs: a doubled gradient is found, and caches (x beside dx) are no parameters."""
+    net = Row(LinearInContainer(), kind(*names, wrong=wrong)).backward()
+    report = check_gradients(**adapters.layers(net, loss=net.loss))
+    assert report.verdict is (Verdict.WORRY if wrong else Verdict.GOOD)
+    assert len(report.parameters) == 2
+    assert not report.caveats
+
+
+def test_targets_are_no_parameters():
+    """``dy`` beside ``y`` is the gradient for the prediction."""
+    net = SimpleNamespace(W=np.ones((3, 2)), y=Y)
+    loss = lambda: 0.5 * np.sum((X @ net.W - net.y) ** 2)  # noqa: E731
+    net.dy = X @ net.W - net.y
+    net.dW = X.T @ net.dy
+    report = check_gradients(**adapters.layers(net, loss=loss))
+    assert report.ok
+    assert list(report.parameters) == ["W"]
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_lists_of_arrays_and_numbers_are_twins_too(wrong):
+    """``weights`` beside ``dweights``, and a bias that is a plain number; a time and its step are neither."""
+    net = SimpleNamespace(weights=[np.ones((3, 2)), np.ones((2, 1))], b=0.5, t=0.0, dt=0.1, x=np.ones(3), dx=0.5)
+    loss = lambda: np.sum(X @ net.weights[0] @ net.weights[1] + net.b)  # noqa: E731
+    ones = np.ones((len(X), 1))
+    net.dweights = [X.T @ ones @ net.weights[1].T, (X @ net.weights[0]).T @ ones]
+    net.db = (2.0 if wrong else 1.0) * len(X)
+    report = check_gradients(**adapters.layers(net, loss=loss))
+    assert report.verdict is (Verdict.WORRY if wrong else Verdict.GOOD)
+    assert list(report.parameters) == ["weights.0", "weights.1", "b"]
+    assert net.b == 0.5
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_objects_that_stand_for_one_array_are_parameters(factor):
+    """``Parameter(data, grad)``, listed by their layer or not; those that a forward pass makes are none."""
+    made = lambda array, grad=None: SimpleNamespace(data=array, grad=grad)  # noqa: E731
+    net = SimpleNamespace(W=made(np.ones((3, 2))), b=made(np.zeros(2)), history=[])
+    net.params = lambda: [net.W, net.b]
+
+    def loss():
+        net.out = made(X @ net.W.data + net.b.data, np.ones((len(X), 2)))
+        net.history.append(net.out.data)
+        return np.sum(net.out.data)
+
+    loss()
+    net.W.grad, net.b.grad = X.T @ net.out.grad, factor * net.out.grad.sum(axis=0)
+    report = check_gradients(**adapters.layers(net, loss=loss))
+    assert list(report.parameters) == ["W", "b"]
+    assert report.parameters["b"].verdict is (Verdict.GOOD if factor == 1 else Verdict.WORRY)
+    assert not report.caveats
+
+
+Kept = namedtuple("Kept", ["W", "dW"])
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+@pytest.mark.parametrize("build", [dict, Kept])
+def test_a_layer_may_be_a_dictionary_or_a_named_tuple(build, factor):
+    """With the gradient beside the array; a cache in a dictionary that is filled anew is none."""
+    layers, cache = [build(W=np.ones((3, 3)), dW=np.zeros((3, 3))) for _ in range(2)], {}
+    read = lambda layer, key: layer[key] if build is dict else getattr(layer, key)  # noqa: E731
+
+    def loss():
+        cache.update(x=X, h=X @ read(layers[0], "W"))
+        return 0.5 * np.sum((cache["h"] @ read(layers[1], "W")) ** 2)
+
+    loss()
+    upstream = cache["h"] @ read(layers[1], "W")
+    read(layers[1], "dW")[...] = factor * cache["h"].T @ upstream
+    cache["dh"] = upstream @ read(layers[1], "W").T
+    read(layers[0], "dW")[...] = X.T @ cache["dh"]
+    report = check_gradients(**adapters.layers([*layers, cache], loss=loss))
+    assert list(report.parameters) == ["0.W", "1.W"]
+    assert report.ok is (factor == 1)
+
+
+@pytest.mark.parametrize("factor", [1, 7])
+def test_a_block_is_judged_by_its_own_gradients(factor):
+    """The optimiser uses those that the block lists, and not the buffers of its parts: and under a short name."""
+    cells = [Row(LinearInContainer()), Row(LinearInContainer())]
+    cells[1].layers[0].params = cells[0].layers[0].params
+    cells[1].layers[0].W = cells[0].layers[0].W
+    W = cells[0].layers[0].W
+    block = SimpleNamespace(steps=cells, params={"W": W}, grads={"W": np.zeros_like(W)})
+    net = SimpleNamespace(layers=[SimpleNamespace(), block])
+    loss = lambda: sum(cell.loss() for cell in cells)  # noqa: E731
+    for cell in cells:
+        cell.backward()
+        block.grads["W"] += factor * cell.layers[0].grads["W"]
+    report = check_gradients(**adapters.layers(net, loss=loss))
+    assert report.verdict is (Verdict.GOOD if factor == 1 else Verdict.WORRY)
+    assert list(report.parameters) == ["layers.1.W"]
+    assert not report.notes
+    del block.grads  # without its own, those of the parts are summed
+    report = check_gradients(**adapters.layers(net, loss=loss))
+    assert report.ok
+    assert sum("one array in memory" in note for note in report.notes) == 1
+
+
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_two_names_in_one_layer_are_summed(listed, forgotten):
+    """Tied in one object, in its dictionaries or beside their gradients, and never counted twice."""
+    net = Tied(transposed=True)
+    net.backward(forgotten)
+    if listed:
+        net.params = net.parameters = {"W": net.W, "V": net.V}
+        net.grads = net.gradients = {"W": net.dW, "V": net.dV}
+    report = check_gradients(**adapters.layers(net, loss=net.loss))
+    assert list(report.parameters) == ["W"]
+    assert report.ok is not forgotten
+
+
+def test_many_shared_arrays_are_told_in_one_sentence():
+    """However many layers share their arrays."""
+    W, b = np.ones((3, 2)), np.ones(2)
+    first, second = Dense(W, b), Dense(W, b)
+    first.grads = second.grads = None
+    first.grads, second.grads = ({"W": np.ones((3, 2)), "b": np.ones(2)} for _ in range(2))
+    report = check_gradients(**adapters.layers([first, second], loss=lambda: 2 * W.sum() + 2 * b.sum()))
+    assert report.ok
+    (note,) = report.notes
+    assert note.startswith("2 arrays have several names (0.W and 1.W; 0.b and 1.b)")
+
+
+class Normalised:
+    """Batch norm whose running statistics stand among its parameters: in a dictionary, or in a list."""
+
+    def __init__(self, in_list):
+        self.in_list, self.mean, self.gamma, self.beta = in_list, np.zeros(3), np.ones(3), np.full(3, 0.5)
+        self.wrong = False
+
+    @property
+    def params(self):
+        found = {"running_mean": self.mean, "gamma": self.gamma, "beta": self.beta}
+        return list(found.values()) if self.in_list else found
+
+    def loss(self):
+        centred = X - X.mean(axis=0)
+        self.normal = centred / np.sqrt((centred**2).mean(axis=0) + 1e-5)
+        self.mean = 0.9 * self.mean + 0.1 * X.mean(axis=0)
+        self.outputs = self.normal * self.gamma + self.beta
+        return np.sum(self.outputs**3)
+
+    def backward(self):
+        self.loss()
+        upstream = (2 if self.wrong else 1) * 3 * self.outputs**2
+        found = {"gamma": (upstream * self.normal).sum(axis=0), "beta": (3 * self.outputs**2).sum(axis=0)}
+        self.grads = list(found.values()) if self.in_list else found
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+@pytest.mark.parametrize("in_list", [False, True])
+def test_running_statistics_among_the_parameters_are_told_apart(in_list, wrong):
+    """What moves under a forward pass and has no gradient is a note and no finding, and no longer when left out."""
+    net = Normalised(in_list)
+    net.wrong = wrong
+    net.backward()
+    before = net.mean
+    names = ["0", "1", "2"] if in_list else ["running_mean", "gamma", "beta"]
+    report = check_gradients(**adapters.layers(net, loss=net.loss))
+    assert {name: c.verdict for name, c in report.parameters.items()} == {
+        names[1]: Verdict.WORRY if wrong else Verdict.GOOD,
+        names[2]: Verdict.GOOD,
+    }
+    assert report.notes == (
+        f"{names[0]} moves under a forward pass and has no gradient, like running statistics: not judged.",
+    )
+    assert net.mean is before
+    for skip in ([names[0]], names[0], lambda name: name == names[0]):
+        report = check_gradients(**adapters.layers(net, loss=net.loss, skip=skip))
+        assert list(report.parameters) == names[1:]
+        assert not report.caveats
+    if not in_list:
+        assert list(adapters.layers([net], loss=net.loss, only=["beta"])["params"]) == ["0.beta"]
+
+
+def test_a_loss_that_takes_no_other_data_is_asked_with_the_same():
+    """Caches are told from parameters where moved labels are refused."""
+    net = Row(Linear("weights", "dweights")).backward()
+    net.labels = np.arange(3.0)
+
+    def loss():
+        assert list(net.labels) == [0, 1, 2]
+        return net.loss()
+
+    report = check_gradients(**adapters.layers(net, loss=loss))
+    assert list(report.parameters) == ["layers.0.weights"]
+
+
+def test_a_parameter_that_lacks_its_gradient_is_no_statistic():
+    """Also one that each forward pass casts and stores anew, listed or beside its gradient."""
+    net = Row(LinearInContainer())
+    layer = net.layers[0]
+    cast = lambda: layer.params.update(W=layer.params["W"].astype(float)) or np.sum(X @ layer.params["W"])  # noqa: E731
+    layer.grads = {"b": np.ones(3)}
+    report = check_gradients(**adapters.layers(net, loss=cast))
+    assert report.parameters["layers.0.W"].verdict is Verdict.WORRY
+    for factor in (1, 2):
+        other = SimpleNamespace(W=np.ones((3, 1)), dW=factor * X.T @ np.ones((len(X), 1)))
+        loss = lambda other=other: vars(other).update(W=other.W.astype(float)) or np.sum(X @ other.W)  # noqa: E731
+        assert check_gradients(**adapters.layers(other, loss=loss)).ok is (factor == 1)
+
+
+@pytest.mark.parametrize(
+    ("layer", "name"),
+    [
+        (Linear("W", "slope"), "layers.1.W"),  # called as the others call theirs
+        (Linear("kernel", "kernel_slope"), "layers.1.kernel"),  # as parameters are called
+        (Linear("stuff", "gradient_of_stuff"), "layers.1.stuff"),  # beside something like a gradient
+    ],
+)
+def test_what_looks_like_a_parameter_is_never_good_in_silence(layer, name):
+    """The loss depends on it, and no gradient is found: INCONCLUSIVE, with its name and with lines that work."""
+    net = Row(LinearInContainer(), layer).backward()
+    report = check_gradients(**adapters.layers(net, loss=net.loss))
+    assert report.unjudged == (name,)
+    assert report.verdict is Verdict.INCONCLUSIVE
+    (note,) = report.notes
+    for advice in re.findall(r"\w+=\[[^]]*\](?:, \w+=\[[^]]*\])?", note):
+        assert check_gradients(**adapters.layers(net, loss=net.loss, **eval(f"dict({advice})"))).ok
+    assert "grads=" in note
+
+
+def test_constants_are_a_note_and_what_the_loss_ignores_is_none():
+    """Data and positions in the model; an optimiser's moments and caches, in lists and tuples, are not mentioned."""
+    net = Row(LinearInContainer(), LinearInContainer())
+    net.positions, net.data = np.full(3, 0.5), X
+    net.velocity, net.moments = {"W": np.ones((3, 3))}, [np.ones((3, 3))]
+    forward = Row.loss
+
+    def loss():
+        net.history, net.cache = [X.copy()], (X, X.T)
+        return forward(net) + np.sum(net.data * net.positions)
+
+    net.backward()
+    report = check_gradients(**adapters.layers(net, loss=loss))
+    assert report.ok
+    (note,) = report.notes
+    assert note.startswith("The loss depends on positions and data too, and no gradient stands beside them")
+    assert not check_gradients(**adapters.layers(net, loss=loss, skip=["positions", "data"])).notes
+
+
+def test_recognition_leaves_the_model_as_it_was():
+    """Parameters, caches and their identity, also where the loss raises in the middle."""
+    net = Row(LinearInContainer(), Linear()).backward()
+    net.left = 100
+    before, things = Snapshot(net), {name: id(thing) for name, thing in vars(net.layers[1]).items()}
+
+    def broken():
+        net.left -= 1
+        net.layers[0].params["W"][...] = 0.0
+        raise ZeroDivisionError
+
+    for loss in (net.loss, broken):
+        attachment = adapters.layers(net, loss=loss)
+        assert {"layers.0.W", "layers.1.W"} <= set(attachment["params"])
+        attachment["params"].unjudged  # noqa: B018 - it is evaluated
+        assert not before.changes()
+        assert {name: id(thing) for name, thing in vars(net.layers[1]).items()} == things
+
+
+def tried(message):
+    """Return the keywords that a message advises, ready for a call."""
+    (advice,) = re.findall(r"Try (?:adapters\.\w+\(\.\.\., )?(\w+=[^)]*?)\)?\.$", message)
+    return eval(f"dict({advice})")
+
+
+SLOPED = SimpleNamespace(kernel=np.ones(2), kernel_slope=2 * np.ones(2))
+SLOPED_LIST = SimpleNamespace(params=[SLOPED.kernel], slopes=[SLOPED.kernel_slope])
+ENGINE = SimpleNamespace(val=2.0, gradient=4.0)
+
+
+def squared():
+    return np.sum(SLOPED.kernel**2)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "arguments", "keywords", "said"),
+    [
+        (adapters.layers, ([SLOPED],), {}, "nothing in .* has 'params', or arrays .*has kernel beside kernel_slope"),
+        (adapters.layers, ([SLOPED],), {"params": "W"}, "nothing in .* has 'W', or arrays"),
+        (adapters.layers, ([SLOPED_LIST],), {}, "No layer has a gradient: nothing has 'grads'.*params beside slopes"),
+        (adapters.layers, ([OWNER],), {"skip": ["v"]}, "skip= has 'v'.*nothing is called so.*are 0.w"),
+        (adapters.layers, ([OWNER],), {"only": "0.v"}, "only= has '0.v'"),
+        (adapters.layers, ([OWNER],), {"skip": ["w"]}, "leave no parameter. The names are 0.w"),
+        (adapters.attributes, (SLOPED,), {"names": ["kernal"]}, "no parameters kernal in .* has kernel beside"),
+        (adapters.attributes, (OWNER,), {"names": ["v"]}, "no parameters v in .* has w beside dw"),
+        (
+            adapters.attributes,
+            (SLOPED,),
+            {"names": ["kernel"]},
+            "no gradient beside kernel.*kernel beside kernel_slope",
+        ),
+        (adapters.scalars, ([ENGINE],), {}, "has no 'data'; it has val and gradient"),
+    ],
+)
+def test_the_advice_of_a_message_works(adapter, arguments, keywords, said):
+    """It names what was seen, and the line that it gives attaches the trainer."""
+    loss = lambda: ENGINE.val**2 if adapter is adapters.scalars else squared() + np.sum(OWNER.w**2)  # noqa: E731
+    with pytest.raises(InvalidProblem, match=said) as refused:
+        check_gradients(**adapter(*arguments, **keywords, loss=loss))
+    advised = tried(str(refused.value))
+    if "skip" in advised:  # a name that exists; the only parameter cannot be left out too
+        assert advised == {"skip": ["0.w"]}
+    else:
+        keywords = {} if "only" in advised else keywords
+        assert check_gradients(**adapter(*arguments, **{**keywords, **advised}, loss=loss)).ok
+
+
+def test_the_advice_to_run_backward_first_works():
+    """Nothing has a gradient yet; and a scalar engine is told by its name."""
+    net = Row(Linear())
+    for attach in (adapters.layers, lambda net, loss: adapters.attributes(net.layers[0], ["W"], loss=loss)):
+        with pytest.raises(InvalidProblem, match=r"backward was not run yet.*Try to run it once before the check"):
+            check_gradients(**attach(net, loss=net.loss))
+    net.backward()
+    assert check_gradients(**adapters.layers(net, loss=net.loss)).ok
+    assert check_gradients(**adapters.attributes(net.layers[0], ["W"], loss=net.loss)).ok
+    engine = Scalars(False, float)
+    engine.backward()
+    with pytest.raises(InvalidProblem, match=r"Value has data and grad.*Try adapters\.scalars\(net\.parameters, loss="):
+        check_gradients(**adapters.layers(engine, loss=engine.loss))
+    assert check_gradients(**adapters.scalars(engine.parameters, loss=engine.loss)).ok
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_attributes_that_are_lists_of_arrays(wrong):
+    """Lists, and arrays of arrays, with the names of their gradients in a mapping."""
+    net = SimpleNamespace(weights=[np.ones((2, 3)), np.ones((1, 2))])
+    net.nabla_w = [2 * net.weights[0], (4 if wrong else 2) * net.weights[1]]
+    loss = lambda: sum(np.sum(W**2) for W in net.weights)  # noqa: E731
+    for _ in range(2):
+        report = check_gradients(**adapters.attributes(net, {"weights": "nabla_w"}, loss=loss))
+        assert [c.verdict for c in report.parameters.values()] == [
+            Verdict.GOOD,
+            Verdict.WORRY if wrong else Verdict.GOOD,
+        ]
+        arrays = net.weights
+        net.weights = np.empty(2, dtype=object)
+        net.weights[:] = arrays
+
+
+def test_attributes_that_were_not_named_are_told():
+    """A matrix that was forgotten in the list is a note; caches, and other names of what was named, are none."""
+    net = SimpleNamespace(W=np.ones(3), W2=np.ones(3), dW=np.ones(3), dW2=np.ones(3), h=np.ones(3), dh=np.ones(3))
+    net.V, net.dV = net.W, net.dW
+    loss = lambda: vars(net).update(h=X @ net.W) or np.sum(net.W + net.W2)  # noqa: E731
+    report = check_gradients(**adapters.attributes(net, ["W"], loss=loss))
+    assert report.ok
+    assert report.notes == ("Not named, and so not judged: W2, beside a gradient each.",)
+    assert not check_gradients(**adapters.attributes(net, ["W", "W2"], loss=loss)).notes
+
+
+# many numbers
+
+
+class Engine:
+    """A hundred values: the sum of their squares, each times its place."""
+
+    def __init__(self, count=100):
+        self.nodes = [SimpleNamespace(_data=0.1 * k, slope=0.2 * k * k, data=len) for k in range(count)]
+        self.nodes[0].slope = None  # nothing came back from the loss
+
+    def loss(self):
+        return SimpleNamespace(_data=sum(k * node._data**2 for k, node in enumerate(self.nodes)), data=len)
+
+    def attach(self, **options):
+        return adapters.scalars(lambda: iter(self.nodes), loss=self.loss, data="_data", grad="slope", **options)
+
+
+def test_many_numbers_are_one_vector():
+    """A wrong one is named by its place, and costs what it costs in a vector; each is the same object afterwards."""
+    engine = Engine()
+    engine.nodes[7]._data = number = np.float64(0.7)
+    report = check_gradients(**engine.attach(), method=central)
+    assert (report.verdict, list(report.parameters)) == (Verdict.GOOD, ["values"])
+    engine.nodes[42].slope *= 2
+    report = check_gradients(**engine.attach())
+    assert report.verdict is Verdict.WORRY
+    assert [entry.index for entry in report.parameters["values"].worst][:1] == [(42,)]
+    searched = check_gradients(**engine.attach(), method=central)
+    theta = np.array([node._data for node in engine.nodes])
+    grad = np.array([node.slope or 0.0 for node in engine.nodes])
+    vector = check_gradients(lambda p: np.sum(np.arange(100) * p**2), theta, grad, method=central)
+    assert searched.evaluations <= 1.2 * vector.evaluations
+    assert engine.nodes[7]._data is number
+    for node in engine.nodes:
+        node.slope = None
+    assert "no gradient was handed in" in check_gradients(**engine.attach()).parameters["values"].note
+
+
+def test_names_of_many_numbers_group_them():
+    """What differs in one number is one vector; what is alone is among the values."""
+    engine = Engine(45)
+    names = [f"n{i}.w{j}" for i in range(5) for j in range(8)] + ["a", "c", "v[0]", "v[1]", "v[2]"]
+    report = check_gradients(**engine.attach(names=names))
+    assert list(report.parameters) == ["n0.w", "n1.w", "n2.w", "n3.w", "n4.w", "values", "v"]
+    engine.nodes[9].slope *= 3
+    report = check_gradients(**engine.attach(names=names))
+    assert report.parameters["n1.w"].worst[0].index == (1,)
+    few = Engine(16)
+    assert list(few.attach(names=[f"w{k}" for k in range(16)])["params"]) == [f"w{k}" for k in range(16)]
+
+
+def test_a_loss_of_an_engine_is_the_users_own_in_messages():
+    """Its signature is checked, and causes are named by its variables."""
+    engine, noise = Engine(2), np.random.default_rng(0)
+    with pytest.raises(NondeterministicLoss, match="draws from noise"):
+        check_gradients(**adapters.scalars(engine.nodes, loss=lambda: noise.random(), data="_data", grad="slope"))
+    with pytest.raises(InvalidProblem, match=r"The loss takes \(p\)"):
+        check_gradients(**adapters.scalars(engine.nodes, loss=lambda p: 0.0, data="_data", grad="slope"))

@@ -5,8 +5,8 @@ Each adapter returns the keywords of the hook's ``on_step`` and of `gc_hooks.che
     hook.on_step(step, **adapters.layers(net, loss=lambda: net.loss(x, y)))
     check_gradients(**adapters.attributes(net, ["W1", "b1"], loss=lambda: net.loss(x, y)))
 
-Call it at every step, or once before the loop: parameters and gradients are read when a check needs them. All adapters
-take these keywords in the same meaning:
+The README has a line to copy for each of the usual layouts. Call it at every step, or once before the loop: parameters
+and gradients are read when a check needs them. All adapters take these keywords in the same meaning:
 
 * ``loss``: ``loss()`` runs the forward pass on one batch, dropout off and the penalty included, and returns one number.
 * ``backward``: ``backward()`` runs the forward and the backward pass and fills the buffers, which are put back after

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import combinations, zip_longest
+from itertools import combinations, cycle, zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -97,14 +97,33 @@ def lasting_params(read: Callable[[], Iterable[Pair]]) -> dict[str, Any]:
     return params
 
 
-def grads_of(pairs: Iterable[Pair]) -> dict[str, Any]:
-    """Return the gradients by name; those of one memory are summed under its first name."""
-    grads = {}
+def grads_of(pairs: Iterable[Pair], notes: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the gradients by name, with notes for the report; those of one memory are summed under its first name."""
+    grads: dict[str, Any] = {}
+    shared: dict[str, list[list[str]]] = {}  # what was done with the gradients of one array, and its names
     for group in _by_memory(pairs):
-        grad = _summed(group)
+        grad, how = _summed(group)
         if grad is not ABSENT:
             grads[group[0].name] = grad
+            if how:
+                shared.setdefault(how, []).append([pair.name for pair in group])
+    sentences = [*(_one_array(how, names) for how, names in shared.items()), *notes]
+    for name, sentence in zip(cycle(grads), sentences, strict=False):
+        grads[name] = noted(_copied(grads[name]), sentence)
     return grads
+
+
+def _one_array(how: str, groups: Sequence[Sequence[str]]) -> str:
+    """Return one sentence for all arrays that have several names."""
+    if len(groups) == 1:
+        return f"{listed(groups[0])} are one array in memory: {how} under {groups[0][0]}."
+    each = "; ".join(map(listed, groups[:3])) + ("; and so on" if len(groups) > 3 else "")
+    return f"{len(groups)} arrays have several names ({each}): {how} under the first."
+
+
+def _copied(grad: Any) -> Any:
+    """Return a copy of an array, which may be a buffer that is written again; anything else as it is."""
+    return np.array(grad) if isinstance(grad, np.ndarray) else grad
 
 
 def place(array: object) -> object:
@@ -129,11 +148,11 @@ def _by_memory(pairs: Iterable[Pair]) -> Iterable[list[Pair]]:
     return groups.values()
 
 
-def _summed(group: Sequence[Pair]) -> Any:
-    """Return the sum of the gradients of one array, with a note if it has several names; ``ABSENT`` without any."""
+def _summed(group: Sequence[Pair]) -> tuple[Any, str]:
+    """Return the gradient of one array, or ``ABSENT``, and in words what was done where it has several names."""
     first = group[0].param
     if len(group) == 1:
-        return group[0].grad
+        return group[0].grad, ""
     buffers = {}  # by their place: a gradient buffer that several names share holds the sum already
     for _, param, grad in group:
         # One name may mean the transpose of the other: its gradient is turned to the axes of the first.
@@ -143,12 +162,10 @@ def _summed(group: Sequence[Pair]) -> Any:
         elif grad is not ABSENT:
             buffers[place(grad)] = grad
     if not buffers:
-        return ABSENT
-    names = [pair.name for pair in group]
+        return ABSENT, ""
     how = "their gradients are summed" if len(buffers) > 1 else "their gradient is counted once"
-    note = f"{listed(names)} are one array in memory: {how} under {names[0]}."
     for grad in buffers.values():
         if np.shape(grad) != first.shape:
-            return noted(grad, note)
+            return grad, how
     total, *others = buffers.values()
-    return noted(sum(others, start=total), note)
+    return sum(others, start=total), how

@@ -140,7 +140,7 @@ def scaled(value: Any, factor: float = 1.0) -> Any:
 def shown(thing: object) -> str:
     """Return a short text for a value in a message."""
     text = repr(thing)
-    return text if len(text) <= LONGEST else f"a {type(thing).__name__}"
+    return text if len(text) <= LONGEST and " at 0x" not in text else f"a {type(thing).__name__}"
 
 
 def ask(source: Any) -> Any:
