@@ -12,13 +12,14 @@ import numpy as np
 from gc_hooks._typing import Loss
 from gc_hooks.arrays.large import LARGE
 from gc_hooks.errors import InvalidProblem
+from gc_hooks.isolation.evaluation import found_once
 from gc_hooks.isolation.generators import find_generators
 from gc_hooks.isolation.rng import preserve_global_random_state
 from gc_hooks.problem import BudgetSpent, Meter, Problem, put_back
 from gc_hooks.problem.validate import build_problem
 from gc_hooks.report import CheckReport
 from gc_hooks.report.comparison import Basis, Comparison
-from gc_hooks.report.diagnosis import Diagnosis
+from gc_hooks.report.diagnosis import Code, Diagnosis
 from gc_hooks.report.verdict import Tolerance, Verdict
 from gc_hooks.rules import diagnose
 from gc_hooks.slopes import Slopes
@@ -223,14 +224,17 @@ def check_gradients(
     )
     kept = find_generators(loss, grads, penalty).preserve()
     # All errors of floating point are expected, and all random numbers are meant for the training.
-    with np.errstate(all="ignore"), preserve_global_random_state(), kept as lost:
+    with np.errstate(all="ignore"), preserve_global_random_state(), kept as lost, found_once(loss, grads) as used_up:
         meter = Meter(max_evaluations, max_seconds)
         problem = build_problem(loss, params, grads, in_place=in_place, penalty=penalty, meter=meter)
+        issues = [parameter.issue.code for parameter in problem if parameter.issue is not None]
+        if used_up and Code.NOT_REPEATABLE in issues:
+            raise InvalidProblem(f"Two calls of the gradient function differ. {used_up[0]}")
         try:
             report = check_problem(problem, options)
         finally:  # also after Ctrl-C
             put_back(problem.live or {}, problem.home or {})
-    return report.noted(*lost) if lost else report
+    return report.noted(*lost, *used_up) if lost or used_up else report
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,25 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from gc_hooks import Callback, GradCheckHook, GradCheckWarning, Verdict, central, every, first, nn
+from gc_hooks import (
+    Callback,
+    GradCheckHook,
+    GradCheckWarning,
+    InvalidProblem,
+    NondeterministicLoss,
+    Verdict,
+    adapters,
+    central,
+    check_gradients,
+    every,
+    first,
+    nn,
+)
 from hunts import some
 
 RNG = np.random.default_rng(5)
@@ -362,3 +376,267 @@ def test_what_is_loaded_on_first_use_draws_no_random_number(action):
         f"{action}; assert random.getstate() == before"
     )
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=True)
+
+
+# Anybody's trainer, through the adapters
+
+TICKS = 0
+
+
+def tick():
+    global TICKS
+    TICKS += 1
+
+
+class Carrying:
+    """Carries statistics, a hidden state, counters, lists that grow, a generator and the optimiser's slots.
+
+    The loss uses none of them, unless ``refused``: then no two values are the same.
+    """
+
+    def __init__(self, refused):
+        rng = np.random.default_rng(5)
+        self.refused, self.rng = refused, np.random.default_rng(6)
+        self.W, self.b = rng.normal(size=(3, 2)), rng.normal(size=2)
+        self.params, self.grads = {"W": self.W, "b": self.b}, {"W": np.zeros((3, 2)), "b": np.zeros(2)}
+        self.dW, self.db = self.grads.values()
+        self.mean, self.hidden, self.calls, self.history, self.seen = np.zeros(2), np.zeros(2), 0, [], {}
+        self.slots = {"W": np.zeros((3, 2)), "b": np.zeros(2)}
+        self.optimizer = self
+
+    def forward(self, W, b):
+        tick()
+        self.outputs = np.tanh(INPUTS[:, :3] @ W + b)
+        self.calls += 1
+        self.history.append(self.outputs)
+        self.seen[self.calls] = self.rng.random()
+        self.mean = 0.9 * self.mean + 0.1 * self.outputs.mean(axis=0)
+        self.hidden += self.outputs[0]
+        return np.sum(self.outputs**2) + (self.calls if self.refused else 0)
+
+    def loss(self):
+        return self.forward(**self.params)
+
+    def gradients(self, W, b):
+        self.forward(W, b)
+        upstream = 2 * self.outputs * (1 - self.outputs**2)
+        return {"W": INPUTS[:, :3].T @ upstream, "b": upstream.sum(axis=0)}
+
+    def backward(self):
+        for name, grad in self.gradients(**self.params).items():
+            self.grads[name] += grad  # whoever calls it sets them to zero
+
+    def filled(self):
+        self.backward()
+        return self.grads
+
+    def update(self, param, grad):
+        name = "W" if param is self.W else "b"
+        self.slots[name] = 0.9 * self.slots[name] + grad
+        param -= 0.1 * self.slots[name]
+        return param
+
+    def train(self):
+        for name, grad in self.gradients(**self.params).items():
+            self.optimizer.update(self.params[name], grad)
+
+    def plain_train(self):
+        for name, grad in self.gradients(**self.params).items():
+            self.params[name] -= 0.1 * grad
+
+    def get(self):
+        return np.concatenate([self.W.ravel(), self.b])
+
+    def put(self, theta):
+        self.W[...], self.b[...] = theta[:6].reshape(3, 2), theta[6:]
+
+    def grad(self):
+        return np.concatenate([self.dW.ravel(), self.db])
+
+    def marks(self):
+        arrays = [self.W, self.b, self.mean, self.hidden, *self.grads.values(), *self.slots.values(), *self.history]
+        here = self.calls, len(self.history), sorted(self.seen.items()), self.rng.bit_generator.state, TICKS
+        return pickle.dumps(([array.tobytes() for array in arrays], here)), hasattr(self, "outputs") and id(
+            self.outputs
+        )
+
+
+def in_two_lists(net):
+    return [[net.W], [net.b]], [[net.dW], [net.db]]
+
+
+ATTACHED = {
+    "dicts": lambda n: adapters.dicts(n.params, n.grads, loss=lambda p: n.forward(**p)),
+    "dicts, function": lambda n: adapters.dicts(n.params, lambda p: n.gradients(**p), loss=lambda p: n.forward(**p)),
+    "dicts in place": lambda n: adapters.dicts(n.params, n.grads, loss=n.loss, in_place=True),
+    "dicts in place, function": lambda n: adapters.dicts(n.params, n.filled, loss=lambda: n.loss()),
+    "dicts in place, backward": lambda n: adapters.dicts(n.params, n.grads, loss=n.loss, backward=n.backward),
+    "dicts in place, reader": lambda n: adapters.dicts(lambda: n.params, lambda: n.grads, loss=n.loss),
+    "returned": lambda n: adapters.returned(lambda p: (n.forward(**p), n.gradients(**p)), n.params),
+    "returned in place": lambda n: adapters.returned(lambda: (n.loss(), n.filled()), n.params),
+    "parallel": lambda n: adapters.parallel([n.W, n.b], [n.dW, n.db], loss=n.loss),
+    "parallel, lists": lambda n: adapters.parallel(*in_two_lists(n), loss=n.loss, backward=lambda: n.backward()),
+    "flat": lambda n: adapters.flat(n.get, n.put, loss=n.loss, grad=n.grad),
+    "flat, backward": lambda n: adapters.flat(n.get, n.put, loss=n.loss, grad=n.grad, backward=n.backward),
+    "pure": lambda n: adapters.pure(
+        lambda b: n.forward(n.W, b), lambda b: n.gradients(n.W, b)["b"], np.array(n.b), loss_factor=1.0
+    ),
+    "layers": lambda n: adapters.layers([n], loss=lambda: n.loss()),
+    "layers, backward": lambda n: adapters.layers([n], loss=n.loss, backward=n.backward),
+    "attributes": lambda n: adapters.attributes(n, ["W", "b"], loss=n.loss, backward=n.backward),
+    "scalars": lambda n: adapters.scalars(
+        [SimpleNamespace(data=n.W, grad=n.dW)], loss=lambda: n.loss(), backward=n.backward
+    ),
+    "recorded": lambda n: adapters.recorded(n, step=n.train, loss=n.loss, params=lambda: n.params),
+    "recovered": lambda n: adapters.recovered(
+        n, step=n.plain_train, loss=n.loss, params=lambda: n.params, learning_rate=0.1
+    ),
+}
+
+
+@pytest.mark.parametrize("how", ATTACHED)
+@pytest.mark.parametrize("refused", [False, True])
+def test_an_adapter_puts_back_all_that_its_functions_reach(how, refused):
+    """Nobody hands in ``state=``, and the model is as it was, whether it is checked or refused."""
+    net = Carrying(refused)
+    for _ in range(3):
+        net.loss()
+    net.backward()
+    attachment, before = ATTACHED[how](net), net.marks()
+    if refused:
+        with pytest.raises(NondeterministicLoss):
+            check_gradients(**attachment)
+    elif how == "scalars":  # its node holds a copy of W, which the loss does not read
+        check_gradients(**attachment)
+    else:
+        assert check_gradients(**attachment).ok
+    assert net.marks() == before
+
+
+@pytest.mark.parametrize("how", ["dicts in place, function", "layers, backward", "recorded", "flat"])
+def test_a_hook_with_an_adapter_puts_back_all_of_it_too(how):
+    """At whole checks and at glances, through a whole training."""
+
+    def trained(*hooks):
+        net = Carrying(False)
+        for step in range(6):
+            for grad in net.grads.values():
+                grad[...] = 0
+            net.backward()
+            for hook in hooks:
+                hook.on_step(step, **ATTACHED[how](net))
+            net.train()
+        return net.marks()[0]
+
+    hook = GradCheckHook(every=1, reporters=[])
+    global TICKS
+    TICKS = 0
+    with_hook = trained(hook)
+    TICKS = 0
+    assert with_hook == trained()
+    assert [report.verdict for report in hook.reports] == [Verdict.GOOD] * 6
+
+
+def test_variables_around_a_loss_are_put_back():
+    """Those of the function around it and those of its module; one that it makes is gone again."""
+    calls, last = 0, np.zeros(2)
+
+    def loss():
+        nonlocal calls, last
+        global MADE_BY_A_LOSS
+        MADE_BY_A_LOSS = calls = calls + 1
+        last = last + 1
+        return np.sum(w["w"] ** 2)
+
+    w, before = {"w": np.ones(3)}, last
+    assert check_gradients(**adapters.dicts(w, {"w": 2 * w["w"]}, loss=loss)).ok
+    assert (calls, last is before, "MADE_BY_A_LOSS" in globals()) == (0, True, False)
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_attributes_of_functions_and_classes_are_put_back(refused):
+    """A counter of the function's own, and one of the class that all objects share."""
+
+    class Net:
+        calls, w = 0, np.ones(3)
+
+        def loss(self):
+            counted.calls += 1
+            Net.calls += 1
+            Net.made = Net.calls
+            return np.sum(self.w**2) + refused * Net.calls
+
+    def counted():
+        return net.loss()
+
+    counted.calls, net = 0, Net()
+    attachment = adapters.parallel([Net.w], [2 * Net.w], loss=counted)
+    if refused:
+        with pytest.raises(NondeterministicLoss, match=r"changes Net\.calls, and"):
+            check_gradients(**attachment)
+    else:
+        assert check_gradients(**attachment).ok
+    assert (counted.calls, Net.calls, hasattr(Net, "made")) == (0, 0, False)
+
+
+def test_what_a_plain_loss_in_place_leaves_is_told():
+    """Without an adapter nothing of the model is put back: a note names what changes at each call, and no cache."""
+    net = Carrying(False)
+    net.backward()
+    report = check_gradients(net.loss, net.params, net.grads, in_place=True)
+    assert report.ok
+    (note,) = [note for note in report.notes if "Each evaluation of the loss changes" in note]
+    assert "changes TICKS, Carrying.mean, Carrying.calls, Carrying.hidden, Carrying.history and " in note
+    assert "outputs" not in note
+    assert "Try check_gradients(**adapters.dicts(params, grads, loss=loss))" in note
+    advised = check_gradients(**adapters.dicts(net.params, net.grads, loss=net.loss))
+    assert advised.ok
+    assert not advised.notes
+    assert not check_gradients(lambda: np.sum(net.W**2), [net.W], [2 * net.W], in_place=True).notes
+
+
+@pytest.mark.parametrize("end", [1, 100])
+def test_a_loss_that_takes_batches_is_told_how_many_are_lost(end):
+    """An iterator cannot be put back: the message counts what the training will not see."""
+    batches = iter([np.full(3, float(number)) for number in range(4 * end)])
+    left = lambda: batches.__length_hint__()  # noqa: E731
+    w, before = {"w": np.ones(3)}, left()
+    for attach in (
+        lambda loss: {"loss": loss, "params": w, "grads": w},
+        lambda loss: adapters.dicts(w, w, loss=loss),
+    ):
+        with pytest.raises(NondeterministicLoss, match="refers to the iterator batches") as caught:
+            check_gradients(**attach(lambda p: np.sum(next(batches) * p["w"])))
+        assert f"has lost {before - left()} batches by it" in str(caught.value)
+        before = left()
+        if end == 1:
+            break
+
+
+def test_an_iterator_that_is_used_up_without_being_seen_in_the_loss_is_told():
+    """The batches are alike, so that the check goes through: a note says what the training has lost."""
+    batches, w = iter([INPUTS] * 100), {"w": np.ones(4)}
+    right = {"w": 2 * INPUTS.T @ (INPUTS @ w["w"])}
+    report = check_gradients(**adapters.dicts(w, right, loss=lambda: np.sum((next(batches) @ w["w"]) ** 2)))
+    assert report.ok
+    assert "refers to the iterator batches: what it gave during this check is lost to the training" in report.notes[-1]
+    batch = next(batches)
+    assert not check_gradients(**adapters.dicts(w, right, loss=lambda: np.sum((batch @ w["w"]) ** 2))).notes
+
+
+def test_a_step_that_takes_batches_is_refused_and_its_advice_works():
+    """The gradient of another batch at each call is no wrong gradient, but a mistake in attaching."""
+    net = Carrying(False)
+    batches = iter([1.0 + number for number in range(100)])
+
+    def attach(draw):
+        def grads():
+            size = draw()
+            return {name: size * grad for name, grad in net.gradients(**net.params).items()}
+
+        return adapters.dicts(net.params, grads, loss=net.loss)
+
+    with pytest.raises(InvalidProblem, match=r"Two calls.* differ.*the iterator batches.*Try to take one batch before"):
+        check_gradients(**attach(lambda: next(batches)))
+    batch = 1.0
+    assert check_gradients(**attach(lambda: batch)).ok

@@ -177,7 +177,9 @@ FUNCTIONS = {
     "class that is inherited from": lambda: Heir.shared.random(),
     "cached property": lambda: Late().drawn,
     "vectorized function": functools.partial(np.vectorize(in_closure_of_one_argument()), [0.0]),
-    "adapter": adapters.parallel([np.ones(1)], [np.ones(1)], loss=in_closure())["loss"],
+    "adapter": adapters.parallel([np.ones(1)], [np.ones(1)], loss=in_closure())[
+        "loss"
+    ].call,  # alone: the rest puts it back
 }
 
 

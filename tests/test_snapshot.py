@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import OrderedDict, defaultdict, deque
 from functools import partial
@@ -412,6 +413,18 @@ def counting():
     return loss
 
 
+def globally_counting(w):
+    global COUNTED
+    COUNTED += 1
+    return np.sum(w) + COUNTED
+
+
+def series(values):
+    """A loss that goes on in a series that nobody can look into."""
+    following = values.__next__
+    return lambda w: np.sum(w) + following()
+
+
 def switching():
     on = False
 
@@ -448,7 +461,7 @@ class Masked:
         return np.sum(w * type(self).shared.random(3))
 
 
-MASKED = Masked()
+MASKED, COUNTED = Masked(), 0
 
 
 def in_a_list():
@@ -494,8 +507,11 @@ def unfilled():
         (Unsteady().flips, r"changes Unsteady\.training, and"),
         (Unsteady().several, r"changes Unsteady\.first and Unsteady\.second, and"),
         (a_batch, "refers to the iterator BATCHES.*next batch.*one batch before the check"),
-        (counting(), r"keeps drifting, to \S+ after 6 more calls.*accumulates"),
-        (switching(), r"alternates between \S+ and \S+\. This usually means a flag"),
+        (counting(), r"changes total, and"),
+        (switching(), r"changes on, and"),
+        (globally_counting, r"changes COUNTED, and"),
+        (series(itertools.count()), r"keeps drifting, to \S+ after 6 more calls.*accumulates"),
+        (series(itertools.cycle([0, 1])), r"alternates between \S+ and \S+\. This usually means a flag"),
         (lambda w: random.SystemRandom().random(), "usually means dropout"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import numbers
 from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypedDict
@@ -13,6 +15,7 @@ from gc_hooks.arrays.gradients import Uncertain
 from gc_hooks.arrays.tree import flatten
 from gc_hooks.errors import InvalidProblem
 from gc_hooks.isolation.evaluation import Evaluation
+from gc_hooks.isolation.snapshot import Snapshot
 
 Read = Callable[[], Mapping[str, Any]]
 LONGEST = 60  # characters of a value that a message quotes, half a line; of a longer one it names the type
@@ -71,6 +74,7 @@ def attach(
     in_place: bool = True,
     backward: Callable[..., object] | None = None,
     owners: Sequence[Any] = (),
+    clear: Callable[[], object] | None = None,
     unjudged: Callable[[], Iterable[str]] = tuple,
     state: Any = (),
     loss_factor: float = 1.0,
@@ -84,8 +88,9 @@ def attach(
     ``params`` are the parameters, or a function that returns them by name and is called at every check; ``lacking``
     ends the message for a trainer without any. ``takes`` is 1 for a loss and a backward pass that take the parameters.
     Otherwise these are set in the trainer by ``within``, a context around each call that takes them, or they are
-    changed in place. ``owners`` are put back beside ``state``. ``unjudged`` names what looks like a parameter and is
-    not among ``params``. The other keywords are those of `gc_hooks.adapters`.
+    changed in place. ``owners`` are put back beside ``state``, and so is what all these functions refer to. ``clear``
+    sets the buffers to zero, where they are not the arrays that ``grads`` returns. ``unjudged`` names what looks like a
+    parameter and is not among ``params``. The other keywords are those of `gc_hooks.adapters`.
     """
     if frozen and backward is None:
         raise InvalidProblem(
@@ -93,6 +98,7 @@ def attach(
             "backward=lambda: ..., with a forward pass and then the backward pass."
         )
     touched = (*owners, *(state if isinstance(state, tuple) else (state,)))
+    functions = tuple(filter(callable, (loss, backward, grads, params, within)))
 
     def current() -> Mapping[str, Any]:
         found: Mapping[str, Any] = params()
@@ -104,29 +110,101 @@ def attach(
         with within(*arguments):
             return scaled(loss(*arguments[:takes]), loss_factor)
 
+    def held() -> Mapping[str, Any]:
+        try:
+            return grads() if grads is not None else {}
+        except Exception:  # before the first backward pass there may be none
+            return {}
+
+    def zero_buffers() -> None:
+        names = flatten(params() if callable(params) else params)
+        set_to_zero(leaf for name, leaf in held().items() if name in names)  # others may be carried from step to step
+
     def gradient(*arguments: Any) -> dict[str, Any]:
         assert backward is not None
         with within(*arguments):
-            leaves = backward(*arguments[:takes])
-            if grads is not None:
-                leaves = grads()
-            leaves = flatten(leaves)
-            for name, leaf in leaves.items():
-                if isinstance(leaf, np.ndarray):
-                    leaves[name] = np.array(leaf)  # a copy, before the buffers are put back
+            if grads is None:
+                return _copied(_alone(evaluation, backward, *arguments[:takes]))
+            # A backward pass that adds to its buffers relies on a loop that sets them to zero before it.
+            held_any = _any_in(held())
+            if held_any:
+                (clear or zero_buffers)()
+            backward(*arguments[:takes])
+            leaves = _copied(grads())
+            if held_any and not _any_in(leaves):
+                raise InvalidProblem(
+                    "The gradient buffers were set to zero before backward(), and are still zero after it. This "
+                    "usually means that it makes new arrays. Try grads=lambda: ..., a function that reads them where "
+                    "backward leaves them."
+                )
             return leaves
 
     checked: Attachment = {
-        "loss": Evaluation(loss, touched, value, frozen=frozen, takes=takes),
+        "loss": Evaluation(loss, touched, value, functions, frozen=frozen, takes=takes),
         "params": LazyMapping(current, unjudged) if callable(params) else params,
         "grads": grads,
         "in_place": in_place,
     }
     if backward is not None:
-        checked["grads"] = Evaluation(backward, touched, gradient, takes=takes)
+        evaluation = Evaluation(backward, touched, gradient, functions, takes=takes, buffers=grads and held)
+        checked["grads"] = evaluation
     elif grads is not None:
         checked["grads"] = LazyMapping(grads)
     return checked
+
+
+def set_to_zero(leaves: Iterable[Any]) -> None:
+    """Set the arrays among gradient buffers to zero."""
+    for leaf in leaves:
+        if isinstance(leaf, Uncertain):
+            leaf = leaf.value
+        if isinstance(leaf, np.ndarray) and leaf.flags.writeable:
+            leaf[...] = 0
+
+
+def set_attribute_to_zero(owner: object, name: str) -> None:
+    """Set a gradient to zero that is an attribute: a number is replaced, an array is filled."""
+    value = getattr(owner, name, None)
+    if isinstance(value, numbers.Number):
+        setattr(owner, name, type(value)(0))  # type: ignore[call-arg]
+    set_to_zero(flatten(value).values())
+
+
+def _alone(evaluation: Evaluation, backward: Callable[..., object], *arguments: Any) -> object:
+    """Call a gradient function that may return buffers to which it adds: return what it adds to zeros."""
+    if evaluation.filled is None:
+        held = {id(node.thing) for node, _ in evaluation.places or Snapshot(*evaluation.state).places}
+        with evaluation.preserved():
+            leaves = flatten(backward(*arguments))
+            filled = [leaf for leaf in leaves.values() if isinstance(leaf, np.ndarray) and id(leaf) in held]
+            values = list(map(np.array, filled))
+        if not filled:  # it returns new arrays each time
+            evaluation.filled = []
+            return leaves
+        for array in filled:
+            array[...] = 0
+        again = backward(*arguments)
+        if any(map(np.any, values)) and not any(map(np.any, filled)):  # it computes nothing, and reads buffers
+            evaluation.filled = []
+            for array, value in zip(filled, values, strict=True):
+                array[...] = value
+        else:
+            evaluation.filled = filled
+        return again
+    for array in evaluation.filled:
+        array[...] = 0
+    return backward(*arguments)
+
+
+def _any_in(leaves: Mapping[str, Any]) -> bool:
+    """Return whether a gradient holds anything but zeros."""
+    return any(np.any(getattr(leaf, "value", leaf)) for leaf in leaves.values() if leaf is not None)
+
+
+def _copied(gradients: Any) -> dict[str, Any]:
+    """Return the gradients by name; the arrays are copies, because the buffers are put back."""
+    leaves = flatten(gradients)
+    return {name: np.array(leaf) if isinstance(leaf, np.ndarray) else leaf for name, leaf in leaves.items()}
 
 
 def scaled(value: Any, factor: float = 1.0) -> Any:
@@ -135,6 +213,20 @@ def scaled(value: Any, factor: float = 1.0) -> Any:
         value = getattr(value, "data", value)  # the loss may be a node of an autograd engine
     is_number = isinstance(value, (np.ndarray, np.generic, int, float, complex))
     return value * factor if is_number and factor != 1.0 else value
+
+
+def takes_nothing(function: object) -> bool:
+    """Return whether a function is called without arguments, and cannot be called with one."""
+    try:
+        signature = inspect.signature(function)  # type: ignore[arg-type]
+        signature.bind()
+    except (TypeError, ValueError):
+        return False
+    try:
+        signature.bind(None)
+    except TypeError:
+        return True
+    return False
 
 
 def shown(thing: object) -> str:

@@ -12,10 +12,23 @@ import numpy as np
 
 from gc_hooks._typing import Array, Loss, Params
 from gc_hooks.adapters.aliasing import ABSENT, Naming, Pair, grads_of, lasting_params, pairs_by_name, pairs_by_position
-from gc_hooks.adapters.attachment import Attachment, LazyMapping, Options, Read, ask, attach, scaled
-from gc_hooks.arrays.tree import flatten
+from gc_hooks.adapters.attachment import (
+    Attachment,
+    LazyMapping,
+    Options,
+    Read,
+    ask,
+    attach,
+    noted,
+    scaled,
+    set_to_zero,
+    takes_nothing,
+)
+from gc_hooks.arrays.norms import same_bits
+from gc_hooks.arrays.tree import flatten, is_container
 from gc_hooks.errors import InvalidProblem
 from gc_hooks.isolation.evaluation import Evaluation
+from gc_hooks.report.diagnosis import listed
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -41,12 +54,12 @@ def pure(f: Loss, g: Callable[[Any], Any], theta: Any, *, loss_factor: float = 1
     'GOOD'
     """
     if not callable(theta):
-        loss = Evaluation(f, (), lambda theta: scaled(f(theta), loss_factor), takes=1)
-        return {"loss": loss, "params": theta, "grads": g, "in_place": False}
+        loss = Evaluation(f, (), lambda theta: scaled(f(theta), loss_factor), (f,), takes=1)
+        return {"loss": loss, "params": theta, "grads": Evaluation(g, (), g, (g,), takes=1), "in_place": False}
     return {
-        "loss": Evaluation(f, (), lambda params: scaled(f(params["theta"]), loss_factor), takes=1),
+        "loss": Evaluation(f, (), lambda params: scaled(f(params["theta"]), loss_factor), (f,), takes=1),
         "params": LazyMapping(lambda: {"theta": theta()}),
-        "grads": Evaluation(g, (), lambda params: {"theta": g(params["theta"])}, takes=1),
+        "grads": Evaluation(g, (), lambda params: {"theta": g(params["theta"])}, (g,), takes=1),
         "in_place": False,
     }
 
@@ -67,10 +80,11 @@ def dicts(
     ----------
     params : mapping, or callable that returns one
         A function is called at every check: hand one in where the training makes new dictionaries.
-    grads : mapping, or callable that takes what the loss takes
-        The buffers. Where the training makes new dictionaries, call this adapter at every step.
+    grads : mapping, or callable
+        The buffers, or a gradient function that takes what the loss takes. Where the training makes new dictionaries of
+        buffers, call this adapter at every step. A list beside a dictionary of parameters is paired by position.
     loss : callable
-        ``loss(params)``, a pure function; with ``in_place=True`` it takes nothing and reads the arrays themselves.
+        ``loss(params)``, a pure function; or ``loss()``, which reads the arrays themselves: ``in_place`` is then true.
     naming : callable or mapping, optional
         From a parameter's name, or the last part of it, to its gradient's: ``lambda name: name + "_grad"``,
         ``{"W": "delta_W"}``. Without it the same name and the usual ones (``dW``, ``W_grad``, ``grad_W``) are found.
@@ -86,17 +100,25 @@ def dicts(
     >>> check_gradients(**attachment).verdict.name
     'GOOD'
     """
-    if not in_place:
+    if not (in_place or takes_nothing(loss)):
         if backward is not None:
             raise InvalidProblem(
-                "dicts got backward= without in_place=True. This usually means a loss that takes nothing. Try "
-                "in_place=True; or, for a loss(params), grads= with a function of params."
+                "dicts got backward= beside a loss that takes the parameters. This usually means a backward pass that "
+                "reads the arrays themselves, and so has the loss to. Try loss=lambda: loss(params); or, without "
+                "backward, grads= with a function of params."
             )
         return _attach_functions(params, grads, loss, naming, **options)
+
+    def found(gradients: Any) -> dict[str, Any]:
+        return grads_of(_pairs(ask(params), gradients, naming))
+
+    read: Read | None = lambda: found(ask(grads))  # noqa: E731 - or none, where the gradients are a function
+    if callable(grads) and backward is None:
+        read, backward = None, wraps(grads)(lambda: found(_gradients_alone(grads(), ask(params), "grads()")))
     return attach(
         # Without the gradients: they may be a function, which is to be called only when the gradients are read.
         lambda: lasting_params(lambda: pairs_by_name(ask(params), None)),
-        lambda: grads_of(pairs_by_name(ask(params), ask(grads), naming)),
+        read,
         loss=loss,
         backward=backward,
         **options,
@@ -120,7 +142,8 @@ def returned(
     Parameters
     ----------
     function : callable
-        ``function(params)``, a pure function; with ``in_place=True`` it takes nothing and reads the arrays themselves.
+        ``function(params)``, a pure function; or ``function()``, which reads the arrays themselves: ``in_place`` is
+        then true.
     params : mapping, list or array; or callable that returns one
     loss : int
         Position of the loss in what the function returns.
@@ -162,15 +185,17 @@ def returned(
             positions = range(len(results))[positions]
         names = list(flatten(ask(params)))
         found = [_item(results, position, "gradients") for position in positions]
+        if any(is_container(type(item)) for item in found):
+            return found  # one list for all weights, and one for all biases
         return grads_of(pairs_by_position(names, names, found))
 
-    if not in_place:
+    if not (in_place or takes_nothing(function)):
         return _attach_functions(params, gradient, value, naming, **options)
     return attach(
         lambda: lasting_params(lambda: pairs_by_name(ask(params), None)),
         None,
         loss=value,
-        backward=lambda: grads_of(pairs_by_name(ask(params), gradient(), naming)),
+        backward=lambda: grads_of(_pairs(ask(params), gradient(), naming)),
         **options,
     )
 
@@ -184,13 +209,14 @@ def parallel(
     backward: Callable[[], object] | None = None,
     **options: Unpack[Options],
 ) -> Attachment:
-    """Attach a list of arrays and a list of their gradients, in the same order; generators too.
+    """Attach a list of arrays and a list of their gradients, in the same order; generators too, and lists of lists.
 
     Lists that do not fit are findings of the check. An array that is listed twice gets the sum of its gradients.
 
     Parameters
     ----------
-    params, grads : sequence of ndarray; or callable that returns an iterable
+    params, grads : sequence of ndarray, or of sequences of them; or callable that returns an iterable
+        ``[weights, biases]``, each of them a list, is paired by the places in both.
         A function such as ``net.parameters`` is called at every check.
         The arrays are changed in place and restored to the bit.
     names : sequence of str, optional
@@ -212,16 +238,25 @@ def parallel(
     if isinstance(grads, Iterator):
         grads = list(grads)
 
-    def read() -> list[Pair]:
-        arrays = list(ask(params))
-        known = names
-        if known is None:
-            known = list(map(str, range(len(arrays))))
-        if len(known) != len(arrays):
-            raise InvalidProblem(f"There are {len(known)} names for {len(arrays)} parameters. Try to leave names out.")
-        return pairs_by_position(known, arrays, list(ask(grads)))
+    def pairs(found: Any) -> list[Pair]:
+        arrays, leaves = (each if isinstance(each, Mapping) else list(each) for each in (ask(params), found))
+        known = flatten(arrays)
+        if names is not None and len(names) != len(known):
+            raise InvalidProblem(f"There are {len(names)} names for {len(known)} parameters. Try to leave names out.")
+        if list(known) == list(map(str, range(len(arrays)))):
+            return pairs_by_position(names or list(known), list(arrays), list(leaves))
+        new = dict(zip(known, names or known, strict=True))
+        named = _pairs(arrays, leaves or None, None)
+        return [pair._replace(name=new.get(pair.name, pair.name)) for pair in named]
 
-    return attach(lambda: lasting_params(read), lambda: grads_of(read()), loss=loss, backward=backward, **options)
+    return attach(
+        lambda: lasting_params(lambda: pairs(())),  # without the gradients, which backward may have to make first
+        lambda: grads_of(pairs(ask(grads))),
+        loss=loss,
+        backward=backward,
+        clear=lambda: set_to_zero(pair.grad for pair in pairs(ask(grads))),
+        **options,
+    )
 
 
 def flat(
@@ -266,13 +301,31 @@ def flat(
         finally:
             put(before)  # also after an exception or Ctrl-C
 
+    def added() -> dict[str, Array]:
+        """Return what one backward pass adds, where it adds to what it finds."""
+        assert backward is not None
+        start = np.array(grad())
+        backward()
+        once = np.array(grad())
+        if np.any(start) and not options.get("frozen") and not same_bits(start, once):
+            backward()
+            twice = np.array(grad())
+            if not same_bits(once, twice):
+                return {"theta": twice - once}
+        return {"theta": once}
+
+    computed: Callable[[], object] | None = added
+    if backward is None:
+        computed = None
+    elif backward == grad:
+        computed = lambda: {"theta": grad()}  # noqa: E731
     return attach(
         lambda: {"theta": get()},
-        lambda: {"theta": grad()},
+        None if computed else lambda: {"theta": grad()},
         loss=loss,
         within=parameters_set,
         in_place=False,
-        backward=backward,
+        backward=computed,
         **options,
     )
 
@@ -290,6 +343,66 @@ def _item(results: Any, position: int, what: str) -> Any:
         ) from None
 
 
+def _pairs(params: Any, grads: Any, naming: Naming | None) -> list[Pair]:
+    """Pair by name; by position, where a list of gradients stands beside parameters that have names."""
+    if is_container(type(params)) and not is_container(type(grads)):
+        return _pairs_of_one(flatten(params), grads)
+    has_names = isinstance(params, Mapping)
+    if has_names == isinstance(grads, Mapping) or not is_container(type(params)):
+        return pairs_by_name(params, grads, naming)
+    arrays, leaves = flatten(params), flatten(grads)
+    shapes = [list(map(np.shape, tree.values())) for tree in (arrays, leaves)]
+    if has_names and shapes[0] == shapes[1]:
+        first, *others = leaves.values()
+        note = f"The gradients are a list: paired by position with {listed(tuple(arrays))}."
+        return pairs_by_position(list(arrays), list(arrays.values()), [noted(first, note), *others])
+    kinds = "a dictionary", "a list"
+    if not has_names:
+        kinds = "a list", "a dictionary"
+    raise InvalidProblem(
+        f"The parameters are {kinds[0]} ({listed(tuple(arrays), 8)}), and the gradients are {kinds[1]} "
+        f"({listed(tuple(leaves), 8)}): which belongs to which is not said. Try {kinds[0]} of the gradients, with the "
+        f"{'same keys' if has_names else 'same order'}."
+    )
+
+
+def _pairs_of_one(arrays: Mapping[str, Any], grad: Any) -> list[Pair]:
+    """Pair one array with the only parameter; refuse it where there are more."""
+    if len(arrays) == 1 or grad is None:
+        return pairs_by_position(list(arrays), list(arrays.values()), [] if grad is None else [grad])
+    raise InvalidProblem(
+        f"The gradients are one {type(grad).__name__}, beside {len(arrays)} parameters ({listed(arrays, 8)}). This "
+        "usually means that only the first of several results was taken. Try all of them: grads=slice(1, None) in "
+        "adapters.returned, or a dictionary with the parameters' names."
+    )
+
+
+def _gradients_alone(found: Any, params: Any, called: str) -> Any:
+    """Return the gradients; refuse nothing, and a number where no parameter is one, which is the loss."""
+    if found is None:
+        raise InvalidProblem(
+            f"{called} returned None. This usually means that it fills buffers. Try grads= with those buffers and "
+            "backward= with this function, beside a loss that takes nothing; or let it return a dictionary."
+        )
+    if not isinstance(found, (list, tuple)):
+        return found
+    numbers = [place for place, item in enumerate(found) if _is_number(item)]
+    others = [place for place in range(len(found)) if place not in numbers]
+    expected = [_is_number(param) for param in params] if isinstance(params, (list, tuple)) else []
+    if not (numbers and others) or expected == [place in numbers for place in range(len(found))]:
+        return found
+    where = others[0] if len(others) == 1 or is_container(type(found[others[0]])) else others
+    raise InvalidProblem(
+        f"{called} returned a {type(found).__name__}: {listed([type(item).__name__ for item in found])}. This usually "
+        f"means the loss beside its gradients. Try adapters.returned(function, params, loss={numbers[0]}, "
+        f"grads={where}), with that function."
+    )
+
+
+def _is_number(item: Any) -> bool:
+    return isinstance(item, Real) or (isinstance(item, np.ndarray) and item.ndim == 0)
+
+
 def _attach_functions(
     params: Any, grads: Any, loss: Loss, naming: Naming | None, **options: Unpack[Options]
 ) -> Attachment:
@@ -298,8 +411,8 @@ def _attach_functions(
     def named(*values: Any) -> dict[str, Any]:
         found = grads
         if values:  # the gradient is a function of them
-            found = grads(*values)
-        return {name: grad for name, _, grad in pairs_by_name(ask(params), found, naming) if grad is not ABSENT}
+            found = _gradients_alone(grads(*values), ask(params), "grads(params)")
+        return {name: grad for name, _, grad in _pairs(ask(params), found, naming) if grad is not ABSENT}
 
     read: Read | None = named
     backward = None

@@ -14,7 +14,7 @@ import numpy as np
 
 from gc_hooks._typing import Loss
 from gc_hooks.adapters.aliasing import ABSENT, Naming, Pair, grads_of, key_of, lasting_params, pairs_by_name, place
-from gc_hooks.adapters.attachment import Attachment, ask, attach, shown, swapped
+from gc_hooks.adapters.attachment import Attachment, ask, attach, set_attribute_to_zero, shown, swapped
 from gc_hooks.adapters.forward import ForwardPass, members
 from gc_hooks.adapters.recognition import (
     LIKE_A_PARAMETER,
@@ -164,12 +164,11 @@ def attributes(
         )
     cells = Cells()
 
+    def gradient_key(owner: Any, name: str) -> str:
+        return (gradient_name(owner, name) or "") if naming is None else key_of(name, {}, {}, naming)
+
     def gradient_of(owner: Any, name: str) -> Any:
-        if naming is None:
-            key = gradient_name(owner, name)
-        else:
-            key = key_of(name, {}, {}, naming)
-        return getattr(owner, key or "", ABSENT)
+        return getattr(owner, gradient_key(owner, name), ABSENT)
 
     def read() -> list[Pair]:
         pairs = []
@@ -199,11 +198,16 @@ def attributes(
         note = f"Not named, and so not judged: {listed(dict.fromkeys(others))}, beside a gradient each."
         return grads_of(pairs, [note] if others else [])
 
+    def clear() -> None:
+        for owner, name in places.values():
+            set_attribute_to_zero(owner, gradient_key(owner, name))
+
     return attach(
         lambda: lasting_params(read),
         grads,
         loss=loss,
         within=cells.in_place,
+        clear=clear,
         owners=owners,
         **options,
     )
@@ -330,11 +334,16 @@ def scalars(
         found = {name: read(group, grad) for name, group in groups().items()}
         return {name: one for name, one in found.items() if one is not ABSENT}
 
+    def clear() -> None:
+        for node in nodes().values():
+            set_attribute_to_zero(node, grad)
+
     return attach(
         lambda: {name: read(group, data) for name, group in groups().items()},
         grads,
         loss=value if callable(loss) else loss,
         within=put,
+        clear=clear,
         in_place=False,
         lacking="there are no values. This usually means a model that was not built yet, or a generator at its end. "
         "Try values=net.parameters, a function that is called at every check.",

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gc_hooks._typing import Array, Loss, Params
 from gc_hooks.adapters.aliasing import Pair, lasting_params, pairs_by_name, params_of, place
-from gc_hooks.adapters.attachment import Attachment, Options, ask, attach, shown, swapped
+from gc_hooks.adapters.attachment import Attachment, Options, ask, attach, noted, shown, swapped
 from gc_hooks.arrays.gradients import Uncertain
 from gc_hooks.arrays.tree import flatten
 from gc_hooks.errors import InvalidProblem
-from gc_hooks.isolation.object_graph import changeable
+from gc_hooks.report.diagnosis import listed, plural
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -41,6 +41,7 @@ class RecordingOptimizer:
     def __init__(self, like: Any = None, param: int = 0, grad: int = 1) -> None:
         self._like, self._param, self._grad = like, param, grad
         self._recorded: list[tuple[Any, Array]] = []
+        self._calls: list[tuple[Any, ...]] = []
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # of a protocol, such as __array__, which this object does not follow
@@ -53,6 +54,7 @@ class RecordingOptimizer:
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         """Record parameters and gradients, and return the parameters as they are."""
         everything = (*arguments, *named.values())
+        self._calls.append(everything)
         if len(everything) <= max(self._param, self._grad):
             return None
         params, grads = everything[self._param], everything[self._grad]
@@ -68,6 +70,28 @@ class RecordingOptimizer:
             name = names.get(place(param), f"the optimiser's {position}")
             grads[name] = grads.get(name, 0) + grad
         return grads
+
+    def why_nothing(self) -> str:
+        """Say why there is no gradient of any parameter, and what to try."""
+        calls = [arguments for arguments in self._calls if arguments]
+        if self._recorded:
+            return (
+                f"it got {plural(len(self._recorded), 'gradient')}, and none for an array of params. This usually "
+                "means that params returns copies, or that the arguments come in another order. Try params=lambda: "
+                "..., with the arrays that the optimiser itself gets, and param= and grad= with their positions."
+            )
+        if calls:
+            got = listed([type(argument).__name__ for argument in calls[0]])
+            return (
+                f"it was called with {plural(len(calls[0]), 'argument')} ({got}), not with a parameter and its "
+                "gradient. This usually means that it reads both from a layer. Try adapters.recovered, which needs no "
+                "optimiser, or adapters.attributes with that layer, right after backward."
+            )
+        return (
+            "it was never called with a gradient. This usually means that the trainer holds it in a second place, such "
+            "as a copy in each layer. Try the objects that call it as owner, or adapters.recovered, which needs no "
+            "optimiser."
+        )
 
 
 class _PassingOptimizer:
@@ -98,7 +122,7 @@ class _PassingOptimizer:
 
 def recorded(
     owner: Any,
-    attribute: str = "optimizer",
+    attribute: str | Sequence[str] = "optimizer",
     *,
     step: Callable[[], object],
     loss: Loss,
@@ -118,8 +142,8 @@ def recorded(
     ----------
     owner : object or list of objects
         What holds the optimiser: the model, or the layers.
-    attribute : str
-        The optimiser's name there.
+    attribute : str or list of str
+        The optimiser's name there; several where a layer has one for each parameter, such as ``["W_opt", "b_opt"]``.
     step, loss : callable
         ``step()`` makes one training step on a batch: forward, backward, update. ``loss()`` is that of the same batch.
     params : nested arrays that the optimiser is given; or callable that returns them
@@ -144,17 +168,31 @@ def recorded(
     'GOOD'
     """
     owners = list(owner) if isinstance(owner, (list, tuple)) else [owner]
-    if not owners or not all(hasattr(each, attribute) for each in owners):
+    attributes = [attribute] if isinstance(attribute, str) else list(attribute)
+    found = [(each, name) for each in owners for name in attributes if hasattr(each, name)]
+    held, holders = {name for _, name in found}, {id(holder) for holder, _ in found}
+    missing = [name for name in attributes if name not in held]
+    without = [each for each in owners if id(each) not in holders]
+    if missing or without or not found:
         raise InvalidProblem(
-            f"There is no {attribute} in {shown(owner)}. This usually means that the optimiser has another name. Try "
-            "its name as second argument, and owners that have it."
+            f"There is no {' or '.join(missing or attributes)} in {shown(without[0] if without else owner)}. This "
+            "usually means that the optimiser has another name. Try its name as second argument, and owners that have "
+            "it."
         )
 
-    def gradients_of_step(before: Params) -> dict[str, Array]:
+    def gradients_of_step(before: Params) -> dict[str, Any]:
         recorder = RecordingOptimizer(param=param, grad=grad)
-        with swapped([(each, attribute, _PassingOptimizer(getattr(each, attribute), recorder)) for each in owners]):
+        with swapped([(*place, _PassingOptimizer(getattr(*place), recorder)) for place in found]):
             step()
-        return recorder.gradients(before)
+        grads: dict[str, Any] = dict(recorder.gradients(before))
+        if not grads.keys() & before.keys():
+            raise InvalidProblem(f"Nothing was recorded under {listed(attributes)}: {recorder.why_nothing()}")
+        lacking = [name for name in before if name not in grads]
+        if lacking:
+            note = f"Nothing was recorded for {listed(lacking)} under {listed(attributes)}."
+            first = next(iter(grads))
+            grads[first] = noted(grads[first], f"{note} Try the names of all optimisers as second argument.")
+        return grads
 
     return _attach_step(step, loss, params, gradients_of_step, owners, **options)
 
@@ -253,6 +291,6 @@ def _attach_step(
         None,
         loss=loss,
         backward=lambda: gradients_of_step(params_of(read())),
-        owners=(*owners, *changeable(step, loss)),
+        owners=owners,
         **options,
     )

@@ -159,11 +159,12 @@ def gradient_key(name: str, leaves: Mapping[str, Any], point: Mapping[str, Any])
     """
     if name in leaves:
         return name
-    stem, _, last = name.rpartition(".")
-    for form in RENAMED:
-        key = f"{stem}.{form.format(last)}" if stem else form.format(last)
-        if key in leaves and key not in point:
-            return key
+    words = name.split(".")
+    for place in reversed(range(len(words))):  # of W.0, in a list called W, the first word is renamed: dW.0
+        for form in RENAMED:
+            key = ".".join([*words[:place], form.format(words[place]), *words[place + 1 :]])
+            if key in leaves and key not in point:
+                return key
     return None
 
 

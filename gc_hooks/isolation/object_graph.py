@@ -7,6 +7,7 @@ random generators, `references` for the variables of a loss, and `gc_hooks.adapt
 
 from __future__ import annotations
 
+import dis
 import sys
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -29,7 +30,7 @@ OPAQUE = set(sys.stdlib_module_names).union(
     ("torch", "jax", "jaxlib", "tensorflow", "keras", "numba", "cupy"),
     ("tensorboard", "tensorboardX", "rich", "tqdm", "matplotlib", "PIL", "cv2"),
     ("IPython", "pytest", "_pytest", "gc_hooks.hooks.hook", "gc_hooks.hooks.recorder"),
-    ("gc_hooks.tracing.box", "gc_hooks.tracing.tape"),
+    ("gc_hooks.tracing.box", "gc_hooks.tracing.tape", "gc_hooks.isolation.object_graph"),
 )
 """Modules whose objects are not looked into: to put their attributes back would not put back what they stand for."""
 
@@ -39,8 +40,13 @@ KNOWN = OPAQUE | DATA | {"gc_hooks"}
 MOST_ITEMS, MOST_BYTES = 1000, 2**20
 """A longer list, or a larger array, is taken for a data set: a copy at every evaluation would cost milliseconds."""
 
+MOST_VISITS = 5000
+"""Things that are visited in search of functions, which takes 5 to 10 milliseconds."""
+
 PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic, np.dtype, ModuleType)
 """What cannot change, and modules: of these only the names that a function's code uses are looked at."""
+
+SETS_GLOBAL, SETS_CELL = {"STORE_GLOBAL", "DELETE_GLOBAL"}, {"STORE_DEREF", "DELETE_DEREF"}
 
 CALLS = (FunctionType, MethodType, BuiltinMethodType, partial)
 
@@ -214,7 +220,82 @@ def _names(code: CodeType) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
+@lru_cache(maxsize=1024)
+def _set_by(code: CodeType) -> frozenset[str]:
+    """Return the variables outside a function that its code sets (``global``, ``nonlocal``)."""
+    names = {each.argval for each in dis.get_instructions(code) if each.opname in SETS_GLOBAL}
+    names.update(each.argval for each in dis.get_instructions(code) if each.opname in SETS_CELL)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            names.update(_set_by(constant))
+    return frozenset(names)
+
+
+class Variables:
+    """The variables outside a function that its code sets, as one thing that can be read and put back."""
+
+    def __init__(self, function: FunctionType) -> None:
+        names = _set_by(function.__code__)
+        around = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+        self._cells = {name: cell for name, cell in around if name in names}
+        self._globals, self._names = function.__globals__, names - self._cells.keys()
+
+    def __bool__(self) -> bool:
+        return bool(self._cells or self._names)
+
+    def read(self) -> dict[str, Any]:
+        """Return the variables that have a value."""
+        found = {name: self._globals[name] for name in self._names if name in self._globals}
+        for name, cell in self._cells.items():
+            with suppress(ValueError):
+                found[name] = cell.cell_contents
+        return found
+
+    def write(self, values: dict[str, Any]) -> None:
+        """Set the variables to what they were; one that had no value has none again."""
+        now = self.read()
+        for name in {**now, **values}:
+            if name in values:
+                if now.get(name, self) is not values[name]:
+                    self._set(name, values[name])
+            elif name in self._cells:
+                del self._cells[name].cell_contents
+            else:
+                del self._globals[name]
+
+    def _set(self, name: str, value: Any) -> None:
+        if name in self._cells:
+            self._cells[name].cell_contents = value
+        else:
+            self._globals[name] = value
+
+
+class ClassVariables:
+    """What stands in a class of the user's, other than methods, as one thing that can be read and put back."""
+
+    def __init__(self, kind: type) -> None:
+        self._kind = kind
+
+    def read(self) -> dict[str, Any]:
+        """Return the attributes that are no methods, properties or names of Python's own."""
+        found = {}
+        for name, value in vars(self._kind).items():
+            if not (name.startswith("__") or hasattr(type(value), "__get__")):
+                found[name] = value
+        return found
+
+    def write(self, values: dict[str, Any]) -> None:
+        """Set the attributes to what they were."""
+        now = self.read()
+        for name in now.keys() - values.keys():
+            delattr(self._kind, name)
+        for name, value in values.items():
+            if now.get(name, self) is not value:
+                setattr(self._kind, name, value)
+
+
 WAYS: tuple[tuple[Any, Way], ...] = (
+    ((Variables, ClassVariables), lambda thing: []),
     (FunctionType, _of_function),
     ((MethodType, BuiltinMethodType, partial), _of_call),
     (type, _of_class),
@@ -265,9 +346,32 @@ def references(*functions: object) -> list[Node]:
     return [node for node in nodes if not isinstance(node.thing, (*CALLS, type))]
 
 
+def variables(*functions: object) -> list[Node]:
+    """Return what can be set from inside functions, and methods, that functions can reach.
+
+    These are variables around them and of their modules, their own attributes, and those of classes.
+    """
+    found = []
+    for node in walk(map(Node, functions), all_ways, plain_arrays=False, longest=MOST_ITEMS, most=MOST_VISITS):
+        thing = node.thing
+        if not isinstance(thing, (FunctionType, type)) or is_library(thing.__module__):
+            continue
+        if isinstance(thing, type):
+            found.append(Node(ClassVariables(thing), key=thing.__name__))
+        else:
+            found.append(Node(thing.__dict__, key=thing.__name__))
+            found.append(Node(Variables(thing)))
+    return [node for node in found if not isinstance(node.thing, Variables) or node.thing]
+
+
 def changeable(*functions: object) -> tuple[Any, ...]:
     """Return what functions refer to and a call may change, without data sets, which are expensive to copy."""
-    found = []
+    return tuple(node.thing for node in changeable_nodes(*functions))
+
+
+def changeable_nodes(*functions: object) -> list[Node]:
+    """Return the same with the names by which it is reached."""
+    found = variables(*functions)
     for node in references(*functions):
         thing, kind = node.thing, type(node.thing)
         if isinstance(thing, np.ndarray):
@@ -278,5 +382,5 @@ def changeable(*functions: object) -> tuple[Any, ...]:
         else:
             is_state = is_generator(kind) or (is_open(kind) and str(kind.__module__).partition(".")[0] not in DATA)
         if is_state:
-            found.append(thing)
-    return tuple(found)
+            found.append(node)
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gc_hooks._typing import Array
-from gc_hooks.isolation.object_graph import ATTRIBUTE, KEY, PLAIN, Node, Way, all_ways, is_open, read_slots, slots, walk
+from gc_hooks.isolation.object_graph import (
+    ATTRIBUTE,
+    KEY,
+    PLAIN,
+    VARIABLE,
+    ClassVariables,
+    Node,
+    Variables,
+    Way,
+    all_ways,
+    is_open,
+    read_slots,
+    slots,
+    walk,
+)
 from gc_hooks.isolation.rng import GLOBAL_GENERATORS, is_generator, once_per_class, random_state, set_random_state
 
 MISSING = object()
@@ -74,6 +89,9 @@ class Saved(NamedTuple):
     copy: Any
 
 
+Place = tuple[Node, Aspect]
+
+
 class Change(NamedTuple):
     """Something that is not as it was."""
 
@@ -86,19 +104,34 @@ class Change(NamedTuple):
 class Snapshot:
     """A copy of what some objects, all that can be reached from them, and the global random states contain now.
 
-    Further objects go by the names of their nodes.
+    Further objects go by the names of their nodes. Arrays of more than ``largest`` bytes are left out.
     """
 
-    def __init__(self, *objects: object, named: Iterable[Node] = ()) -> None:
+    def __init__(self, *objects: object, named: Iterable[Node] = (), largest: float = math.inf) -> None:
         self.iterators: list[str] = []  # names of those that were met: they cannot be put back
         self._saved: list[Saved] = []
         roots = [Node(generator, key=name) for name, generator in GLOBAL_GENERATORS.items()]
         for node in walk([*roots, *named, *map(Node, objects)], _ways):
             aspects = _aspects(type(node.thing))
+            if isinstance(node.thing, np.ndarray) and node.thing.nbytes > largest:
+                continue
             if not aspects and isinstance(node.thing, Iterator):
                 self.iterators.append(node.name)
             for aspect in aspects:
                 self._saved.append(Saved(node, aspect, aspect.read(node.thing)))
+
+    @property
+    def places(self) -> list[Place]:
+        """Return where the copies were taken."""
+        return [(saved.node, saved.aspect) for saved in self._saved]
+
+    @classmethod
+    def at(cls, places: Iterable[Place]) -> Snapshot:
+        """Return a snapshot of what certain places contain now, without the walk that found them."""
+        snapshot = cls.__new__(cls)
+        snapshot.iterators = []
+        snapshot._saved = [Saved(node, aspect, aspect.read(node.thing)) for node, aspect in places]
+        return snapshot
 
     def put_back(self) -> None:
         """Put everything back."""
@@ -116,7 +149,10 @@ class Snapshot:
                     old, new = before.get(key, MISSING), now.get(key, MISSING)
                     if not _is_alike(old, new):
                         target = old if new is MISSING else new
-                        changes.append(Change(node.name + aspect.step.format(key), target, saved, key))
+                        name = aspect.step.format(key)
+                        if aspect.step != VARIABLE:  # which begins a new name
+                            name = node.name + name
+                        changes.append(Change(name, target, saved, key))
             elif not aspect.same(before, now):
                 changes.append(Change(node.name, node.thing, saved))
         return changes
@@ -140,12 +176,18 @@ def _ways(kind: type) -> tuple[Way, ...] | None:
     return None if issubclass(kind, FunctionType) else all_ways(kind)
 
 
-def _is_alike(before: object, now: object) -> bool:
+def _is_alike(before: object, now: object, depth: int = 4) -> bool:
     """Return whether it makes no difference that one stands where the other stood."""
     if before is now:
         return True
     if isinstance(before, np.ndarray) and isinstance(now, np.ndarray):
         return _is_same_array(before, now)
+    if depth and type(before) is type(now) and isinstance(before, (list, tuple, dict)):  # a cache that is made anew
+        assert isinstance(now, (list, tuple, dict))
+        pairs = zip(before, now, strict=False)
+        if isinstance(before, dict) and isinstance(now, dict):
+            pairs = zip([*before, *before.values()], [*now, *now.values()], strict=False)
+        return len(before) == len(now) and all(_is_alike(old, new, depth - 1) for old, new in pairs)
     # NaN is not equal to itself.
     return type(before) is type(now) and isinstance(before, PLAIN) and bool(before == now or before != before)
 
@@ -200,6 +242,8 @@ ATTRIBUTES = Aspect(
 )
 SLOTS = Aspect(read_slots, _write_slots, step=ATTRIBUTE)
 CONTENTS = (
+    (Variables, Aspect(Variables.read, Variables.write, step=VARIABLE)),
+    (ClassVariables, Aspect(ClassVariables.read, ClassVariables.write, step=ATTRIBUTE)),
     (np.ndarray, Aspect(lambda array: np.array(array.view(np.ndarray)), _write_array, _is_same_array)),
     (dict, Aspect(dict, _write_container, step=KEY)),
     (

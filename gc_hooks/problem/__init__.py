@@ -43,6 +43,7 @@ class Meter:
     gradients: int = 0  # calls of the gradient function so far
     # What the loss raised away from the point, where it is not defined.
     refusals: list[str] = field(default_factory=list)
+    footprint: tuple[str, ...] = ()  # what evaluations change that is not put back
     started: float = field(default_factory=time.perf_counter)
 
     @property

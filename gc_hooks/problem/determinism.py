@@ -5,18 +5,16 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from gc_hooks._typing import Params
 from gc_hooks.arrays.norms import same_bits
 from gc_hooks.errors import InvalidProblem, NondeterministicLoss
-from gc_hooks.isolation.causes import why_nondeterministic
+from gc_hooks.isolation.causes import footprint_of, why_nondeterministic
 from gc_hooks.isolation.evaluation import Evaluation
-from gc_hooks.isolation.snapshot import preserve
 from gc_hooks.numerics import DISTANCES
 from gc_hooks.problem import BudgetSpent, Problem, written
 
@@ -31,16 +29,21 @@ def deterministic_value(problem: Problem, term: int, changes: Params | None = No
     behind may be what the gradient was computed from. Where the values differ, the cause is searched for.
     """
     what, function = TERMS[term], problem.terms[term]
-    state: tuple[Any, ...] = ()
+    keeping: AbstractContextManager[None] = nullcontext()
     if isinstance(function, Evaluation):
-        state = function.state
+        keeping = function.preserved()
         if not function.frozen:
             terms = (*problem.terms[:term], function.call, *problem.terms[term + 1 :])
             problem = replace(problem, terms=terms)
     arrays = problem.live or problem.point
     before = {name: array.copy() for name, array in arrays.items() if array.flags.writeable}
-    with preserve(*state) if state else nullcontext(), written(arrays, before, before):  # what the loss does is undone
-        values = [problem.evaluate(term, changes or {}), problem.evaluate(term, changes or {})]
+    with keeping, written(arrays, before, before):  # what the loss does is undone
+        values = [problem.evaluate(term, changes or {})]
+        # A cache is the same after a second evaluation at the same point. What is not, and nobody puts back, is told.
+        is_watched = problem.live is not None and not changes and not isinstance(function, Evaluation)
+        changed_since = footprint_of(function) if is_watched else tuple
+        values.append(problem.evaluate(term, changes or {}))
+        problem.meter.footprint += changed_since()
         first, second = [float(value) if isinstance(value, float) else as_value(value, what) for value in values]
         changed = [name for name, array in before.items() if not same_bits(array, arrays[name])]
     if changed:
@@ -50,7 +53,9 @@ def deterministic_value(problem: Problem, term: int, changes: Params | None = No
         )
     if first != second and not (math.isnan(first) and math.isnan(second)):
         with written(arrays, before, before):
-            why = why_nondeterministic(lambda: as_value(problem.evaluate(term, changes or {}), what), function)
+            why = why_nondeterministic(
+                lambda: as_value(problem.evaluate(term, changes or {}), what), function, problem.meter.evaluations
+            )
         where = ", away from those at which it repeats itself" if changes else ""
         raise NondeterministicLoss(
             f"The {what} gave {first!r} and then {second!r} for the same parameters{where}, so it has no slope to "

@@ -86,7 +86,7 @@ def build_problem(
         matched = match_gradients(grads, point)
     if is_double:  # what is computed from parameters of float32 may fit into float32 by itself
         matched = matched.with_precision_of_numbers()
-    return _with_gradient(problem, values, matched, gradients)
+    return _with_gradient(problem, values, matched, gradients).noted(*problem.meter.footprint)
 
 
 def revisit(
