@@ -20,10 +20,13 @@ from gc_hooks.hooks.questions import (
     check_slopes,
     glance_at_own_loop,
     glance_at_slopes,
+    live_buffers,
     with_buffers,
+    with_live_buffers,
 )
 from gc_hooks.hooks.recorder import warn
 from gc_hooks.report import CheckReport
+from gc_hooks.report.diagnosis import Code
 from gc_hooks.report.verdict import Tolerance
 from gc_hooks.slopes.methods import Estimate, Method
 from gc_hooks.training import Callback, TrainState
@@ -253,9 +256,19 @@ class GradCheckHook(HookBase, Callback):
 
     def _check_step(self, own: OwnStep, plan: CheckPlan, *notes: str) -> None:
         with self._recorder.record(own.step) as check:
+            has_moved = self._recorder.drift.since_attempt(own.params) > 0
             check.protect(own.params, own)
             options = self._options_for(plan, own.step, check.seed)
             question = own, options
+            live = {} if notes else live_buffers(own)  # after the last update they belong to no parameters
             report = self._answer(plan, partial(glance_at_own_loop, *question), partial(check_own_loop, *question))
+            if live:
+                call, buffers = self._buffers
+                # Without an update between two calls, a sum of two batches is meant to be one.
+                previous = buffers if call == self.calls - 1 and has_moved else None
+                known = self._known.diagnoses if self._known is not None else ()
+                accumulates = any(diagnosis.code == Code.ACCUMULATED for diagnosis in known)
+                report = with_live_buffers(own, report, live, previous, accumulates)
+                self._buffers = (self.calls, live) if self._may_be_due() else (-1, {})
             check.report = report.noted(*notes) if notes else self._compared(report)
         self._act_on(check.report)

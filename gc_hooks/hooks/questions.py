@@ -16,10 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gc_hooks._typing import Array, Batch, Loss, Params, RandomState
+from gc_hooks.arrays.gradients import Uncertain
 from gc_hooks.arrays.large import copies_in_double
 from gc_hooks.arrays.norms import in_double, norm, relative_difference, same_bits
+from gc_hooks.arrays.tree import flatten
 from gc_hooks.check import CheckOptions, check_gradients
 from gc_hooks.hooks.identities import broken_identities
+from gc_hooks.isolation.evaluation import Evaluation, found_once
 from gc_hooks.layer_view import LayerView
 from gc_hooks.layerwise import check_layer_views, layers_at_fault
 from gc_hooks.numerics import EPS
@@ -349,7 +352,7 @@ def glance_at_own_loop(own: OwnStep, options: CheckOptions, glance: Glance) -> C
 
     Costs three evaluations of the loss, and two of the gradient where that is a function, which has to repeat itself.
     """
-    with _reset(own) as (loss, grads):
+    with found_once(own.loss, own.grads), _reset(own) as (loss, grads):
         meter = Meter(options.max_evaluations, options.max_seconds)
         problem = build_problem(loss, own.params, grads, in_place=own.in_place, meter=meter, is_known=True)
         try:
@@ -364,6 +367,59 @@ def _of_own_loop(own: OwnStep, report: CheckReport) -> CheckReport:
     if callable(own.grads):
         unasked = "do the optimiser's buffers equal a fresh backward pass? The gradient is a function."
     return replace(report, unasked=(unasked,))
+
+
+def live_buffers(own: OwnStep) -> dict[str, Array]:
+    """Return copies of the gradients that the training has computed, where an adapter got a backward pass beside them.
+
+    None of them with fixed masks: the training had others.
+    """
+    grads: Any = own.grads
+    found: dict[str, Array] = {}
+    if not isinstance(grads, Evaluation) or grads.buffers is None or getattr(own.loss, "frozen", False):
+        return found
+    for name, leaf in flatten(grads.buffers()).items():
+        array = np.array(leaf.value if isinstance(leaf, Uncertain) else leaf)
+        if array.dtype.kind in "fiub":
+            found[name] = array if array.dtype.kind == "f" else array.astype(np.float64)
+    return found
+
+
+def with_live_buffers(
+    own: OwnStep, report: CheckReport, live: Params, previous: Params | None, accumulates: bool
+) -> CheckReport:
+    """Add the comparison of the buffers with one fresh backward pass, in a loop of the user's.
+
+    The loss may be that of another batch than the buffers, or they may be clipped: that they differ is a note. Only
+    where they hold the sum of two steps it is a finding; where a check before this one ``accumulates``, they still do.
+    """
+    if not any(map(np.any, live.values())):
+        return report
+    with _reset(own) as (_, grads):
+        fresh = flatten(grads() if own.in_place else grads(own.params))
+    fresh = {name: np.asarray(array, dtype=live[name].dtype) for name, array in fresh.items() if name in live}
+    fresh = {name: array for name, array in fresh.items() if array.shape == live[name].shape}
+    report = replace(report, gradients=report.gradients + 1, unasked=())
+    differing = differ({name: live[name] for name in fresh}, fresh)
+    if not differing:
+        return replace(report, asked=(*report.asked, "The buffers equal a fresh backward pass."))
+    if previous is not None:
+        previous = {**live, **previous}
+    found = _what_buffers_hold(live, fresh, previous, differing)
+    if accumulates and found.code != Code.ACCUMULATED:
+        found = replace(found, code=Code.ACCUMULATED)
+    if found.code != Code.ACCUMULATED:
+        return report.noted(
+            f"The buffers are not what a fresh backward pass gives: {max(differing.values()):.1e} apart. This usually "
+            "means that the loss is of another batch, or that they were clipped. Try to compare them right after "
+            "backward, on the same batch."
+        )
+    parameters = dict(report.parameters)
+    for name in differing.keys() & parameters.keys():
+        note = f"the optimiser's buffer is off a fresh backward pass by {differing[name]:.1e}"
+        parameters[name] = _worse(parameters[name], differing[name], ROUNDINGS * EPS, note)
+    difference = max(report.difference, *differing.values())
+    return replace(report, parameters=parameters, difference=difference, diagnoses=(*report.diagnoses, found))
 
 
 @contextmanager
