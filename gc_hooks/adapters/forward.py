@@ -10,7 +10,7 @@ import numpy as np
 from gc_hooks._typing import Array, Loss
 from gc_hooks.adapters.aliasing import place
 from gc_hooks.adapters.attachment import scaled
-from gc_hooks.isolation.object_graph import ATTRIBUTE, CALLS, MOST_ITEMS, Node, all_ways, read_slots, walk
+from gc_hooks.isolation.object_graph import ATTRIBUTE, CALLS, MOST_ITEMS, Node, all_ways, changeable, read_slots, walk
 from gc_hooks.isolation.snapshot import preserve
 from gc_hooks.problem import as_number
 
@@ -83,9 +83,14 @@ class ForwardPass:
 
     def __init__(self, loss: Loss, model: Any, state: Any = ()) -> None:
         self._loss, self._model = loss, model
-        self._touched = (model, *(state if isinstance(state, tuple) else (state,)))
+        self._owners = (model, *(state if isinstance(state, tuple) else (state,)))
         # By place, with the holder, which is kept alive so that no other gets its id.
         self._written: dict[tuple[int, Any], tuple[Any, bool]] = {}
+
+    @property
+    def _touched(self) -> tuple[Any, ...]:
+        """Return what a call of the loss may change."""
+        return (*self._owners, *changeable(self._loss))
 
     def places(self) -> Iterator[Place]:
         """Yield where arrays, and numbers in objects, stand in the model."""

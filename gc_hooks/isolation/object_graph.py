@@ -359,9 +359,9 @@ def variables(*functions: object) -> list[Node]:
         if isinstance(thing, type):
             found.append(Node(ClassVariables(thing), key=thing.__name__))
         else:
-            found.append(Node(thing.__dict__, key=thing.__name__))
-            found.append(Node(Variables(thing)))
-    return [node for node in found if not isinstance(node.thing, Variables) or node.thing]
+            own = thing.__dict__, Variables(thing)
+            found += [Node(part, key=thing.__name__) for part in own if part]
+    return found
 
 
 def changeable(*functions: object) -> tuple[Any, ...]:
