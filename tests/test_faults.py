@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import io
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -14,8 +15,11 @@ import textwrap
 import threading
 import time
 import warnings
-from dataclasses import replace
+from collections import deque
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -30,6 +34,7 @@ from gc_hooks import (
     JsonlReporter,
     TensorBoardReporter,
     Verdict,
+    adapters,
     central,
     check_gradients,
     entries,
@@ -40,6 +45,7 @@ from gc_hooks import (
     read_jsonl,
     read_log,
 )
+from gc_hooks.isolation.snapshot import Snapshot
 from gc_hooks.reporters.tensorboard import unique_tags
 from hunts import some
 from interrupts import interrupted_at
@@ -541,6 +547,260 @@ def test_ctrl_c_in_a_slow_loss_does_not_wait_for_the_budget():
     with pytest.raises(KeyboardInterrupt):
         hook.on_step(0, loss=slow, params=w, grads=w)
     assert len(calls) == 3
+
+
+class Net:
+    """An object that changes in all manners when it is asked for its loss."""
+
+    def __init__(self):
+        self.W, self.b, self.calls, self.cache, self.seen = np.linspace(1, 2, 4), 0.5, 0, {}, []
+        self.dW, self.db = np.cos(self.W), 1.0
+        self.mean, self.rng, self.optimizer = np.zeros(2), np.random.default_rng(0), nn.SGD(0.1)
+
+    def loss(self):
+        self.calls += 1
+        self.cache[self.calls] = self.W * 2
+        self.seen.append(self.calls)
+        self.mean += 1
+        return float(np.sum(np.sin(self.W))) + self.b
+
+    def backward(self):
+        self.loss()
+        self.dW[...] = np.cos(self.W)
+
+    def train(self):
+        self.optimizer.step({"W": self.W}, {"W": np.cos(self.W)})
+
+
+INTERRUPTED = {
+    "attributes": lambda net: adapters.attributes(net, ["W", "b"], loss=net.loss, backward=net.backward),
+    "flat": lambda net: adapters.flat(
+        lambda: net.W, lambda w: setattr(net, "W", w), loss=net.loss, grad=lambda: np.cos(net.W), state=net
+    ),
+    "recorded": lambda net: adapters.recorded(net, step=net.train, loss=net.loss, params=lambda: {"W": net.W}),
+    "parallel": lambda net: adapters.parallel([net.W], [net.dW], loss=net.loss, state=net),
+}
+
+
+def _puts_back(code):
+    return any(f"/{part}/" in code.co_filename for part in ("isolation", "adapters"))
+
+
+def check_of(net, attach):
+    GradCheckHook(schedule=first(1), reporters=[], max_evaluations=8).on_step(0, **INTERRUPTED[attach](net))
+
+
+def left_by(check, make, bits_of, stride):
+    """How many Ctrl-C, one in so many lines of what puts things back, left something changed; and how many lines."""
+    filters, left, count = list(warnings.filters), 0, 1
+    while True:
+        thing = make()
+        before = bits_of(thing)
+        came = interrupted_at(lambda thing=thing: check(thing), count, _puts_back)
+        warnings.filters[:] = filters
+        if not came:
+            return left, count
+        left += bits_of(thing) != before
+        count += stride
+
+
+@pytest.mark.parametrize("stride", [1009, pytest.param(101, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("attach", some(INTERRUPTED, ["attributes", "flat"]))
+def test_ctrl_c_at_any_line_leaves_an_object_as_it_was(attach, stride):
+    """Through an adapter: weights, statistics, counters, caches, lists, the optimiser, generators, every attribute."""
+    left, lines = left_by(lambda net: check_of(net, attach), Net, pickle.dumps, stride)
+    assert left == 0
+    assert lines > 2000
+
+
+@pytest.mark.parametrize("planted", [True, False])
+def test_ctrl_c_is_seen_where_nothing_is_put_back_to_the_end(monkeypatch, planted):
+    """The planted fault: a loop that ends where it is interrupted, and nobody who begins it again."""
+
+    def naive(put_back, function, *arguments):
+        try:
+            return function(*arguments)
+        finally:
+            put_back()
+
+    if planted:
+        monkeypatch.setattr("gc_hooks.isolation.evaluation.call_and_undo", naive)
+        monkeypatch.setattr("gc_hooks.isolation.generators.Found.preserve", lambda found: nullcontext([]))
+        monkeypatch.setattr(Snapshot, "put_back", lambda self: [a.write(n.thing, c) for n, a, c in self._saved])
+    net = Net()
+    attached = adapters.parallel([net.W], [net.dW], loss=net.loss, state=net, backward=net.backward)
+    for count in (1, 3):
+        before = pickle.dumps(net)
+        assert interrupted_at(lambda: attached["loss"](), count, lambda code: code.co_name == "_write_dict")
+        assert (pickle.dumps(net) != before) == planted
+
+
+def test_real_signals_leave_an_object_as_it_was():
+    """At any moment, also one within Python's own library."""
+    net, came = Net(), 0
+    before = pickle.dumps(net)
+    previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        for delay in np.random.default_rng(0).uniform(1e-4, 8e-3, 100):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, delay)
+                check_of(net, "attributes")
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                came += 1
+            assert pickle.dumps(net) == before
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    assert came > 20
+
+
+# --- PyTorch ---------------------------------------------------------------------------------------------------------
+
+
+def holders(torch):
+    """Everything that a module may hold, with a tensor or an array in it, and how a pass changes it."""
+
+    class Plain:
+        def __init__(self):
+            self.mean = torch.zeros(4)
+
+    class Slotted:
+        __slots__ = ("mean",)
+
+        def __init__(self):
+            self.mean = torch.zeros(4)
+
+    @dataclass
+    class Data:
+        mean: object
+
+    def average(held, mean):
+        held.mean = 0.9 * held.mean + mean
+
+    def add(tensor, mean):
+        with torch.no_grad():
+            tensor += mean
+
+    return {
+        "object": (Plain(), average),
+        "slots": (Slotted(), average),
+        "dataclass": (Data(torch.zeros(4)), average),
+        "namespace": (SimpleNamespace(mean=torch.zeros(4)), average),
+        "list of objects": ([Plain()], lambda held, mean: average(held[0], mean)),
+        "tuple": ((torch.zeros(4),), lambda held, mean: add(held[0], mean)),
+        "deque": (deque([torch.zeros(4)], 2), lambda held, mean: held.append(held[-1] + mean)),
+        "deque in place": (deque([torch.zeros(4)]), lambda held, mean: add(held[0], mean)),
+        "set": ({torch.zeros(4)}, lambda held, mean: add(next(iter(held)), mean)),
+        "bytes": (bytearray(4), lambda held, mean: held.extend(b"x")),
+        "array": (np.zeros(4), lambda held, mean: held.__iadd__(mean.numpy())),
+        "module in a list": ([torch.nn.BatchNorm1d(4)], lambda held, mean: held[0](torch.stack([mean, -mean]))),
+    }
+
+
+def bits_of(thing):
+    """All that is in a thing, as text and bytes."""
+    if isinstance(thing, (list, tuple, deque, set)):
+        return [bits_of(item) for item in thing]
+    if hasattr(thing, "detach"):
+        return str(thing.dtype), thing.detach().numpy().tobytes()
+    if isinstance(thing, np.ndarray):
+        return thing.tobytes()
+    if hasattr(thing, "state_dict"):
+        return [bits_of(item) for item in thing.state_dict().values()]
+    return bits_of(thing.mean) if hasattr(thing, "mean") else bytes(thing)
+
+
+def network(torch, held, change):
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.norm, self.drop = torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Dropout(0.5)
+            self.last, self.held, self.calls = torch.nn.Linear(4, 1), held, 0
+
+        def forward(self, x):
+            self.calls += 1
+            hidden = self.norm(self.first(x))
+            change(self.held, hidden.detach().mean(0))
+            return self.last(self.drop(hidden)).pow(2).mean()
+
+    torch.manual_seed(0)
+    return Network(), torch.linspace(-1, 1, 18).reshape(6, 3)
+
+
+HOLDERS = ("object", "slots", "dataclass", "namespace", "list of objects", "tuple", "deque", "deque in place", "set")
+HOLDERS += ("bytes", "array", "module in a list")
+
+
+@pytest.mark.parametrize("kind", some(HOLDERS, HOLDERS))
+def test_what_a_torch_module_holds_is_what_it_would_be(kind):
+    """Dtypes and bits, after a training of three steps with a hook and one without."""
+    torch = pytest.importorskip("torch")
+    ends = []
+    for hooked in (False, True):
+        model, x = network(torch, *holders(torch)[kind])
+        optimizer, hook = torch.optim.SGD(model.parameters(), 0.1), None
+        if hooked:
+            hook = adapters.TorchGradCheckHook(model, reporters=[], schedule=every(1), max_evaluations=6)
+        for step in range(3):
+            optimizer.zero_grad()
+            model(x).backward()
+            if hook:
+                hook.on_step(step, loss=lambda model=model, x=x: model(x))
+            optimizer.step()
+        ends.append((bits_of(list(model.state_dict().values())), bits_of(model.held), model.calls))
+        if hook:
+            assert not [report.notes for report in hook.reports if "failed" in str(report.notes)]
+    assert ends[0] == ends[1]
+
+
+def settings(torch, model):
+    modes = len(torch.overrides._get_current_function_mode_stack())
+    grads = bits_of([parameter.grad for parameter in model.parameters()])
+    own = [sorted(vars(module)) for module in model.modules()], model.drop.p, model.calls, bits_of(model.held.mean)
+    state = bits_of(list(model.state_dict().values())), bits_of(torch.get_rng_state())
+    return state, grads, own, modes, torch.get_default_dtype(), torch.is_grad_enabled(), len(model._forward_pre_hooks)
+
+
+@pytest.mark.parametrize("stride", [7001, pytest.param(499, marks=pytest.mark.slow)])
+def test_ctrl_c_at_any_line_leaves_a_torch_module_as_it_was(stride):
+    """Weights, gradients, running statistics, dropout, torch's default dtype, modes and generator."""
+    torch = pytest.importorskip("torch")
+
+    def make():
+        model, x = network(torch, *holders(torch)["object"])
+        model(x).backward()
+        return model, x, adapters.TorchGradCheckHook(model, reporters=[], max_evaluations=2)
+
+    def check(made):
+        model, x, hook = made
+        hook.on_step(0, loss=lambda: model(x))
+
+    left, lines = left_by(check, make, lambda made: settings(torch, made[0]), stride)
+    assert left == 0
+    assert lines > 10_000
+
+
+def test_a_module_with_a_hook_can_be_compiled_by_torch_script():
+    """The recorder steps aside, and is there again at the next step; the module is the same object."""
+    torch = pytest.importorskip("torch")
+    model = torch.nn.Sequential(torch.nn.Linear(3, 1))
+    hook, x = adapters.TorchGradCheckHook(model, reporters=[], schedule=every(1), max_evaluations=4), torch.ones(2, 3)
+    outer = torch.nn.Sequential(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch means to give it up
+        compiled = [torch.jit.script(model), torch.jit.script(outer), torch.jit.script(copy.deepcopy(model))]
+    assert all(torch.equal(each(x), model(x)) for each in compiled)
+    assert outer[0] is model
+    for step in range(2):
+        model.zero_grad()
+        model(x).pow(2).mean().backward()
+        hook.on_step(step, loss=lambda: model(x).pow(2).mean())
+    assert [bool(report.unasked) for report in hook.reports] == [True, False]
+    hook.close()
+    assert not model._forward_pre_hooks
+    assert not model._forward_pre_hooks_with_kwargs
+    assert "__prepare_scriptable__" not in vars(model)
 
 
 # --- exceptions and numbers -----------------------------------------------------------------------------------------

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
+import time
 import zipfile
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from gc_hooks import Callback, GradCheckHook, GradientMismatch, Verdict, every, nn
 from gc_hooks.errors import InvalidProblem
 from hunts import some
+from interrupts import interrupted_at
 
 RNG = np.random.default_rng(5)
 LABELS = RNG.integers(3, size=44)
@@ -408,3 +411,109 @@ def test_a_broken_epoch_cannot_go_on_with_other_batches(tmp_path, options):
     message = r"after 4 batches of an epoch with samples=44, batch_size=8, shuffle=1, and is to go on with .*Give fit"
     with pytest.raises(InvalidProblem, match=message):
         fit(run, **options)
+
+
+# A file that was changed
+
+
+def loaded(run):
+    """What a file brings back: not the gradients."""
+    (params, _, state), *_ = traces(run)
+    return params, state, run.step, run.history.batch_loss
+
+
+def text(change):
+    """A change of the JSON text, as a change of the arrays."""
+
+    def changed(arrays):
+        standing = json.loads(arrays["standing"].tobytes())
+        change(standing)
+        arrays["standing"] = np.frombuffer(json.dumps(standing).encode(), np.uint8)
+
+    return changed
+
+
+def put(name, value):
+    return lambda arrays: arrays.__setitem__(name, value)
+
+
+MALFORMED = {
+    **{f"no {key}": text(lambda s, key=key: s.pop(key)) for key in ("step", "epoch", "history", "under_way")},
+    **{f"no {key}": text(lambda s, key=key: s.pop(key)) for key in ("learning_rate", "optimizer")},
+    **{f"rate {value}": text(lambda s, value=value: s.update(learning_rate=value)) for value in ("x", [], math.nan)},
+    "rate of 400 digits": text(lambda s: s.update(learning_rate=10**400)),
+    **{f"step {value}": text(lambda s, value=value: s.update(step=value)) for value in (None, -1, 1.5, True)},
+    "another step": text(lambda s: s.update(step=s["step"] + 1)),
+    "a history of texts": text(lambda s: s.update(history={"loss": ["x"]})),
+    "a history too long": text(lambda s: s["history"]["loss"].append(1.0)),
+    "a generator of another kind": text(lambda s: s["under_way"]["masks"].update(bit_generator="MT19937")),
+    "no generator": text(lambda s: s["under_way"].update(orders={})),
+    "figures without sizes": text(lambda s: s["under_way"].update(sizes=[])),
+    "more batches than samples": text(lambda s: s["under_way"].update(sizes=[10**6] * len(s["under_way"]["sizes"]))),
+    "no JSON": put("standing", np.frombuffer(b"{", np.uint8)),
+    "no text": put("standing", np.frombuffer(b"\xff\xfe", np.uint8)),
+    "a list": put("standing", np.frombuffer(b"[1]", np.uint8)),
+    "too deep": put("standing", np.frombuffer(b"[" * 100_000, np.uint8)),
+    "no losses": lambda arrays: arrays.pop("batch_loss"),
+    "losses of another shape": put("batch_loss", np.zeros((2, 2))),
+    "losses that are texts": put("batch_loss", np.array(["x"])),
+    "no moments": lambda arrays: [arrays.pop(name) for name in list(arrays) if name.startswith("optimizer/")],
+    "a moment of another shape": put("optimizer/first.dense1.W", np.zeros(2)),
+    "a moment of texts": put("optimizer/first.dense1.W", np.full((4, 6), "x")),
+    "a moment of nobody": put("optimizer/first.other", np.zeros(2)),
+    "something else": put("mine", np.zeros(2)),
+}
+
+
+@pytest.mark.parametrize("change", [*MALFORMED.values(), None], ids=[*MALFORMED, "clean twin"])
+def test_a_changed_file_is_refused_before_anything_is_loaded(tmp_path, change):
+    """All or nothing: whatever is missing, of another kind, or would fail in the next fit only."""
+    path = tmp_path / "run.npz"
+    source = trainer(SaveAt(path, BATCHES + 3, stop=True))
+    fit(source)
+    arrays = dict(np.load(path))
+    if change is not None:
+        change(arrays)
+    np.savez(path, **arrays)
+    run = fit(trainer(), 1)
+    before = traces(run)
+    if change is None:
+        nn.load_training(run, path)
+        assert loaded(run) == loaded(source) != before
+    else:
+        with pytest.raises(InvalidProblem, match=r"Try .*The trainer is as it was\.$"):
+            nn.load_training(run, path)
+        assert traces(run) == before
+
+
+def test_ctrl_c_while_loading_comes_through_when_all_is_loaded(tmp_path):
+    """At any line of what changes the trainer: the trainer is the old one or the new one, never half of each."""
+    nn.save_training(fit(trainer()), tmp_path / "run")
+    old, new = loaded(fit(trainer(), 1)), trainer()
+    nn.load_training(new, tmp_path / "run")
+    seen = set()
+    names = ("_fill_model", "set_optimizer", "go_on_from", "run_all")
+    for count in range(1, 40):
+        run = fit(trainer(), 1)
+        came = interrupted_at(
+            lambda run=run: nn.load_training(run, tmp_path / "run"), count, lambda code: code.co_name in names
+        )
+        seen.add({repr(old): "old", repr(loaded(new)): "new"}.get(repr(loaded(run)), "half") if came else "end")
+    assert "new" in seen
+    assert "half" not in seen
+
+
+def test_a_symbolic_link_stays_one(tmp_path):
+    """What it leads to is written; what a killed save has left long ago goes."""
+    (tmp_path / "store").mkdir()
+    target, link = tmp_path / "store" / "run[1]", tmp_path / "latest"
+    target.write_bytes(b"old")
+    link.symlink_to(target)
+    for name, age in (("77", 7200), ("78", 0)):
+        remains = target.with_name(f".run[1].{name}.partial")
+        remains.write_bytes(b"half")
+        os.utime(remains, (time.time() - age,) * 2)
+    nn.save_training(fit(trainer(), 1), link)
+    assert link.is_symlink()
+    nn.load_training(trainer(), target)
+    assert sorted(path.name for path in target.parent.iterdir()) == [".run[1].78.partial", "run[1]"]

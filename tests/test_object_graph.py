@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import collections
+import contextvars
 import functools
 import itertools
 import random
 import sys
-from types import ModuleType, SimpleNamespace
+import threading
+import time
+import weakref
+from types import MappingProxyType, ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -146,6 +150,86 @@ def walk(thing):
 
 
 OTHER, NET = fresh(), Model()
+
+
+class Meta(type):
+    rng = np.random.default_rng(5)
+
+
+class OfMeta(metaclass=Meta):
+    pass
+
+
+def function_with(rng):
+    def draw():
+        return draw.rng.random()
+
+    draw.rng = rng
+    return draw
+
+
+def by_import(name, text):
+    module = ModuleType(name)
+    module.__package__, module.rng = name.partition(".")[0], fresh()
+    sys.modules[name] = module
+    return eval(text, {"__name__": name, "__package__": module.__package__})
+
+
+def one_kind(rng):
+    @functools.singledispatch
+    def draw(thing):
+        return rng.random()
+
+    return lambda: draw(1)
+
+
+def cached_once(rng):
+    cached = functools.lru_cache(None)(lambda: rng)
+    return lambda: cached().random()
+
+
+def in_context(rng):
+    variable = contextvars.ContextVar("rng")
+    variable.set(rng)
+    return lambda: variable.get().random()
+
+
+def in_thread(rng):
+    local = threading.local()
+    local.rng = rng
+    return lambda: local.rng.random()
+
+
+def weakly(model):
+    reference = weakref.ref(model)
+    HELD_ALIVE.append(model)
+    return lambda: reference().own()
+
+
+def spawned(rng):
+    return lambda: rng.spawn(1)[0].random()
+
+
+def of_seeds(seeds):
+    return lambda: np.random.default_rng(seeds.spawn(1)[0]).random()
+
+
+def module_of(rng):
+    module = ModuleType("mine")
+    module.other = SimpleNamespace(rng=rng)
+    return module
+
+
+def in_module_of_its_own(module):
+    return lambda: module.other.rng.random()
+
+
+def one_by_one(rng):
+    numbers = itertools.cycle([rng])
+    return lambda: next(numbers).random()
+
+
+HELD_ALIVE = []
 FUNCTIONS = {
     "closure": in_closure(),
     "global": named_global,
@@ -177,6 +261,24 @@ FUNCTIONS = {
     "class that is inherited from": lambda: Heir.shared.random(),
     "cached property": lambda: Late().drawn,
     "vectorized function": functools.partial(np.vectorize(in_closure_of_one_argument()), [0.0]),
+    "user dict": behind(lambda rng: [collections.UserDict(rng=rng).data]),
+    "user dict as it is": (lambda held: lambda: held["r"].random())(collections.UserDict(r=fresh())),
+    "chain map": (lambda held: lambda: held["r"].random())(collections.ChainMap({}, {"r": fresh()})),
+    "proxy": (lambda held: lambda: held["r"].random())(MappingProxyType({"r": fresh()})),
+    "key": (lambda held: lambda: next(iter(held)).random())({fresh(): 1}),
+    "metaclass": lambda: OfMeta.rng.random(),
+    "attribute of a function": function_with(fresh()),
+    "import": by_import("mine_a", "lambda: __import__('mine_a').rng.random()"),
+    "one kind": one_kind(fresh()),
+    "cache": cached_once(fresh()),
+    "context": in_context(fresh()),
+    "thread": in_thread(fresh()),
+    "weak reference": weakly(Model(fresh())),
+    "spawn": spawned(fresh()),
+    "seeds": of_seeds(np.random.SeedSequence(3)),
+    "module of its own": in_module_of_its_own(module_of(fresh())),
+    "module in an object": (lambda held: lambda: held.m.other.rng.random())(SimpleNamespace(m=module_of(fresh()))),
+    "iterator": one_by_one(fresh()),
     "adapter": adapters.parallel([np.ones(1)], [np.ones(1)], loss=in_closure())[
         "loss"
     ].call,  # alone: the rest puts it back
@@ -190,7 +292,7 @@ def test_a_generator_is_put_back_wherever_it_stands(function):
         first = [function() for _ in range(3)]
     assert [function() for _ in range(3)] == first
     assert function() != first[0]
-    assert notes == ()
+    assert notes == []
 
 
 def test_a_generator_that_was_replaced_stands_where_it_stood():
@@ -206,6 +308,99 @@ def test_a_generator_that_was_replaced_stands_where_it_stood():
         loss()
         assert model.rng is not before[0]
     assert (model.rng, held["rng"]) == before
+
+
+def test_a_generator_stands_again_in_a_list_a_slot_and_a_variable():
+    """Also where it was not in a dictionary."""
+    listed, slotted, variable = [fresh()], Slotted(fresh()), fresh()
+    before = listed[0], slotted.rng, variable
+
+    def loss():
+        nonlocal variable
+        listed[0], slotted.rng, variable = fresh(), fresh(), fresh()
+
+    with find_generators(loss).preserve():
+        loss()
+    assert (listed[0], slotted.rng, variable) == before
+
+
+def test_a_cache_that_was_empty_is_empty_again():
+    """The generator that the check was the first to make is made anew by the training."""
+    the_rng = functools.lru_cache(None)(fresh)
+    with find_generators(lambda: the_rng().random()).preserve():
+        drawn = the_rng().random()
+    assert the_rng().random() == drawn
+
+
+def test_a_generator_that_the_check_has_made_is_told():
+    """It cannot be put back, because it was nowhere before; one that was there is not told."""
+
+    class Late:
+        rng = None
+
+        def draw(self):
+            self.rng = self.rng or fresh()
+            return self.rng.random()
+
+    for late, told in ((Late(), 1), (Model(fresh()), 0)):
+        draw = late.draw if told else late.own
+        report = check_gradients(lambda w, draw=draw: np.sum(w**2) + 0 * draw(), np.ones(2), 2 * np.ones(2))
+        assert sum("was the first to use the random generator" in note for note in report.notes) == told
+
+
+class Counts(list):
+    """Counts the epochs."""
+
+    asked = 0
+
+    def __iter__(self):
+        Counts.asked += 1
+        return list.__iter__(self)
+
+    def __len__(self):
+        Counts.asked += 1
+        return list.__len__(self)
+
+
+class Loads(dict):
+    """Loads what it is asked for."""
+
+    def items(self):
+        Counts.asked += 1
+        return dict.items(self)
+
+    keys = values = __iter__ = __getitem__ = items
+
+
+class LoadsInOrder(collections.OrderedDict):
+    items = keys = values = __iter__ = __setitem__ = clear = update = Loads.items
+
+
+@pytest.mark.parametrize("make", [lambda: Counts([[1]]), lambda: Loads(a=[1]), LoadsInOrder], ids=lambda m: type(m()))
+def test_the_user_s_containers_are_not_asked(make):
+    """What is stored is looked at and put back without a call of their methods."""
+    held, inner = make(), [1]
+    base = next(base for base in (collections.OrderedDict, dict, list) if isinstance(held, base))
+    if base is not list:
+        base.__setitem__(held, "b", inner)
+    Counts.asked, size = 0, base.__len__(held)
+    with find_generators(lambda: held).preserve(), preserve(held):
+        list.append(held, 2) if base is list else base.__setitem__(held, "c", 2)
+    hook = GradCheckHook(schedule=lambda call: True, reporters=[])
+    for step in range(2):
+        hook.on_step(step, loss=lambda w: (held, np.sum(w * w))[1], params=np.ones(2), grads=2 * np.ones(2))
+    assert Counts.asked == 0
+    assert base.__len__(held) == size
+
+
+@pytest.mark.parametrize("make", [lambda n: [0.5] * n, lambda n: dict.fromkeys(range(n), 0.5)])
+def test_of_a_huge_container_only_a_part_is_visited(make):
+    """A search costs the same for a thousand numbers and for a million."""
+    held = make(1_000_000)
+    began = time.process_time()
+    for _ in range(20):
+        find_generators(lambda: held)
+    assert time.process_time() - began < 0.2  # all of a million numbers, once, would take 0.02 to 0.5
 
 
 class Mute(random.Random):
@@ -243,7 +438,7 @@ def test_objects_that_do_not_want_to_be_looked_at_are_let_be():
     with find_generators(loss, np.sum, None).preserve() as notes:
         first = rng.random()
     assert rng.random() == first
-    assert notes == ()
+    assert notes == []
     later = 1
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections import OrderedDict, defaultdict, deque
+import threading
+from argparse import Namespace
+from collections import ChainMap, OrderedDict, UserDict, defaultdict, deque
+from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
 
@@ -13,6 +16,7 @@ import pytest
 
 from gc_hooks import NondeterministicLoss, check_gradients
 from gc_hooks.isolation.snapshot import Snapshot, preserve
+from gc_hooks.isolation.undoing import run_all
 
 
 class Model:
@@ -530,3 +534,59 @@ def test_looking_for_the_cause_leaves_no_trace():
         check_gradients(in_python, np.ones(3), np.ones(3))
     assert np.random.get_state()[1].tobytes() == numpys
     assert random.getstate() == pythons
+
+
+# whatever comes in between
+
+
+def test_what_comes_after_an_object_that_refuses_is_put_back():
+    """Its error comes through at the end."""
+
+    class Refuses(random.Random):
+        def setstate(self, state):
+            raise ValueError("planted")
+
+    held = [{"a": 1}, Refuses(1), {"b": 2}]
+    with pytest.raises(ValueError, match="planted"), preserve(held):
+        held[0]["a"] = held[2]["b"] = 3
+    assert [held[0], held[2]] == [{"a": 1}, {"b": 2}]
+
+
+@pytest.mark.parametrize("interrupts", [0, 1, 3])
+def test_ctrl_c_within_a_step_begins_it_again(interrupts):
+    """Also a second one and a third; it comes through when all has been run."""
+    done, left = [], [interrupts]
+
+    def step(name):
+        if name == "second" and left[0]:
+            left[0] -= 1
+            raise KeyboardInterrupt
+        done.append(name)
+
+    steps = [(step, name) for name in ("first", "second", "third")]
+    with pytest.raises(KeyboardInterrupt) if interrupts else nullcontext():
+        run_all(steps)
+    assert done == ["first", "second", "third"]
+
+
+@pytest.mark.parametrize("claimed", ["builtins", "json", "torch.nn", "mine"])
+def test_a_class_may_claim_to_be_of_a_library(claimed):
+    """As one that exec makes does: its objects are put back, those inside of it too."""
+    namespace = {"__name__": claimed}
+    exec("class Net:\n    cache = {}\n    def __init__(self):\n        self.h, self.inner = 0, []", namespace)
+    net, inner = namespace["Net"](), namespace["Net"]()
+    net.inner.append(inner)
+    with preserve(net):
+        net.h = inner.h = net.cache["x"] = 1
+    assert (net.h, inner.h, net.cache) == (0, 0, {})
+
+
+def test_what_stands_in_python_s_own_holders_is_put_back():
+    """Of classes that do nothing but hold; a lock is let be."""
+    held = [UserDict(a=[1]), ChainMap({"a": [1]}), Namespace(a=[1]), threading.Lock()]
+    with preserve(held):
+        held[0]["a"].append(2)
+        held[1]["b"] = 2
+        held[2].a = None
+        held[3].acquire()
+    assert (dict(held[0]), dict(held[1]), held[2].a, held[3].locked()) == ({"a": [1]}, {"a": [1]}, [1], True)

@@ -6,6 +6,7 @@ import inspect
 import numbers
 from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any, TypedDict
 
 import numpy as np
@@ -16,6 +17,7 @@ from gc_hooks.arrays.tree import flatten
 from gc_hooks.errors import InvalidProblem
 from gc_hooks.isolation.evaluation import Evaluation
 from gc_hooks.isolation.snapshot import Snapshot
+from gc_hooks.isolation.undoing import run_all, undone_by
 
 Read = Callable[[], Mapping[str, Any]]
 LONGEST = 60  # characters of a value that a message quotes, half a line; of a longer one it names the type
@@ -174,7 +176,7 @@ def _alone(evaluation: Evaluation, backward: Callable[..., object], *arguments: 
     """Call a gradient function that may return buffers to which it adds: return what it adds to zeros."""
     if evaluation.filled is None:
         held = {id(node.thing) for node, _ in evaluation.places or Snapshot(*evaluation.state).places}
-        with evaluation.preserved():
+        with undone_by(evaluation.snapshot().put_back):
             leaves = flatten(backward(*arguments))
             filled = [leaf for leaf in leaves.values() if isinstance(leaf, np.ndarray) and id(leaf) in held]
             values = list(map(np.array, filled))
@@ -246,14 +248,11 @@ def ask(source: Any) -> Any:
 @contextmanager
 def swapped(settings: Sequence[tuple[object, str, Any]]) -> Iterator[None]:
     """Set attributes, given as (owner, name, value), and put back the same old objects afterwards."""
-    old = [(owner, name, getattr(owner, name)) for owner, name, _ in settings]
-    try:
+    old = [(setattr, owner, name, getattr(owner, name)) for owner, name, _ in settings]
+    with undone_by(partial(run_all, old)):
         for setting in settings:
             setattr(*setting)
         yield
-    finally:
-        for setting in old:
-            setattr(*setting)
 
 
 def noted(leaf: Any, note: str) -> Uncertain:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from gc_hooks.arrays.norms import same_bits
 from gc_hooks.arrays.tree import flatten, is_container
 from gc_hooks.errors import InvalidProblem
 from gc_hooks.isolation.evaluation import Evaluation
+from gc_hooks.isolation.undoing import undone_by
 from gc_hooks.report.diagnosis import listed
 
 if TYPE_CHECKING:
@@ -294,12 +295,9 @@ def flat(
 
     @contextmanager
     def parameters_set(params: Params) -> Iterator[None]:
-        before = np.array(get())
-        try:
+        with undone_by(partial(put, np.array(get()))):
             put(np.copy(params["theta"]))
             yield
-        finally:
-            put(before)  # also after an exception or Ctrl-C
 
     def added() -> dict[str, Array]:
         """Return what one backward pass adds, where it adds to what it finds."""

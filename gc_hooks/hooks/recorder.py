@@ -42,7 +42,7 @@ class CheckUnderWay:
         self.seed = seed
         self._recorder = recorder
         self._on_exit = ExitStack()
-        self._lost: tuple[str, ...] = ()  # what could not be restored
+        self._lost: Sequence[str] = ()  # what could not be restored, complete at the end
 
     def protect(self, params: object, functions: object, *, known: bool = False) -> None:
         """Remember where the weights are; when the check has ended, restore the random generators of the functions.

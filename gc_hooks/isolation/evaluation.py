@@ -12,6 +12,7 @@ from gc_hooks._typing import Array, Loss
 from gc_hooks.errors import InvalidProblem
 from gc_hooks.isolation.object_graph import changeable, is_open, references
 from gc_hooks.isolation.snapshot import Place, Snapshot
+from gc_hooks.isolation.undoing import call_and_undo
 from gc_hooks.report.diagnosis import listed
 
 
@@ -46,18 +47,12 @@ class Evaluation:
         """Return the objects that are put back; a function is asked anew what it refers to."""
         return (*self.owners, *changeable(*self.functions))
 
-    @contextmanager
-    def preserved(self) -> Iterator[None]:
-        """Put back afterwards what changes in the block."""
-        snapshot = Snapshot(*self.state) if self.places is None else Snapshot.at(self.places)
-        try:
-            yield
-        finally:
-            snapshot.put_back()
+    def snapshot(self) -> Snapshot:
+        """Return what may change as it is now."""
+        return Snapshot(*self.state) if self.places is None else Snapshot.at(self.places)
 
     def __call__(self, *arguments: object) -> Any:
-        with self.preserved():
-            return self.call(*arguments)
+        return call_and_undo(self.snapshot().put_back, self.call, *arguments)
 
 
 @contextmanager

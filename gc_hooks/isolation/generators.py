@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import gc
+import threading
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from types import CodeType, FrameType, ModuleType, TracebackType
+from typing import Any
 
-from gc_hooks.isolation.object_graph import Node, all_ways, walk
-from gc_hooks.isolation.rng import is_generator, random_state, set_random_state
+from gc_hooks.isolation.evaluation import Evaluation
+from gc_hooks.isolation.object_graph import (
+    ATTRIBUTE,
+    CALLS,
+    ITEM,
+    PLAIN,
+    SAME,
+    VARIABLE,
+    Node,
+    Part,
+    Way,
+    all_ways,
+    is_library,
+    placing,
+    walk,
+)
+from gc_hooks.isolation.rng import is_generator, once_per_class, random_state, set_random_state
+from gc_hooks.isolation.snapshot import Snapshot
+from gc_hooks.isolation.undoing import run_all, undone_by
+from gc_hooks.report.diagnosis import listed
 
 LONGEST = 1000
 """Items of one container that are looked at. Generators stand in short lists; a longer one is mostly data."""
@@ -16,11 +41,28 @@ MOST = 5000
 """Things that are visited, which takes 5 to 10 milliseconds. Twice as many would be felt in a check at every step."""
 
 
-class Found(NamedTuple):
-    """The random generators that some functions can reach, and notes on what the search left out."""
+HOLDERS = {
+    *("builtins", "itertools", "functools", "types", "operator", "contextlib", "queue", "_queue"),
+    *("weakref", "_weakref", "weakrefset", "_weakrefset", "contextvars", "_contextvars", "_thread", "_threading_local"),
+    *("torch.utils.data.dataloader", "torch.utils.data.sampler"),
+}
+"""Modules whose objects hold what a user has put there: iterators, caches, proxies, queues, references. A search may
+look into them, because it changes nothing there."""
 
-    nodes: tuple[Node, ...]
+
+CACHE = type(lru_cache(len))  # the class of functions with a functools.lru_cache
+
+
+@dataclass
+class Found:
+    """What some functions can reach that has to be put back after a check, and notes on what the search left out."""
+
+    functions: tuple[object, ...]
+    nodes: tuple[Node, ...]  # the random generators
+    caches: tuple[Any, ...] = ()  # those of functools.lru_cache that are empty
+    state: tuple[Any, ...] = ()  # the objects that evaluations put back: again at the end, should a Ctrl-C come between
     notes: tuple[str, ...] = ()
+    is_new: bool = True  # whether no check has been made since the search
 
     @property
     def in_place(self) -> bool:
@@ -28,36 +70,124 @@ class Found(NamedTuple):
         return all(node.home is not None and node.home.get(node.key) is node.thing for node in self.nodes)
 
     @contextmanager
-    def preserve(self) -> Iterator[tuple[str, ...]]:
-        """Put back the states, and each generator where it stood; yield notes on what cannot be put back."""
-        saved, notes = [], list(self.notes)
+    def preserve(self) -> Iterator[list[str]]:
+        """Put back the states, and each generator where it stood; yield notes on what is not, complete at the end."""
+        notes = list(self.notes)
+        steps: list[tuple[Any, ...]] = [(Snapshot(*self.state).put_back,)] if self.state else []
+        steps += [(_empty_again, cache) for cache in self.caches]
         for node in self.nodes:
             try:
-                saved.append((node, random_state(node.thing)))
+                steps.append((set_random_state, node.thing, random_state(node.thing)))
             except Exception:  # a class of the user's own that does not give its state
                 notes.append(
                     f"The random generator {node.name} ({type(node.thing).__name__}) does not give its state, so that "
                     "it could not be put back. This usually means a class of your own without that method. Try a "
                     "np.random.default_rng(seed)."
                 )
-        try:
-            yield tuple(notes)
-        finally:
-            for node, state in saved:
-                set_random_state(node.thing, state)
-                # A loss that begins with a new generator each time leaves that one in the old one's place.
-                if node.home is not None and node.home.get(node.key) is not node.thing:
-                    node.home[node.key] = node.thing
+            else:
+                steps.append((_put_where_it_stood, node, _place_of(node)))
+        with undone_by(partial(run_all, steps)):
+            yield notes
+        if self.is_new:
+            self.is_new = False
+            notes += self._made_meanwhile()
+
+    def _made_meanwhile(self) -> list[str]:
+        """Say which generators were made during the check: the training goes on with them where they are now."""
+        known = {id(node.thing) for node in self.nodes}
+        names = [node.name for node in find_generators(*self.functions).nodes if id(node.thing) not in known]
+        if not names:
+            return []
+        return [
+            f"The check was the first to use the random generator {listed(names)}, and has drawn from it. This usually "
+            "means one that the loss makes when it is first called. Try to make it before the first step."
+        ]
+
+
+def _empty_again(cache: Any) -> None:
+    if cache.cache_info().currsize:
+        cache.cache_clear()
+
+
+Put = Callable[[Any], None]
+
+
+def _place_of(node: Node) -> Put | None:
+    return None if node.parent is None else placing(node.parent.thing, node.key, node.home)
+
+
+def _put_where_it_stood(node: Node, put: Put | None) -> None:
+    """Put a generator in its old place; a loss that begins with a new one each time leaves that one there."""
+    if put is None or node.parent is None:
+        return
+    owner = node.parent.thing
+    if node.home is not None:
+        is_there = node.home.get(node.key) is node.thing
+    else:  # a list may have got shorter, or another order
+        is_there = node.step == ITEM and any(item is node.thing for item in owner)
+    if not is_there:
+        put(node.thing)
 
 
 def find_generators(*functions: object) -> Found:
     """Search what functions can reach for generators, other than the global ones, without a copy of anything."""
-    nodes = list(walk(map(Node, functions), all_ways, plain_arrays=False, longest=LONGEST, most=MOST))
-    found = tuple(node for node in nodes if is_generator(type(node.thing)))
-    if len(nodes) < MOST:
-        return Found(found)
-    note = (
-        f"More than {MOST:,} objects can be reached from the loss and the gradient: random generators beyond them "
-        "were not put back. Try functions that refer to less, or before_loss=."
+    nodes = list(walk(map(Node, functions), _ways, plain_arrays=False, longest=LONGEST, most=MOST))
+    notes: tuple[str, ...] = ()
+    if len(nodes) >= MOST:
+        notes = (
+            f"More than {MOST:,} objects can be reached from the loss and the gradient: random generators beyond them "
+            "were not put back. Try functions that refer to less, or before_loss=.",
+        )
+    return Found(
+        functions,
+        tuple(node for node in nodes if is_generator(type(node.thing))),
+        tuple(node.thing for node in nodes if isinstance(node.thing, CACHE) and not node.thing.cache_info().currsize),
+        tuple(thing for node in nodes if isinstance(node.thing, Evaluation) for thing in node.thing.state),
+        notes,
     )
-    return Found(found, (note,))
+
+
+@once_per_class
+def _ways(kind: type) -> tuple[Way, ...] | None:
+    """Return the ways on that a search for generators takes: more than `preserve`, which would write there."""
+    if issubclass(kind, ModuleType):
+        return (_of_whole_module,)
+    if is_generator(kind) or issubclass(kind, (*PLAIN, CodeType, FrameType, TracebackType)):
+        return all_ways(kind)
+    for base, way in HELD:
+        if issubclass(kind, base):
+            return (way, *(all_ways(kind) or ()))
+    onward = all_ways(kind)
+    return (_of_holder,) if not onward and str(kind.__module__) in HOLDERS else onward
+
+
+def _of_whole_module(thing: ModuleType) -> list[Part]:
+    """Return the objects in a module of the user's, where it is not known which of them are used."""
+    if is_library(thing.__name__):
+        return []
+    values = vars(thing)
+    objects = {name: value for name, value in list(values.items()) if not isinstance(value, (type, ModuleType, *CALLS))}
+    return [(VARIABLE, objects.items(), values)]
+
+
+def _of_holder(thing: object) -> list[Part]:
+    return [(SAME, enumerate(gc.get_referents(thing)), None)]
+
+
+def _of_reference(thing: Any) -> list[Part]:
+    return [(SAME, [(0, weakref.ref.__call__(thing))], None)]
+
+
+def _of_context(thing: ContextVar[Any]) -> list[Part]:
+    return [(SAME, [(0, thing.get(None))], None)]
+
+
+def _of_thread(thing: threading.local) -> list[Part]:
+    return [(ATTRIBUTE, vars(thing).items(), vars(thing))]
+
+
+HELD: tuple[tuple[Any, Way], ...] = (
+    (weakref.ref, _of_reference),
+    (ContextVar, _of_context),
+    (threading.local, _of_thread),
+)

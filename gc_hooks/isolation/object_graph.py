@@ -8,33 +8,41 @@ random generators, `references` for the variables of a loss, and `gc_hooks.adapt
 from __future__ import annotations
 
 import dis
+import json
 import sys
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import cached_property, lru_cache, partial
-from itertools import islice
-from types import BuiltinMethodType, CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
+from itertools import chain, islice
+from pathlib import Path
+from types import BuiltinMethodType, CodeType, FunctionType, MethodType, ModuleType
 from types import MemberDescriptorType as Slot
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from gc_hooks._typing import Array
 from gc_hooks.isolation.rng import is_generator, once_per_class
 
 DATA = {"numpy", "scipy", "pandas", "sklearn"}
 """Packages whose objects are arrays, often data sets."""
 
+HOLDERS = {"argparse", "collections", "types"}
+"""Modules of Python's own whose objects do nothing but hold what they are given: Namespace, UserDict, ChainMap."""
+
 # Memory of devices; threads, files and windows; the program that runs the training; reports, which are to stay.
-OPAQUE = set(sys.stdlib_module_names).union(
+OPAQUE = (set(sys.stdlib_module_names) - HOLDERS).union(
     ("torch", "jax", "jaxlib", "tensorflow", "keras", "numba", "cupy"),
-    ("tensorboard", "tensorboardX", "rich", "tqdm", "matplotlib", "PIL", "cv2"),
-    ("IPython", "pytest", "_pytest", "gc_hooks.hooks.hook", "gc_hooks.hooks.recorder"),
+    ("tensorboard", "tensorboardX", "wandb", "mlflow", "rich", "tqdm", "matplotlib", "PIL", "cv2"),
+    ("IPython", "pytest", "_pytest", "lightning", "pytorch_lightning", "accelerate", "ignite"),
+    ("gc_hooks.hooks.hook", "gc_hooks.hooks.recorder"),
+    ("gc_hooks.adapters.pytorch.hook", "gc_hooks.adapters.pytorch.forward_recorder"),
     ("gc_hooks.tracing.box", "gc_hooks.tracing.tape", "gc_hooks.isolation.object_graph"),
 )
 """Modules whose objects are not looked into: to put their attributes back would not put back what they stand for."""
 
-KNOWN = OPAQUE | DATA | {"gc_hooks"}
+KNOWN = OPAQUE | HOLDERS | DATA | {"gc_hooks"}
 """Packages whose code leads to nothing of the user's."""
 
 MOST_ITEMS, MOST_BYTES = 1000, 2**20
@@ -50,7 +58,13 @@ SETS_GLOBAL, SETS_CELL = {"STORE_GLOBAL", "DELETE_GLOBAL"}, {"STORE_DEREF", "DEL
 
 CALLS = (FunctionType, MethodType, BuiltinMethodType, partial)
 
-ITEM, KEY, ATTRIBUTE, VARIABLE, SAME = "[{}]", "[{!r}]", ".{}", "{}", ""
+CONTAINERS = (OrderedDict, dict, list, tuple, set, frozenset, deque, bytearray)
+"""Python's own containers, a special one before what it is a case of."""
+
+STDLIB = str(Path(json.__file__).parents[1])
+MADE_AT_RUN_TIME = 1 << 9  # the flag Py_TPFLAGS_HEAPTYPE of a class; those that Python is built with are without it
+
+ITEM, KEY, ATTRIBUTE, VARIABLE, SAME, KEY_ITSELF = "[{}]", "[{!r}]", ".{}", "{}", "", ".keys()[{}]"
 """How a name goes on at each kind of step. A variable begins a new name; the object of a method has the method's."""
 
 
@@ -81,8 +95,11 @@ class Node(NamedTuple):
         return (node.key or type(start.thing).__name__) + "".join(reversed(steps))
 
 
-Part = tuple[str, Iterable[tuple[Any, Any]], "dict[Any, Any] | None"]
-"""What is reached in one step: the kind of step, pairs of key and thing, and the dictionary in which they stand."""
+Part = tuple[str, Iterable[Any], "dict[Any, Any] | None"]
+"""What is reached in one step: the kind of step, pairs of key and thing, and the dictionary in which they stand.
+
+The items of a sequence are things without a key: `pairs_of` numbers them.
+"""
 
 Way = Callable[[Any], list[Part]]
 Ways = Callable[[type], "tuple[Way, ...] | None"]
@@ -117,8 +134,11 @@ def walk(
             continue
         try:
             for way in onward:
-                for step, pairs, home in way(thing):
-                    for key, item in list(islice(pairs, longest)):  # a copy: another thread may change the container
+                for part in way(thing):
+                    step, _, home = part
+                    for number, (key, item) in enumerate(pairs_of(part, longest, ways)):
+                        if step == KEY and type(key) is not str and ways(type(key)) is not None:
+                            waiting.append(Node(key, node, KEY_ITSELF, number))
                         if not plain_arrays and type(item) is np.ndarray and not item.dtype.hasobject:
                             continue
                         if ways(type(item)) is not None and id(item) not in met:
@@ -136,32 +156,39 @@ def all_ways(kind: type) -> tuple[Way, ...] | None:
         return ()
     found = [way for kinds, way in WAYS if issubclass(kind, kinds)]
     if is_open(kind):
-        found.append(_of_object)
+        found.append(of_object)
     return tuple(found) if found or issubclass(kind, (bytearray, Iterator)) else None
 
 
-def _of_collection(thing: Collection[Any]) -> list[Part]:
+def pairs_of(part: Part, longest: int | None = None, ways: Ways = all_ways) -> list[tuple[Any, Any]]:
+    """Return the pairs of key and thing in a part, or the first of them; none for a long container of plain things."""
+    step, things, _ = part
+    found = list(islice(things, longest))  # a copy: another thread may change the container
     # Of a long history of numbers only the classes are looked at, which is ten times as fast; of few items it is not.
-    if len(thing) > 20 and set(map(all_ways, set(map(type, thing)))) == {None}:
-        return []
-    return [(ITEM, enumerate(thing), None)]
+    if step in (ITEM, KEY) and len(found) > 20:
+        kinds = set(map(type, chain.from_iterable(found) if step == KEY else found))
+        if set(map(ways, kinds)) == {None}:
+            return []
+    return list(enumerate(found)) if step == ITEM else found
 
 
-def _of_object(thing: object) -> list[Part]:
+def of_object(thing: object) -> list[Part]:
+    """Return what stands in an object's attributes and slots, and its class."""
     kind = type(thing)
     parts: list[Part] = []
     if kind.__dictoffset__:
-        parts.append((ATTRIBUTE, thing.__dict__.items(), thing.__dict__))
+        attributes = object.__getattribute__(thing, "__dict__")
+        parts.append((ATTRIBUTE, attributes.items(), attributes))
     if slots(kind):
         parts.append((ATTRIBUTE, read_slots(thing).items(), None))
-    if not is_library(kind.__module__):
+    if not is_of_library(kind):
         parts.append((VARIABLE, [(kind.__name__, kind)], None))
     return parts
 
 
 def _of_class(thing: type) -> list[Part]:
     """Return what stands in a class of the user's, the functions behind its methods and properties, and its bases."""
-    if is_library(thing.__module__):
+    if is_of_library(thing):
         return []
     attributes = []
     for name, found in list(vars(thing).items()):
@@ -172,7 +199,8 @@ def _of_class(thing: type) -> list[Part]:
         elif isinstance(found, (staticmethod, classmethod)):
             found = found.__func__
         attributes.append((name, found))
-    return [(ATTRIBUTE, attributes, None), (VARIABLE, [(base.__name__, base) for base in thing.__bases__], None)]
+    kinds = [(kind.__name__, kind) for kind in (*thing.__bases__, type(thing))]
+    return [(ATTRIBUTE, attributes, None), (VARIABLE, kinds, None)]
 
 
 def _of_call(thing: Any) -> list[Part]:
@@ -192,9 +220,17 @@ def _of_function(thing: FunctionType) -> list[Part]:
             own.append((name, cell.cell_contents))
     for default in (*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values()):
         own.append(("a default argument", default))
-    parts: list[Part] = [(VARIABLE, own, None)]
-    if not is_library(thing.__module__):
-        parts += _of_module(thing.__globals__, _names(thing.__code__))
+    parts: list[Part] = [(VARIABLE, own, None), (ATTRIBUTE, thing.__dict__.items(), thing.__dict__)]
+    if is_library(thing.__module__):
+        return parts
+    names = _names(thing.__code__)
+    parts += _of_module(thing.__globals__, names)
+    # Modules that it sees as its own variables, or imports when it runs.
+    package = str(thing.__globals__.get("__package__"))
+    imported = [sys.modules.get(name) for name in (*names, *map(f"{package}.{{}}".format, names))]
+    for inner in [*(inner for _, inner in own), *imported]:
+        if isinstance(inner, ModuleType) and not is_library(inner.__name__):
+            parts += _of_module(vars(inner), names)
     return parts
 
 
@@ -212,11 +248,13 @@ def _of_module(variables: dict[str, Any], names: tuple[str, ...], depth: int = 0
 
 @lru_cache(maxsize=1024)
 def _names(code: CodeType) -> tuple[str, ...]:
-    """Return the names that a function's code uses, with those of the functions inside it."""
+    """Return the names that a function's code uses, also as texts, with those of the functions inside it."""
     names = set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             names.update(_names(constant))
+        elif isinstance(constant, str):  # globals()["rng"], import_module("mine.data")
+            names.add(constant)
     return tuple(sorted(names))
 
 
@@ -294,15 +332,49 @@ class ClassVariables:
                 setattr(self._kind, name, value)
 
 
+@once_per_class
+def own_container(kind: type) -> Any:
+    """Return Python's own container that a class is a case of. Its methods show what is stored.
+
+    Those of the user's class may do anything else: count epochs, shuffle, load.
+    """
+    return next(base for base in CONTAINERS if issubclass(kind, base))
+
+
 WAYS: tuple[tuple[Any, Way], ...] = (
     ((Variables, ClassVariables), lambda thing: []),
     (FunctionType, _of_function),
     ((MethodType, BuiltinMethodType, partial), _of_call),
     (type, _of_class),
-    (dict, lambda thing: [(KEY, thing.items(), thing)]),
-    ((list, tuple, set, frozenset, deque), _of_collection),
-    (np.ndarray, lambda thing: [(ITEM, enumerate(thing.flat if thing.dtype.hasobject else ()), None)]),
+    (dict, lambda thing: [(KEY, own_container(type(thing)).items(thing), thing)]),
+    ((list, tuple, set, frozenset, deque), lambda thing: [(ITEM, own_container(type(thing)).__iter__(thing), None)]),
+    (
+        np.ndarray,
+        lambda thing: [(ITEM, np.ndarray.view(thing, np.ndarray).flat if thing.dtype.hasobject else (), None)],
+    ),
 )
+
+
+def plain_view(array: Array) -> Array:
+    """Return a view of an array without the class that a user may have given it."""
+    return np.ndarray.view(array, np.ndarray)
+
+
+def placing(owner: Any, key: Any, home: dict[Any, Any] | None) -> Callable[[Any], None] | None:
+    """Return a function that puts something where an owner has it; None where nothing can be put."""
+    if home is not None:
+        return partial(home.__setitem__, key)
+    if isinstance(owner, (list, deque)):
+        return partial(owner.__setitem__, key)
+    if isinstance(owner, FunctionType):
+        cells = dict(zip(owner.__code__.co_freevars, owner.__closure__ or (), strict=True))
+        return partial(setattr, cells[key], "cell_contents") if key in cells else None
+    if isinstance(owner, type):
+        there = vars(owner).get(key)  # not behind a property or a static method
+        return partial(setattr, owner, key) if isinstance(there, np.ndarray) or is_generator(type(there)) else None
+    if isinstance(key, str) and key in slots(type(owner)):
+        return partial(slots(type(owner))[key].__set__, owner)
+    return None
 
 
 @once_per_class
@@ -327,8 +399,24 @@ def read_slots(thing: object) -> dict[str, Any]:
 
 @lru_cache(maxsize=1024)
 def is_library(module: str | None) -> bool:
-    """Return whether a module is one of `KNOWN` packages."""
-    return str(module).partition(".")[0] in KNOWN
+    """Return whether a module is one of `KNOWN` packages, and not one of the user's with such a name (``code.py``)."""
+    package = str(module).partition(".")[0]
+    if package not in KNOWN or package not in sys.stdlib_module_names:
+        return package in KNOWN
+    file = getattr(sys.modules.get(str(module)), "__file__", None) or STDLIB
+    return file.startswith(STDLIB) and "site-packages" not in file
+
+
+@once_per_class
+def is_of_library(kind: type) -> bool:
+    """Return whether a class is of one of `KNOWN` packages, and does not only claim to be.
+
+    A class that is made by ``exec``, in a namespace without a name, says that it is of "builtins".
+    """
+    module = str(kind.__module__)
+    if not is_library(module) or not kind.__flags__ & MADE_AT_RUN_TIME:
+        return is_library(module)
+    return kind.__qualname__.partition(".")[0] in getattr(sys.modules.get(module), "__dict__", {})
 
 
 @once_per_class
@@ -337,7 +425,7 @@ def is_open(kind: type) -> bool:
     if issubclass(kind, type) or not (kind.__dictoffset__ or slots(kind)):
         return False
     module = str(kind.__module__)
-    return not {module, module.partition(".")[0]} & OPAQUE or issubclass(kind, SimpleNamespace)
+    return not {module, module.partition(".")[0]} & OPAQUE or not is_of_library(kind)
 
 
 def references(*functions: object) -> list[Node]:
@@ -377,8 +465,11 @@ def changeable_nodes(*functions: object) -> list[Node]:
         if isinstance(thing, np.ndarray):
             is_state = thing.nbytes <= MOST_BYTES
         elif isinstance(thing, (list, dict, set, deque)):
-            kinds = set(map(type, thing.values() if isinstance(thing, dict) else thing))
-            is_state = len(thing) <= MOST_ITEMS or all(issubclass(kind, PLAIN) for kind in kinds)
+            own = own_container(kind)
+            stored = own.values(thing) if isinstance(thing, dict) else own.__iter__(thing)
+            is_state = own.__len__(thing) <= MOST_ITEMS or all(
+                issubclass(kind, PLAIN) for kind in set(map(type, stored))
+            )
         else:
             is_state = is_generator(kind) or (is_open(kind) and str(kind.__module__).partition(".")[0] not in DATA)
         if is_state:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import lru_cache
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 import numpy as np
+
+from gc_hooks.isolation.undoing import run_all, undone_by
 
 GLOBAL_GENERATORS: dict[str, Any] = {
     "NumPy's global random state": np.random.get_state.__self__,  # type: ignore[attr-defined]
@@ -16,35 +19,43 @@ GLOBAL_GENERATORS: dict[str, Any] = {
 }
 """What the functions of the modules ``numpy.random`` and ``random`` draw from."""
 
-GENERATORS = (np.random.Generator, np.random.BitGenerator, np.random.RandomState, random.Random)
+GENERATORS = (
+    np.random.Generator,
+    np.random.BitGenerator,
+    np.random.RandomState,
+    np.random.SeedSequence,  # it counts the children that it has spawned
+    random.Random,
+)
 
 T = TypeVar("T")
 
 
-def once_per_class(function: Callable[[Any], T]) -> Callable[[Any], T]:
+def once_per_class(function: Callable[..., T]) -> Callable[..., T]:
     """Remember what a function returns for each class: a walk meets thousands of objects of few classes."""
     return lru_cache(maxsize=1024)(function)
 
 
+def global_generators() -> dict[str, Any]:
+    """Return the generators of whole modules by name: NumPy's, Python's, and torch's where it is loaded."""
+    found = dict(GLOBAL_GENERATORS)
+    torch = sys.modules.get("torch")  # not imported here: a training without it pays nothing
+    if torch is not None and hasattr(torch, "default_generator"):
+        found["PyTorch's global random state"] = torch.default_generator
+        if torch.cuda.is_initialized():
+            for number, generator in enumerate(torch.cuda.default_generators):
+                found[f"PyTorch's global random state on device {number}"] = generator
+    return found
+
+
 def save_global_random_state() -> Callable[[], None]:
-    """Return a function that puts NumPy's and Python's global generators back to the states that they have now."""
-    states = list(map(random_state, GLOBAL_GENERATORS.values()))
-
-    def put_back() -> None:
-        for generator, state in zip(GLOBAL_GENERATORS.values(), states, strict=True):
-            set_random_state(generator, state)
-
-    return put_back
+    """Return a function that puts the global generators back to the states that they have now."""
+    saved = [(set_random_state, generator, random_state(generator)) for generator in global_generators().values()]
+    return partial(run_all, saved)
 
 
-@contextmanager
-def preserve_global_random_state() -> Iterator[None]:
-    """Put the global generators back at the end, also after an exception or Ctrl-C."""
-    put_back = save_global_random_state()
-    try:
-        yield
-    finally:
-        put_back()
+def preserve_global_random_state() -> AbstractContextManager[None]:
+    """Put the global generators back at the end of the context, also after an exception or Ctrl-C."""
+    return undone_by(save_global_random_state())
 
 
 @once_per_class
@@ -66,7 +77,11 @@ def random_state(generator: Any) -> Any:
         return generator.get_state(legacy=False)
     if isinstance(generator, random.Random):
         return generator.getstate()
-    return getattr(generator, "bit_generator", generator).state
+    if isinstance(generator, np.random.SeedSequence):
+        return generator.__reduce__()[2]  # what pickle keeps, the only way to its counter
+    bits = getattr(generator, "bit_generator", generator)
+    seeds = getattr(bits, "seed_seq", None)
+    return bits.state, random_state(seeds) if isinstance(seeds, np.random.SeedSequence) else None
 
 
 def set_random_state(generator: Any, state: Any) -> None:
@@ -75,5 +90,10 @@ def set_random_state(generator: Any, state: Any) -> None:
         generator.set_state(state)
     elif isinstance(generator, random.Random):
         generator.setstate(state)
+    elif isinstance(generator, np.random.SeedSequence):
+        generator.__setstate__(state)  # type: ignore[attr-defined]
     else:
-        getattr(generator, "bit_generator", generator).state = state
+        bits = getattr(generator, "bit_generator", generator)
+        bits.state, seeds = state
+        if seeds is not None:
+            set_random_state(bits.seed_seq, seeds)

@@ -5,9 +5,14 @@ A file is a plain ``.npz`` of arrays and one JSON text, without pickle, which co
 
 from __future__ import annotations
 
+import copy
+import glob
 import json
 import os
-from collections.abc import Mapping
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +20,14 @@ import numpy as np
 
 from gc_hooks._typing import Array, Params
 from gc_hooks.errors import InvalidProblem, require
+from gc_hooks.isolation.undoing import run_all
 from gc_hooks.nn.chain import prefixed
 from gc_hooks.nn.model import Sequential
 from gc_hooks.nn.trainer import Trainer
 
 STANDING = "standing"  # name in the file of the JSON text, as bytes: where the training stands
+KNOWN = ("params/", "state/", "optimizer/", "batch_loss", STANDING)  # how names in a file begin
+ABANDONED = 3600.0  # seconds after which a file that is half written is taken for that of a save that was killed
 
 
 def save_training(trainer: Trainer, path: str | os.PathLike[str]) -> None:
@@ -67,31 +75,136 @@ def load_training(trainer: Trainer, path: str | os.PathLike[str]) -> None:
     Raises
     ------
     InvalidProblem
-        The file is damaged, is not a checkpoint, or belongs to another model or optimiser. The trainer is unchanged.
+        The file is damaged, is not a checkpoint, or belongs to another model or optimiser. The trainer is as it was.
     OSError
         The file cannot be read.
     """
-    arrays = _read(Path(path))
+    try:
+        steps = _steps_of_loading(trainer, Path(path))
+    except InvalidProblem as error:
+        raise InvalidProblem(f"{error} The trainer is as it was.") from error
+    try:
+        run_all(steps)
+    except BaseException:  # a Ctrl-C comes through when all is loaded
+        run_all(steps)
+        raise
+
+
+def _steps_of_loading(trainer: Trainer, path: Path) -> list[Sequence[Any]]:
+    """Return what loading will do, functions with their arguments, after all that can be refused has been."""
+    arrays = _read(path)
     require(
         STANDING in arrays,
         f"{path} holds a model without its training. It was probably written by save_model. Try load_model.",
     )
-    standing = json.loads(arrays[STANDING].tobytes())
     _check_model(path, arrays, trainer.model)
-    optimizer, saved = trainer.optimizer, standing["optimizer"]
-    require(
-        saved == type(optimizer).__name__,
-        f"{path} was saved with the optimiser {saved}, and the trainer has {type(optimizer).__name__}. "
-        f"Try a trainer with {saved}, or load_model for the parameters alone.",
+    standing = _read_standing(path, arrays, trainer)
+    optimizer, state = (
+        trainer.optimizer,
+        {name.removeprefix("optimizer/"): array for name, array in arrays.items() if name.startswith("optimizer/")},
     )
-    # All that can be refused has been; from here on the trainer changes.
-    _fill_model(arrays, trainer.model)
-    optimizer.learning_rate = standing["learning_rate"]
-    optimizer.state.clear()
-    for name, array in arrays.items():
-        if name.startswith("optimizer/"):
-            optimizer.state[name.removeprefix("optimizer/")] = array
-    trainer.go_on_from(standing, arrays["batch_loss"].tolist())
+    require(
+        standing["optimizer"] == type(optimizer).__name__,
+        f"{path} was saved with the optimiser {standing['optimizer']}, and the trainer has {type(optimizer).__name__}. "
+        f"Try a trainer with {standing['optimizer']}, or load_model for the parameters alone.",
+    )
+    _check_optimizer(path, state, trainer, standing["step"])
+
+    def set_optimizer() -> None:
+        optimizer.learning_rate = standing["learning_rate"]
+        optimizer.state.clear()
+        optimizer.state.update(state)
+
+    return [
+        (_fill_model, arrays, trainer.model),
+        (set_optimizer,),
+        (trainer.go_on_from, standing, arrays["batch_loss"].tolist()),
+    ]
+
+
+Number = (int, float)
+FIGURES = {str: Number}
+STATE_OF_GENERATOR: dict[Any, Any] = {str: object}
+UNDER_WAY = {
+    "orders": STATE_OF_GENERATOR,
+    "masks": STATE_OF_GENERATOR,
+    "plan": {str: int},
+    "sizes": [int],
+    "figures": [FIGURES],
+}
+FORM = {
+    "step": int,
+    "epoch": int,
+    "history": {str: [Number]},
+    "under_way": UNDER_WAY,
+    "optimizer": str,
+    "learning_rate": Number,
+}
+"""What the JSON text has to be: a class, a list of such, or a dictionary with certain keys or any."""
+
+
+def _has_form(value: Any, form: Any) -> bool:
+    if isinstance(form, list):
+        return isinstance(value, list) and all(_has_form(item, form[0]) for item in value)
+    if not isinstance(form, dict):
+        return isinstance(value, form) and not isinstance(value, bool)
+    if not isinstance(value, dict):
+        return False
+    if str in form:  # any keys
+        return all(_has_form(item, form[str]) for item in value.values())
+    return value.keys() == form.keys() and all(_has_form(value[key], form[key]) for key in form)
+
+
+def _read_standing(path: Path, arrays: Params, trainer: Trainer) -> dict[str, Any]:
+    """Return where the training stood; refuse a text that would fail now or in the next ``fit``."""
+    try:
+        standing: dict[str, Any] = json.loads(arrays[STANDING].tobytes())
+    except (ValueError, RecursionError) as error:
+        raise _unusable(path, f"its text is no JSON ({type(error).__name__})") from error
+    for key in FORM:
+        if not (isinstance(standing, dict) and _has_form(standing.get(key), FORM[key])):
+            raise _unusable(path, f"{key} is missing in its text, or has another form")
+    epoch, losses = standing["under_way"], arrays.get("batch_loss")
+    for key in ("orders", "masks"):
+        try:
+            bits = type(np.random.default_rng().bit_generator)()
+            bits.state = epoch[key]
+        except Exception as error:
+            raise _unusable(path, f"the random state {key} belongs to another kind of generator") from error
+    columns = {tuple(figures) for figures in epoch["figures"]}
+    wrong = {
+        "step or epoch": standing["step"] < 0 or standing["epoch"] < 0,
+        "learning_rate": not 0 <= standing["learning_rate"] <= sys.float_info.max,
+        "batch_loss": losses is None or losses.dtype.kind != "f" or losses.shape != (standing["step"],),
+        "sizes or figures": len(epoch["sizes"]) != len(epoch["figures"]) or len(columns) > 1,
+        "plan": bool(epoch["plan"] or epoch["sizes"]) and epoch["plan"].keys() != {"samples", "batch_size", "shuffle"},
+        "sizes": any(size < 1 for size in epoch["sizes"]) or sum(epoch["sizes"]) > epoch["plan"].get("samples", 0),
+        "history": any(len(figures) != standing["epoch"] for figures in standing["history"].values()),
+    }
+    for what, is_wrong in wrong.items():
+        if is_wrong:
+            raise _unusable(path, f"{what} is missing, or does not fit the rest")
+    return standing
+
+
+def _check_optimizer(path: Path, state: dict[str, Array], trainer: Trainer, step: int) -> None:
+    """Refuse an optimiser's state that is not of the form that one step gives it."""
+    twin = copy.deepcopy(trainer.optimizer)
+    twin.state.clear()
+    params = {name: np.zeros_like(array) for name, array in trainer.model.params.items()}
+    if step or state:
+        twin.step(params, {name: np.zeros_like(array) for name, array in params.items()})
+    expected, found = _forms(twin.state), _forms(state)
+    different = [name for name in expected | found if expected.get(name) != found.get(name)]
+    if different:
+        raise _unusable(path, f"the optimiser's {different[0]} is missing, unknown or of another shape or type")
+
+
+def _unusable(path: Path, why: str) -> InvalidProblem:
+    return InvalidProblem(
+        f"{path} cannot be read as a checkpoint: {why}. This usually means a file that was changed after it was saved, "
+        "or that another version wrote. Try the file that save_training wrote, or an older one."
+    )
 
 
 def save_model(model: Sequential, path: str | os.PathLike[str]) -> None:
@@ -106,17 +219,21 @@ def load_model(model: Sequential, path: str | os.PathLike[str]) -> None:
     """
     arrays = _read(Path(path))
     _check_model(path, arrays, model)
-    _fill_model(arrays, model)
+    run_all([(_fill_model, arrays, model)])
 
 
 def _model_arrays(model: Sequential) -> dict[str, Array]:
     return {**prefixed("params/", model.params), **prefixed("state/", model.state)}
 
 
+def _forms(arrays: Mapping[str, Array]) -> dict[str, str]:
+    return {name: f"{array.dtype} {array.shape}" for name, array in arrays.items()}
+
+
 def _check_model(path: str | os.PathLike[str], arrays: Params, model: Sequential) -> None:
     """Refuse a file whose arrays differ from the model's in names, shapes or types."""
-    expected = {name: f"{array.dtype} {array.shape}" for name, array in _model_arrays(model).items()}
-    found = {name: f"{array.dtype} {array.shape}" for name, array in arrays.items() if name[:6] in ("params", "state/")}
+    expected = _forms(_model_arrays(model))
+    found = {name: form for name, form in _forms(arrays).items() if name[:6] in ("params", "state/")}
     different = [name for name in expected | found if expected.get(name) != found.get(name)]
     if different:
         first = different[0]
@@ -134,7 +251,12 @@ def _fill_model(arrays: Params, model: Sequential) -> None:
 
 def _write(path: Path, arrays: Mapping[str, Any]) -> None:
     """Write a file beside the path and move it there when it is complete, so that a crash loses nothing old."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    path = path.resolve()  # through a symbolic link, which stays one
+    for remains in path.parent.glob(f".{glob.escape(path.name)}.*[0-9].partial"):
+        with suppress(OSError):  # of a save that was killed; another that is still at work touches its own
+            if time.time() - remains.stat().st_mtime > ABANDONED:
+                remains.unlink()
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
             np.savez(file, **arrays)
@@ -146,9 +268,13 @@ def _write(path: Path, arrays: Mapping[str, Any]) -> None:
 
 
 def _read(path: Path) -> dict[str, Array]:
+    """Return the arrays of a file; one with others than a checkpoint's is refused before they are read."""
     with path.open("rb") as file:
         try:
             with np.load(file, allow_pickle=False) as arrays:
+                unknown = [name for name in arrays.files if not name.startswith(KNOWN)]
+                if unknown:
+                    raise ValueError(f"it holds {unknown[0]!r}, which is no part of one")
                 return dict(arrays)
         except Exception as error:  # a damaged archive fails in many ways: zipfile, zlib and NumPy errors
             raise InvalidProblem(

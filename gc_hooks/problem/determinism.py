@@ -15,6 +15,7 @@ from gc_hooks.arrays.norms import same_bits
 from gc_hooks.errors import InvalidProblem, NondeterministicLoss
 from gc_hooks.isolation.causes import footprint_of, why_nondeterministic
 from gc_hooks.isolation.evaluation import Evaluation
+from gc_hooks.isolation.undoing import undone_by
 from gc_hooks.numerics import DISTANCES
 from gc_hooks.problem import BudgetSpent, Problem, written
 
@@ -31,7 +32,7 @@ def deterministic_value(problem: Problem, term: int, changes: Params | None = No
     what, function = TERMS[term], problem.terms[term]
     keeping: AbstractContextManager[None] = nullcontext()
     if isinstance(function, Evaluation):
-        keeping = function.preserved()
+        keeping = undone_by(function.snapshot().put_back)
         if not function.frozen:
             terms = (*problem.terms[:term], function.call, *problem.terms[term + 1 :])
             problem = replace(problem, terms=terms)

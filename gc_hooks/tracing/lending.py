@@ -16,7 +16,6 @@ import gc
 import math
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from types import CellType, FunctionType, ModuleType
@@ -26,7 +25,7 @@ import numpy as np
 
 from gc_hooks._typing import Array
 from gc_hooks.isolation.generators import LONGEST, MOST
-from gc_hooks.isolation.object_graph import Node, all_ways, slots, walk
+from gc_hooks.isolation.object_graph import Node, all_ways, pairs_of, placing, walk
 from gc_hooks.tracing.box import CURRENT, Box, NotTraceable, Trace, isinstance_box, plain, words
 from gc_hooks.tracing.operations import assembled, buffer, gathered, shown, vectorised
 
@@ -217,9 +216,10 @@ def find_places(*functions: object) -> list[Place]:
 def _places_in(owner: Any, wanted: Callable[[Any], bool]) -> Iterator[tuple[tuple[int, Any], Place]]:
     """Yield the places in an object at which a wanted thing stands, each with what tells it from others."""
     for way in all_ways(type(owner)) or ():
-        for _, pairs, home in way(owner):
-            for key, item in list(pairs):
-                put = _put(owner, key, home) if wanted(item) else None
+        for part in way(owner):
+            _, _, home = part
+            for key, item in pairs_of(part, LONGEST):
+                put = placing(owner, key, home) if wanted(item) else None
                 if put is not None:
                     yield (id(owner if home is None else home), key), Place(put, item)
     if isinstance(owner, FunctionType) and wanted(owner.__defaults__):
@@ -237,22 +237,6 @@ def _is_replaced(thing: Any) -> bool:
     if kind is tuple:
         return len(thing) <= MOST_IN_TUPLE and any(map(_is_replaced, thing))
     return kind is np.vectorize or (kind in REPLACEABLE and stand_in(thing) is not thing)
-
-
-def _put(owner: Any, key: Any, home: Any) -> Callable[[Any], None] | None:
-    """Return a function that puts something where an owner has it; None where nothing can be put."""
-    if home is not None:
-        return partial(home.__setitem__, key)
-    if isinstance(owner, (list, deque)):
-        return partial(owner.__setitem__, key)
-    if isinstance(owner, FunctionType):
-        cells = dict(zip(owner.__code__.co_freevars, owner.__closure__ or (), strict=True))
-        return partial(setattr, cells[key], "cell_contents") if key in cells else None
-    if isinstance(owner, type):
-        return partial(setattr, owner, key) if isinstance(vars(owner).get(key), np.ndarray) else None
-    if isinstance(key, str) and key in slots(type(owner)):
-        return partial(slots(type(owner))[key].__set__, owner)
-    return None
 
 
 class _Lender:

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 
+PREPARE = "__prepare_scriptable__"
+"""A method that torch.jit.script looks for in a module: it compiles what that returns."""
+
+
 class ForwardRecorder:
     """A forward pre-hook that records, for each pass since the last step, its inputs and the random states before it.
 
@@ -23,8 +27,27 @@ class ForwardRecorder:
         self.passes: list[tuple[Any, Callable[[], None]]] = []  # inputs, and what puts the random states back
         self.batch_size = 0  # length of the first tensor among the inputs of the last pass while paused
         self._wanted, self._paused = wanted, False
+        self._model: Module | None = None
         self._replayed: int | None = None  # passes so far, None outside of a replay
         self._alike = True
+
+    def attach(self, model: Module) -> None:
+        """Let a module call the recorder before each pass, from now on."""
+        self._model = model
+        model.register_forward_pre_hook(self, with_kwargs=True)
+        vars(model)[PREPARE] = _StepsAside(model)
+
+    def detach(self) -> None:
+        """Let go of the module."""
+        if self._model is not None:
+            step_aside(self._model)
+        self._model = None
+
+    def begin_step(self) -> None:
+        """Forget the passes of the last step, and come back where the module was compiled meanwhile."""
+        self.passes.clear()
+        if self._model is not None and PREPARE not in vars(self._model):
+            self.attach(self._model)
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return ForwardRecorder, ()
@@ -35,7 +58,7 @@ class ForwardRecorder:
 
         if not self._paused:
             if torch.is_grad_enabled() and self._wanted():  # without a graph it is an evaluation, not training
-                self.passes.append(((args, kwargs), save_random_states()))
+                self.passes.append(((args, kwargs), save_global_random_state()))
             return
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor) and value.ndim]
         self.batch_size = next(map(len, tensors), 0)
@@ -46,14 +69,13 @@ class ForwardRecorder:
                 self._alike = self._alike and _equal(inputs, (args, kwargs))
                 put_back()
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Record nothing: the passes inside of the context are not the training's."""
+    def pause(self) -> None:
+        """Record nothing: the passes from here on are not the training's."""
         self._paused = True
-        try:
-            yield
-        finally:
-            self._paused, self._replayed = False, None
+
+    def go_on(self) -> None:
+        """Record again."""
+        self._paused, self._replayed = False, None
 
     @contextmanager
     def replay(self) -> Iterator[None]:
@@ -72,19 +94,25 @@ class ForwardRecorder:
         return ""
 
 
-def save_random_states() -> Callable[[], None]:
-    """Return a function that puts back the random states of torch, on the CPU and on CUDA, of NumPy and of Python."""
-    import torch
+class _StepsAside:
+    """Returns a module whose recorder has gone: torch.jit.script cannot compile it. It comes back at the next step."""
 
-    cpu, put_back_others = torch.get_rng_state(), save_global_random_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    def __init__(self, model: Module) -> None:
+        self._model = model
 
-    def put_back() -> None:
-        torch.set_rng_state(cpu)
-        torch.cuda.set_rng_state_all(cuda)
-        put_back_others()
+    def __call__(self) -> Any:
+        step_aside(self._model)
+        own = getattr(self._model, PREPARE, None)  # the method of the user's class, if it has one
+        return self._model if own is None else own()
 
-    return put_back
+
+def step_aside(model: Module) -> None:
+    """Take every recorder out of a module."""
+    hooks = model._forward_pre_hooks
+    for number in [number for number, hook in hooks.items() if isinstance(hook, ForwardRecorder)]:
+        del hooks[number]
+        model._forward_pre_hooks_with_kwargs.pop(number, None)
+    vars(model).pop(PREPARE, None)
 
 
 def _equal(first: Any, second: Any) -> bool:

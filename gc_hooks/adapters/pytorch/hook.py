@@ -106,9 +106,9 @@ class TorchGradCheckHook(HookBase):
         self._in_float64 = False  # whether the last whole check ran the module in it
         self._previous: tuple[int, dict[str, Array]] = -1, {}
         self._forward_recorder = ForwardRecorder(self._may_be_due)
-        self._handles = []
+        self._handles: list[Any] = []
         if not self._environment.off:
-            self._handles.append(model.register_forward_pre_hook(self._forward_recorder, with_kwargs=True))
+            self._forward_recorder.attach(model)
 
     def on_step(self, step: int, *, loss: Callable[[], Tensor]) -> None:
         """Count one step of the training; call it after ``backward()`` and before ``optimizer.step()``.
@@ -124,7 +124,7 @@ class TorchGradCheckHook(HookBase):
         plan = self._due(step)
         if plan is not None:
             self._check(step, loss, plan)
-        self._forward_recorder.passes.clear()
+        self._forward_recorder.begin_step()
 
     def attach(self, optimizer: Optimizer, *, loss: Callable[[], Tensor]) -> None:
         """Have the optimiser call `on_step` with this ``loss`` at the beginning of each step, until `close`."""
@@ -140,6 +140,7 @@ class TorchGradCheckHook(HookBase):
                     self._check(step, loss, FULL, at_end=True)
                 self._sum_up()
         finally:
+            self._forward_recorder.detach()
             for handle in self._handles:
                 handle.remove()
             super().close()

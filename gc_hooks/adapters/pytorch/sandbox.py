@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from gc_hooks._typing import Array, Params
-from gc_hooks.adapters.pytorch.forward_recorder import ForwardRecorder, save_random_states
-from gc_hooks.adapters.pytorch.tensors import as_gradient, eps_of, float64_mode, in_float64, trained_parameters
+from gc_hooks.adapters.pytorch.forward_recorder import ForwardRecorder
+from gc_hooks.adapters.pytorch.tensors import (
+    as_gradient,
+    eps_of,
+    float64_mode,
+    in_float64,
+    leave_mode,
+    trained_parameters,
+)
 from gc_hooks.errors import InvalidProblem
+from gc_hooks.isolation.object_graph import Node, all_ways, of_object, pairs_of, placing
+from gc_hooks.isolation.snapshot import Snapshot
+from gc_hooks.isolation.undoing import call_and_undo, run_all
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module, Parameter
+
+T = TypeVar("T")
 
 NOT_IN_FLOAT64 = (
     "The module cannot be run in float64 ({}). The slopes are measured in its own precision, with larger errors."
@@ -39,6 +50,8 @@ class Sandbox:
     def __init__(
         self, model: Module, recorder: ForwardRecorder, closure: Callable[[], Tensor], dropout_off: bool
     ) -> None:
+        import torch
+
         if not callable(closure):
             raise InvalidProblem(
                 f"loss must be a function, got {closure!r}. This usually means the loss of this step itself. Try "
@@ -46,28 +59,33 @@ class Sandbox:
             )
         self._model, self._recorder, self._closure, self._dropout_off = model, recorder, closure, dropout_off
         self._trained = trained_parameters(model)
+        self._parameters = set(map(id, model.parameters()))
+        # Taken once: after each evaluation everything is as it is now.
+        self._held = Snapshot(model, opened=(torch.nn.Module,))
+        self._places = list(_places_of_tensors(self._held.nodes, self._parameters))
 
     def loss(self, params: Params, double: bool = True) -> float:
         """Return the loss at these parameters, computed in float64 or in the module's own precision."""
-        with self._opened(params, double, self._dropout_off):
-            return float(self._run_closure().item())
+        return self._inside(self._value, params, double, self._dropout_off)
 
     def gradient(self, params: Params, double: bool = True) -> dict[str, Array]:
         """Return what the module's backward pass gives at these parameters."""
-        with self._opened(params, double, self._dropout_off):
-            return self._backward()
+        return self._inside(self._backward, params, double, self._dropout_off)
 
     def fresh_passes(self, count: int) -> list[dict[str, Array]]:
         """Return the gradients of one or two backward passes with the training's own masks.
 
         The module is put back only after both: they show what the first pass changes.
         """
-        passes = []
-        with self._opened({}, False, False):  # at the module's own parameters
+
+        def passes() -> list[dict[str, Array]]:
+            found = []
             for _ in range(count):
                 with self._recorder.replay():
-                    passes.append(self._backward())
-        return passes
+                    found.append(self._backward())
+            return found
+
+        return self._inside(passes, {}, False, False)  # at the module's own parameters
 
     def why_not_in_float64(self, params: Params) -> str:
         """Return why slopes cannot be measured in float64, and what to try; empty when they can.
@@ -88,73 +106,98 @@ class Sandbox:
         close = partial(np.isclose, rtol=tolerance, atol=1e-3 * tolerance, equal_nan=True)
         if close(double, own):
             return ""
-        losses = []
-        for count in (0, 1):  # one number that is drawn before changes all random numbers after it
-            with self._opened(params, False, True):
-                for device in {"cpu", *map(_float64_device, self._trained.values())}:
-                    torch.rand(count, device=device)
-                losses.append(float(self._run_closure().item()))
+
+        def after_drawing(count: int) -> float:
+            for device in {"cpu", *map(_float64_device, self._trained.values())}:
+                torch.rand(count, device=device)
+            return self._value()
+
+        # One number that is drawn before changes all random numbers after it.
+        losses = [self._inside(partial(after_drawing, count), params, False, True) for count in (0, 1)]
         if not close(*losses):
             return RANDOM.format(*losses)
         return NOT_IN_FLOAT64.format(f"the loss is {double:.6g} there and {own:.6g} in its own precision")
 
-    @contextmanager
-    def _opened(self, params: Params, double: bool, dropout_off: bool) -> Iterator[None]:
-        """Set parameters in the module and work on copies of its state, until the context ends, however it ends.
+    def _inside(self, run: Callable[[], T], params: Params, double: bool, dropout_off: bool) -> T:
+        """Return what a function returns with parameters set in the module, which works on copies of its state.
 
-        Put back are the parameters' memory and gradients, all other attributes of the sub-modules, random states and
-        torch's settings. With ``double`` torch computes in float64; autocast leaves float64 tensors as they are.
+        Put back are the parameters' memory and gradients, all that the module holds, random states and torch's
+        settings. With ``double`` torch computes in float64; autocast leaves float64 tensors as they are.
         """
         import torch
 
-        with ExitStack() as stack, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # such as for weights that are not contiguous: the training has shown them
-            stack.callback(save_random_states())
-            stack.enter_context(torch.enable_grad())  # an optimiser calls its hooks without
-            stack.enter_context(self._recorder.paused())
-            self._copy_attributes(stack, double, dropout_off)
-            self._set_parameters(stack, params, double)
+        mode = float64_mode()()
+        filters: Any = warnings.filters
+        steps: list[Sequence[Any]] = [
+            (leave_mode, mode),  # first: in it a parameter gets float64
+            *((_restore_parameter, p, p.data, p.grad) for p in self._model.parameters()),
+            (torch.set_default_dtype, torch.get_default_dtype()),
+            (torch.set_grad_enabled, torch.is_grad_enabled()),
+            (self._held.put_back,),
+            (self._recorder.go_on,),
+            (filters.__setitem__, slice(None), list(filters)),
+        ]
+
+        def set_up_and_run() -> T:
+            # Such as for weights that are not contiguous: the training has shown them. Not with catch_warnings, after
+            # which Python shows every warning of the training again.
+            filters.insert(0, ("ignore", None, Warning, None, 0))
+            self._recorder.pause()
+            torch.set_grad_enabled(True)  # an optimiser calls its hooks without
+            self._put_copies(double, dropout_off)
+            self._set_parameters(params, double)
             if double:
                 # A hand-written autograd.Function gets its inputs without the mode: they are converted at the entrance.
-                entrance = self._model.register_forward_pre_hook(
+                self._model.register_forward_pre_hook(
                     lambda module, args, kwargs: (in_float64(args), in_float64(kwargs)), with_kwargs=True
                 )
-                stack.callback(entrance.remove)
-                stack.callback(torch.set_default_dtype, torch.get_default_dtype())
                 torch.set_default_dtype(torch.float64)
-                stack.enter_context(float64_mode()())
-            yield
+                mode.__enter__()
+            return run()
 
-    def _copy_attributes(self, stack: ExitStack, double: bool, dropout_off: bool) -> None:
-        """Give the sub-modules copies of their buffers, hidden states and counters, and turn their dropout off."""
+        return call_and_undo(partial(run_all, steps), set_up_and_run)
+
+    def _put_copies(self, double: bool, dropout_off: bool) -> None:
+        """Put copies in the place of the tensors that the module holds, and turn its dropout off."""
         import torch
 
         copies: dict[int, Tensor] = {}
-        for module in list(self._model.modules()):
-            attributes = vars(module)
-            originals = dict(attributes)
-            stack.callback(_restore_attributes, attributes, originals)
-            for name, value in originals.items():
-                if "hooks" not in name:  # the handles of hooks refer to these very dictionaries
-                    attributes[name] = _copied(value, double, copies)
-            if dropout_off and isinstance(module, torch.nn.modules.dropout._DropoutNd):
+        for put, held in self._places:
+            put(self._copied(held, double, copies))
+        for module in self._model.modules() if dropout_off else ():
+            if isinstance(module, torch.nn.modules.dropout._DropoutNd):
                 module.p = 0.0
-            elif dropout_off and isinstance(module, (torch.nn.RNNBase, torch.nn.MultiheadAttention)):
+            elif isinstance(module, (torch.nn.RNNBase, torch.nn.MultiheadAttention)):
                 module.dropout = 0.0
 
-    def _set_parameters(self, stack: ExitStack, params: Params, double: bool) -> None:
+    def _copied(self, value: Any, double: bool, copies: dict[int, Tensor]) -> Any:
+        """Return a copy of a tensor that is not a parameter, one copy for each tensor, also inside of tuples."""
+        import torch
+
+        if isinstance(value, torch.Tensor) and id(value) not in self._parameters:
+            if id(value) not in copies:
+                copies[id(value)] = _in_precision(value.detach(), value, double)
+            return copies[id(value)]
+        if isinstance(value, (tuple, frozenset)):
+            own: Any = tuple if isinstance(value, tuple) else frozenset
+            return own.__new__(type(value), [self._copied(item, double, copies) for item in value])
+        return value
+
+    def _set_parameters(self, params: Params, double: bool) -> None:
         """Let the parameters refer to other memory, with other values where they are given, and have no gradient."""
         import torch
 
         names = {id(parameter): name for name, parameter in self._trained.items()}
         for parameter in self._model.parameters():
             data = parameter.data
-            stack.callback(_restore_parameter, parameter, data, parameter.grad)
             values, new = params.get(names.get(id(parameter), "")), data
             if values is not None:
                 new = torch.as_tensor(values, device=_float64_device(data)).reshape(data.shape)
             parameter.grad = None  # so that a closure that calls backward() is seen
             parameter.data = _in_precision(new, data, double)
+
+    def _value(self) -> float:
+        return float(self._run_closure().item())
 
     def _run_closure(self) -> Tensor:
         import torch
@@ -183,35 +226,39 @@ class Sandbox:
         return dict(zip(self._trained, map(as_gradient, grads, self._trained.values()), strict=True))
 
 
-def _restore_attributes(attributes: dict[str, Any], originals: dict[str, Any]) -> None:
-    for name in attributes.keys() - originals.keys():
-        del attributes[name]
-    attributes.update(originals)
-
-
 def _restore_parameter(parameter: Parameter, data: Tensor, grad: Tensor | None) -> None:
     parameter.grad = None  # torch refuses data of another type than that of the gradient
     parameter.data = data
     parameter.grad = grad
 
 
-def _copied(value: Any, double: bool, copies: dict[int, Tensor]) -> Any:
-    """Return a copy of a tensor that is not a parameter, one copy for each tensor, also inside of dicts and lists."""
+def _places_of_tensors(nodes: Iterable[Node], others: set[int]) -> Iterator[tuple[Callable[[Any], None], Any]]:
+    """Yield where in some objects tensors stand, other than some, or tuples of them; sets are yielded as a whole."""
     import torch
 
-    if isinstance(value, torch.Tensor) and not isinstance(value, torch.nn.Parameter):
-        if id(value) not in copies:
-            copies[id(value)] = _in_precision(value.detach(), value, double)
-        return copies[id(value)]
-    if isinstance(value, (dict, list)):
-        twin = copy.copy(value)  # which keeps the class, such as OrderedDict
-        keys = list(value) if isinstance(value, dict) else range(len(value))
-        for key in keys:
-            twin[key] = _copied(value[key], double, copies)
-        return twin
-    if isinstance(value, (set, np.ndarray, np.random.Generator)):
-        return copy.copy(value)
-    return value
+    for node in nodes:
+        owner = node.thing
+        if isinstance(owner, set) and _holds_tensor(tuple(owner), others):
+            yield partial(_fill_set, owner), tuple(owner)
+        ways = all_ways(type(owner)) or ((of_object,) if isinstance(owner, torch.nn.Module) else ())
+        for part in chain.from_iterable(way(owner) for way in ways if not isinstance(owner, type)):
+            for key, held in pairs_of(part, ways=lambda kind: ()):  # tensors are nothing plain here
+                put = placing(owner, key, part[2]) if _holds_tensor(held, others) else None
+                if put is not None:
+                    yield put, held
+
+
+def _fill_set(target: set[Any], items: tuple[Any, ...]) -> None:
+    target.clear()
+    target.update(items)
+
+
+def _holds_tensor(value: Any, others: set[int]) -> bool:
+    import torch
+
+    if isinstance(value, (tuple, frozenset)):
+        return any(_holds_tensor(item, others) for item in value)
+    return isinstance(value, torch.Tensor) and id(value) not in others
 
 
 def _in_precision(new: Tensor, old: Tensor, double: bool) -> Tensor:

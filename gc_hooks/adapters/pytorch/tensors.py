@@ -83,9 +83,22 @@ def float64_mode() -> Any:
     casts = {torch.Tensor.float, torch.Tensor.half, torch.Tensor.bfloat16}
 
     class Float64Mode(TorchFunctionMode):  # type: ignore[misc]  # mypy does not follow imports of torch, see setup.cfg
+        is_left = False  # torch may put a mode back that a Ctrl-C has come in the middle of: it does nothing then
+
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if self.is_left:
+                return function(*args, **(kwargs or {}))
             if function in casts:  # tensor.float() and the like
                 function = torch.Tensor.double
             return function(*in_float64(tuple(args)), **in_float64(kwargs or {}))
 
     return Float64Mode
+
+
+def leave_mode(mode: Any) -> None:
+    """Leave a mode of torch's functions, if it is the one that is on."""
+    from torch.overrides import _get_current_function_mode
+
+    mode.is_left = True
+    if _get_current_function_mode() is mode:
+        mode.__exit__(None, None, None)
