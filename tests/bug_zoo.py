@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -360,11 +361,11 @@ class Affine:
         return upstream @ self.params["W"].T
 
 
-def training(chain=nn.Sequential, dense=nn.Dense, activation=nn.Tanh):
+def training(chain=nn.Sequential, dense=nn.Dense, activation=nn.Tanh, twin=nn.Tanh):
     """Reports of the first steps of a training with our trainer, in which one class is replaced by a wrong one."""
 
     def reports(wrong):
-        classes = (chain, dense, activation) if wrong else (nn.Sequential, nn.Dense, nn.Tanh)
+        classes = (chain, dense, activation) if wrong else (nn.Sequential, nn.Dense, twin)
         rng, hook = np.random.default_rng(6), GradCheckHook(after=2, reporters=[], on_fail=lambda report: None)
         model = classes[0]([classes[1](4, 6), classes[2](), nn.Dense(6, 3)])
         inputs, labels = rng.normal(size=(36, 4)), rng.integers(3, size=36)
@@ -396,6 +397,16 @@ class NoDerivative(nn.Tanh):
         return upstream, {}
 
 
+class MaskDrawnAgain(nn.Dropout):
+    """It keeps the generator for backward in place of the mask, and there it has moved on."""
+
+    def forward(self, params, inputs, context):
+        return super().forward(params, inputs, context)[0], context
+
+    def backward(self, params, cache, upstream):
+        return super().forward(params, upstream, cache)[0], {}
+
+
 class NextSample(nn.Tanh):
     def backward(self, params, cache, upstream):
         upstream, grads = super().backward(params, cache, upstream)
@@ -419,6 +430,9 @@ OTHER_BUGS = {
     "buffers written once": OtherBug(("stale",), training(chain=WrittenOnce)),
     "buffers clipped": OtherBug(("buffers_differ",), training(chain=ClippedAfterwards)),
     "no derivative in a layer": OtherBug(("wrong_below", "layer"), training(activation=NoDerivative)),
+    "a mask drawn again": OtherBug(
+        ("dropout_mask", "layer"), training(activation=partial(MaskDrawnAgain, 0.4), twin=partial(nn.Dropout, 0.4))
+    ),
     "delta of the next sample": OtherBug(
         ("unexplained", "order_matters", "samples_mixed", "layer"), training(activation=NextSample)
     ),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -636,11 +638,12 @@ def test_the_buffers_are_compared_with_a_fresh_pass(chain, codes, dtype):
 
 
 def test_a_clean_run_says_what_was_asked():
-    """A good report lists both answers and leaves no question open."""
+    """A good report lists all answers and leaves no question open."""
     hook = a_hook(after=None)
     fit(hook, 2)
     assert hook.reports[0].asked == (
         "Slopes on 4 samples in float64, dropout off.",
+        "With dropout on and its masks held fixed, the gradient is right, too.",
         "The optimiser's buffers equal a fresh backward pass, run twice.",
     )
     assert hook.reports[0].unasked == ()
@@ -684,13 +687,79 @@ class Unscaled(nn.Dropout):
         return (upstream if cache is None else upstream * (cache > 0)), {}
 
 
-@pytest.mark.parametrize(("dropout", "seen"), [("off", set()), ("frozen", {"dense1.W", "dense1.b"})])
-@pytest.mark.parametrize("layer", [nn.Dropout, Unscaled])
-def test_frozen_dropout_is_checked_too(dropout, seen, layer):
-    """A bug in dropout's backward is seen with fixed masks, not with a rate of zero; its clean twin is GOOD in both."""
+class DrawnAgain(nn.Dropout):
+    """Backward draws from the generator that forward has drawn from, or from one that only it has."""
+
+    own = None
+
+    def forward(self, params, inputs, context):
+        return super().forward(params, inputs, context)[0], context
+
+    def backward(self, params, cache, upstream):
+        if self.own is not None and cache.generator is not None:
+            cache = replace(cache, generator=self.own)
+        return super().forward(params, upstream, cache)[0], {}
+
+
+class DrawnElsewhere(DrawnAgain):
+    own = np.random.default_rng(1)
+
+
+@pytest.mark.parametrize("dropout", ["off", "frozen"])
+@pytest.mark.parametrize("layer", [nn.Dropout, Unscaled, DrawnAgain, DrawnElsewhere])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_bug_in_dropout_is_seen_with_fixed_masks(dropout, layer, dtype):
+    """Also by default, after the check with a rate of zero, which does not see it; the clean twin is GOOD in both."""
     hook = a_hook(after=3, dropout=dropout, on_fail=lambda report: None)
-    fit(hook, 5, dropout=layer)
-    assert [failing(report) for report in hook.reports] == [seen if layer is Unscaled else set()] * 3
+    fit(hook, 5, dropout=layer, dtype=dtype)
+    seen = set() if layer is nn.Dropout else {"dense1.W", "dense1.b"}
+    assert [failing(report) for report in hook.reports] == [seen] * 3
+    if seen and dropout == "off":
+        codes = {diagnosis.code for diagnosis in hook.reports[0].diagnoses}
+        assert codes & {"dropout_mask", "not_repeatable"}
+        assert ("not_repeatable" in codes) == (layer is DrawnElsewhere)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_dropout_costs_a_slope_more(rate):
+    """One evaluation where there is none, and five with two gradients where there is; a glance does not ask."""
+    hook = a_hook(every=2, after=None)
+    fit(hook, 5, dropout=lambda _: nn.Dropout(rate))
+    without = a_hook(every=2, after=None, dropout="frozen")
+    fit(without, 5, dropout=lambda _: nn.Dropout(rate))
+    more = [now.evaluations - then.evaluations for now, then in zip(hook.reports, without.reports, strict=True)]
+    gradients = [now.gradients - then.gradients for now, then in zip(hook.reports, without.reports, strict=True)]
+    assert more == [5 if rate else 1] * 2 + [0] * 2
+    assert gradients == [2 if rate else 0] * 2 + [0] * 2
+
+
+def test_a_mask_that_cannot_be_held_is_told():
+    """A layer that draws from a generator of its own while dropout is on is no finding, and is named as not asked."""
+
+    class FromElsewhere(nn.Dropout):
+        own = np.random.default_rng(1)
+
+        def forward(self, params, inputs, context):
+            if context.generator is not None:
+                context = replace(context, generator=self.own)
+            return super().forward(params, inputs, context)
+
+    hook = a_hook(after=None, on_fail=lambda report: None)
+    fit(hook, 1, dropout=FromElsewhere)
+    (report,) = hook.reports
+    assert "dropout_mask" not in {diagnosis.code for diagnosis in report.diagnoses}
+    assert any("right with dropout on? The loss draws" in unasked for unasked in report.unasked)
+
+
+@pytest.mark.parametrize("limit", [3, 5, 6])
+def test_a_spent_budget_leaves_the_masks_unasked(limit):
+    """The check with dropout off has what there is; what is left over for the masks does not accuse them."""
+    hook = a_hook(after=None, max_evaluations=limit)
+    fit(hook, 1)
+    (report,) = hook.reports
+    assert report.verdict <= INCONCLUSIVE
+    assert report.evaluations <= limit + 2
+    assert any("budget" in unasked for unasked in report.unasked)
 
 
 def test_float32_training_is_judged_good():
@@ -909,3 +978,137 @@ def test_the_share_of_the_time_is_a_share():
     assert hook.share == 0.0
     loop(hook, 5)
     assert 0 < hook.share < 1
+
+
+# What was handed in wrongly
+
+
+@pytest.mark.parametrize("thing", [500, "runs/mine", object()])
+def test_an_argument_without_a_name_is_told_where_it_belongs(thing):
+    """The hook takes no model: that comes with the trainer or with on_step."""
+    with pytest.raises(InvalidProblem, match=rf"takes no {type(thing).__name__}.*callbacks=\[hook\].*hook.on_step\("):
+        GradCheckHook(thing)
+
+
+def test_a_torch_module_is_sent_to_its_own_hook():
+    """Without an import of torch, by the name of its base class."""
+    base = type("Module", (), {"__module__": "torch.nn.modules.module"})
+    with pytest.raises(InvalidProblem, match=r"takes no Net.*adapters.TorchGradCheckHook\(model\)"):
+        GradCheckHook(type("Net", (base,), {})())
+
+
+def test_a_mistake_is_told_once_and_the_end_says_that_nothing_was_checked():
+    """Where one check of the run was made, the end sums up as always."""
+    for heals in (False, True):
+        listener = Listener()
+        hook = a_hook(schedule=every(1), reporters=[listener])
+        seen = "InvalidProblem: The loss takes \\(\\)"
+        with pytest.warns(GradCheckWarning, match=seen) as caught:  # noqa: PT031 - one in all of this
+            for step in range(4):
+                loss = cost if heals and step == 3 else lambda: 0.0
+                hook.on_step(step, loss=loss, params=PARAMS, grads=gradient)
+        hook.close()
+        assert len(caught) == 1
+        assert verdicts_of(hook) == [*[INCONCLUSIVE] * 3, GOOD if heals else INCONCLUSIVE]
+        assert ("nothing was checked in this run (4 checks)" in listener.said[-1]) == (not heals)
+
+
+@pytest.mark.parametrize("zeros", [True, False])
+def test_a_matrix_whose_input_is_zero_in_every_check_is_told(zeros):
+    """The loader's fault hides a wrong backward from every check: the third one says so."""
+    hook = a_hook(schedule=every(1))
+    run = trainer(hook)  # with a penalty, whose part W has
+    run.fit(INPUTS * (not zeros), LABELS, batch_size=10)
+    noted = [any("dense1.W has had no gradient in" in note for note in report.notes) for report in hook.reports]
+    assert noted == [False, False, zeros, zeros]
+
+
+# Copies
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda thing: pickle.loads(pickle.dumps(thing))])
+@pytest.mark.parametrize("schedule", [None, drift(1e-3)])
+def test_a_trainer_with_its_hook_can_be_copied(copied, schedule, tmp_path):
+    """The copy goes on with checks of its own, in a folder of its own, and leaves the original alone."""
+    hook = GradCheckHook(after=2, schedule=schedule, reporters=[], log_dir=tmp_path)
+    run = fit(hook, 4)
+    again = copied(run)
+    (twin,) = again.callbacks
+    assert [report.to_json() for report in twin.reports] == [report.to_json() for report in hook.reports]
+    again.fit(INPUTS, LABELS, batch_size=4)
+    assert len(hook.reports) == len(run.callbacks[0].reports) < 10
+    assert (len(twin.reports) > len(hook.reports)) == (schedule is not None)
+    if schedule is not None:
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["gradcheck", "gradcheck-2"]
+
+
+# Dropout in a loop of one's own
+
+
+class OwnNet:
+    """Dense, dropout, dense, with a mask that backward keeps or draws again, from its own generator or NumPy's."""
+
+    def __init__(self, again=False, rng=None):
+        start = np.random.default_rng(0)
+        self.params = {"W1": start.normal(size=(4, 6)), "W2": start.normal(size=(6, 1))}
+        self.again, self.rng = again, np.random.default_rng(5) if rng is None else rng
+
+    def mask(self, shape):
+        return (self.rng.random(shape) < 0.6) / 0.6
+
+    def loss(self, p):
+        self.hidden = np.tanh(INPUTS @ p["W1"])
+        self.drawn = self.mask(self.hidden.shape)
+        self.error = (self.hidden * self.drawn @ p["W2"])[:, 0] - LABELS
+        return np.mean(self.error**2)
+
+    def backward(self, p):
+        upstream = 2 * self.error[:, np.newaxis] / len(LABELS)
+        grads = {"W2": (self.hidden * self.drawn).T @ upstream}
+        if self.again:
+            self.drawn = self.mask(self.hidden.shape)
+        return {**grads, "W1": INPUTS.T @ (upstream @ p["W2"].T * self.drawn * (1 - self.hidden**2))}
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("rng", [None, np.random])
+@pytest.mark.parametrize("passes", [1, 2])
+def test_masks_are_held_in_a_loop_of_ones_own(again, rng, passes):
+    """A loss and a gradient function that draw from the same generators are judged with these put back, whether
+    backward begins with one forward pass or with two; a mask that is drawn again in backward is named."""
+    net = OwnNet(again, rng)
+
+    def backward(p):
+        for _ in range(passes):
+            net.loss(p)
+        return net.backward(p)
+
+    hook = a_hook(schedule=every(1), on_fail=lambda report: None)
+    own, shared = copy.deepcopy(net.rng) if rng is None else None, np.random.get_state()[1].copy()
+    for step in range(2):
+        hook.on_step(step, loss=net.loss, params=net.params, grads=backward)
+    assert np.array_equal(np.random.get_state()[1], shared)
+    assert own is None or net.rng.random() == own.random()
+    assert verdicts_of(hook) == [WORRY if again else GOOD] * 2
+    for report in hook.reports:
+        assert failing(report) == ({"W1"} if again and passes == 1 else failing(report))
+        assert ("dropout_mask" in {diagnosis.code for diagnosis in report.diagnoses}) == again
+        assert any("its masks held fixed" in answer for answer in report.asked)
+
+
+@pytest.mark.parametrize("reason", ["cached", "buffers", "state"])
+def test_what_is_no_mask_that_can_be_held_is_refused(reason):
+    """A gradient of an earlier forward pass, buffers, and a state that is carried: told with the cause, and no GOOD."""
+    net, calls = OwnNet(), []
+
+    def with_state(p):
+        calls.append(0)
+        return net.loss(p) + len(calls)
+
+    net.loss(net.params)
+    loss = with_state if reason == "state" else net.loss
+    grads = net.backward(net.params) if reason == "buffers" else net.backward
+    hook = a_hook(schedule=every(1))
+    with pytest.warns(GradCheckWarning, match="NondeterministicLoss"):
+        hook.on_step(0, loss=loss, params=net.params, grads=grads)
+    assert verdicts_of(hook) == [INCONCLUSIVE]

@@ -131,7 +131,7 @@ def codes(report):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("dropout", "norm"), [(0.0, False), (0.5, False), (0.5, True)])
 def test_a_right_module_is_good(device, dtype, dropout, norm):
-    """A backward by hand is judged in float64, also in a float32 training with dropout and batch norm; both questions
+    """A backward by hand is judged in float64, also in a float32 training with dropout and batch norm; all questions
     are asked."""
     model = network(dropout=dropout, norm=norm, dtype=dtype, device=device)
     hook = a_hook(model, after=3)
@@ -139,8 +139,10 @@ def test_a_right_module_is_good(device, dtype, dropout, norm):
     hook.close()
     assert verdicts_of(hook) == [GOOD] * 3
     assert max(report.difference for report in hook.reports) < 1e-8
+    with_dropout = ("With dropout on and its masks held fixed, the gradient is right, too.",) if dropout else ()
     assert hook.reports[0].asked == (
         "Slopes in float64, dropout off.",
+        *with_dropout,
         "The optimiser's buffers equal a fresh backward pass, run twice.",
     )
     assert all(report.unasked == () for report in hook.reports)
@@ -214,8 +216,9 @@ def test_masks_of_ones_own_are_drawn_again():
     assert len(hook.reports[1].asked) == 2
 
 
-def test_frozen_masks_show_a_wrong_dropout():
-    """With a rate of zero a wrong scale of the mask does not show; with fixed masks it does."""
+@pytest.mark.parametrize("dropout", ["off", "frozen"])
+def test_fixed_masks_show_a_wrong_dropout(dropout):
+    """With a rate of zero a wrong scale of the mask does not show; with fixed masks, which are tried too, it does."""
 
     class Wrong(nn.Dropout):
         def forward(self, inputs):
@@ -226,13 +229,42 @@ def test_frozen_masks_show_a_wrong_dropout():
                 + (kept - kept.detach()) * (self.p > 0 and not self.wrong)
             )
 
-    for wrong, dropout, verdict in ((True, "off", GOOD), (True, "frozen", WORRY), (False, "frozen", GOOD)):
+    for wrong, verdict in ((True, WORRY), (False, GOOD)):
         layer = Wrong(0.5)
         layer.wrong = wrong
         model = nn.Sequential(nn.Linear(6, 8), layer, ByHand(8, 3))
         hook = a_hook(model, after=None, dropout=dropout, on_fail=lambda report: None)
         train(model, hook, 1)
         assert verdicts_of(hook) == [verdict]
+        if wrong and dropout == "off":
+            assert codes(hook.reports[0]) == {"dropout_mask"}
+
+
+class Checkpointed(nn.Module):
+    """A block that is run again in backward, with the same masks or, where the state is not kept, with others."""
+
+    def __init__(self, keeps):
+        super().__init__()
+        self.block = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Dropout(0.4), nn.Linear(4, 4))
+        self.keeps = keeps
+
+    def forward(self, inputs):
+        again = torch.utils.checkpoint.checkpoint
+        return again(self.block, inputs, use_reentrant=False, preserve_rng_state=self.keeps)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_mask_that_is_drawn_again_in_backward_is_seen(keeps, dtype):
+    """With the hook's default; torch's own checkpoint, which keeps the random state if it is asked to, is GOOD."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 4), Checkpointed(keeps), nn.Linear(4, 3)).to(dtype)
+    hook = a_hook(model, after=None, on_fail=lambda report: None)
+    train(model, hook, 1)
+    (report,) = hook.reports
+    assert report.verdict is (GOOD if keeps else WORRY)
+    assert codes(report) == (set() if keeps else {"dropout_mask"})
+    assert failing(report) <= {"0.weight", "0.bias", "1.block.0.weight", "1.block.0.bias", "1.block.3.weight"}
 
 
 # Which parameters
@@ -839,3 +871,74 @@ def test_without_pytorch_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     with pytest.raises(MissingDependency, match=r"pip install gc_hooks\[torch\]"):
         TorchGradCheckHook(object())
+
+
+class Steep(torch.autograd.Function):
+    """A steep sigmoid, whose backward divides infinity by infinity in float32."""
+
+    @staticmethod
+    def forward(ctx, inputs):
+        ctx.save_for_backward(inputs)
+        return torch.sigmoid(25 * inputs)
+
+    @staticmethod
+    def backward(ctx, upstream):
+        (inputs,) = ctx.saved_tensors
+        power = torch.exp(-25 * inputs)
+        return upstream * 25 * power / (1 + power) ** 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_grad_that_holds_nan_equals_nothing(dtype):
+    """The optimiser is about to use it, and a fresh pass in float32 gives it again; in float64 all is right."""
+
+    class Layer(nn.Module):
+        def forward(self, inputs):
+            return Steep.apply(inputs)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 4), Layer(), nn.Linear(4, 3)).to(dtype)
+    with torch.no_grad():
+        model[0].weight *= 10
+    hook = a_hook(model, after=None, on_fail=lambda report: None)
+    train(model, hook, 1)
+    (report,) = hook.reports
+    is_finite = all(bool(parameter.grad.isfinite().all()) for parameter in model.parameters())
+    assert is_finite == (dtype == torch.float64)
+    assert codes(report) == (set() if is_finite else {"not_finite"})
+    assert report.verdict is (GOOD if is_finite else WORRY)
+    assert any("equal a fresh backward pass" in answer for answer in report.asked) == is_finite
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_scripting_says_that_the_hook_is_in_the_way():
+    """torch.jit.script compiles hooks, which it cannot here; after hook.close() it compiles the module."""
+    model = nn.Sequential(nn.Linear(3, 1))
+    hook = a_hook(model)
+    with pytest.raises(AttributeError, match=r"torch.jit.script.*Try hook.close\(\)"):
+        torch.jit.script(model)
+    hook.close()
+    torch.jit.script(model)
+
+
+def test_a_mistake_in_attaching_is_told_once():
+    """Not as a wrong gradient, and the end says that nothing was checked."""
+    said = []
+
+    class Speaker:
+        def report(self, report):
+            pass
+
+        def say(self, text):
+            said.append(text)
+
+    model = network()
+    hook = a_hook(model, schedule=every(1), reporters=[Speaker()])
+    seen = "of type float. Try to return the tensor"
+    with pytest.warns(GradCheckWarning, match=seen) as caught:  # noqa: PT031 - one in all of this
+        for step in range(3):
+            hook.on_step(step, loss=lambda: cross_entropy(model, INPUTS, LABELS).item())
+    hook.close()
+    assert len(caught) == 1
+    assert verdicts_of(hook) == [INCONCLUSIVE] * 3
+    assert ["nothing was checked in this run (3 checks)" in text for text in said] == [True]

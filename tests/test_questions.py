@@ -299,6 +299,42 @@ def test_a_buffer_that_is_not_finite_is_wrong_where_a_fresh_pass_is_finite(entry
     assert report.verdict is Verdict.WORRY
 
 
+@pytest.mark.parametrize("entry", [np.nan, np.inf])
+@pytest.mark.parametrize("fresh_too", [False, True])
+def test_buffers_that_are_not_finite_are_named(entry, fresh_too):
+    """Also where a fresh backward pass is just as little finite: NaN is equal to nothing."""
+    state = state_at_gradients(dtype=np.float32)
+    slopes, objective = ask(state), state.objective
+    state.grads["dense1.W"][1, 2] = entry
+
+    class Same:
+        data_loss = staticmethod(objective.data_loss)
+
+        def gradient(self, *arguments):
+            return {n: g.copy() for n, g in state.grads.items()} if fresh_too else objective.gradient(*arguments)
+
+    state.objective = Same()
+    report = with_buffers(slopes, state, None)
+    (diagnosis,) = report.diagnoses
+    assert (diagnosis.code, diagnosis.parameters) == ("not_finite", ("dense1.W",))
+    assert diagnosis.evidence == f"dense1.W[1, 2] is {entry}."
+    assert {name for name, verdict in verdicts(report).items() if verdict > Verdict.GOOD} == {"dense1.W"}
+    assert report.asked == slopes.asked  # nothing equals it
+
+
+def test_buffers_of_a_batch_whose_loss_is_not_finite_are_no_finding():
+    """They hold what such a loss gives: nothing was compared, and nothing is accused."""
+    state = state_at_gradients()
+    slopes = ask(state)
+    state.batch[0][0, 0] = np.nan
+    state.grads.update(state.objective.gradient(state.params, state.batch, state.random_state))
+    report = with_buffers(slopes, state, None)
+    assert report.diagnoses == ()
+    assert set(verdicts(report).values()) == {Verdict.INCONCLUSIVE}
+    assert {comparison.reason for comparison in report.parameters.values()} == {Reason.LOSS_NOT_FINITE}
+    assert report.asked == slopes.asked
+
+
 def test_a_backward_pass_that_does_not_repeat_itself_is_told():
     """Two passes that differ are WORRY on the parameters that differ, and not taken for a wrong buffer."""
     state = state_at_gradients(dense=Unsteady)

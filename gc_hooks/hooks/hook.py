@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 
 from gc_hooks._typing import Array, Batch, Loss, Params, Schedule
-from gc_hooks.errors import InvalidProblem
+from gc_hooks.check import CheckOptions
+from gc_hooks.errors import InvalidProblem, NondeterministicLoss
 from gc_hooks.hooks.base import FULL, CheckPlan, HookBase
 from gc_hooks.hooks.options import HookOptions, require_choice
 from gc_hooks.hooks.questions import (
     OwnStep,
     check_own_loop,
     check_slopes,
+    check_slopes_and_masks,
+    find_own_draws,
     glance_at_own_loop,
     glance_at_slopes,
     live_buffers,
@@ -52,7 +55,8 @@ class GradCheckHook(HookBase, Callback):
     reporters : list of Reporter, optional
         Replaces the console; ``log_dir`` or ``writer`` add TensorBoard to either.
     dropout : {"off", "frozen"}
-        Set dropout's rate to zero while the slopes are measured, or check dropout too, with fixed masks.
+        Set dropout's rate to zero while the slopes are measured, and then ask with one slope whether the gradient is
+        right with fixed masks, too; or measure everything with fixed masks.
     method, tolerance, max_evaluations, max_seconds
         As for `check_gradients`, for each check.
     on_fail : {"warn", "raise", "stop"} or callable
@@ -76,13 +80,15 @@ class GradCheckHook(HookBase, Callback):
     ------
     InvalidProblem
         An argument cannot be used. After that, whatever goes wrong in a check is one `GradCheckWarning` and an
-        INCONCLUSIVE report; only Ctrl-C and what ``on_fail`` raises leave the hook.
+        INCONCLUSIVE report; only Ctrl-C and what ``on_fail`` raises leave the hook. Where warnings are errors, it
+        prints its own. A mistake in what is handed in is told once, and the end of the run says if nothing was checked.
 
     Notes
     -----
     Parameters, gradients, optimiser and random states are what they would be without the hook, to the bit; in a loop of
     your own as far as `check_gradients` puts them back. A call that is not due costs less than a microsecond. A whole
-    check costs what `check_gradients` costs. A glance costs three evaluations of the loss, one of them complex where
+    check costs what `check_gradients` costs; in a trainer with dropout five to ten evaluations and two gradients more,
+    and without it one evaluation. A glance costs three evaluations of the loss, one of them complex where
     complex step works, and two gradients (none with live buffers). In place and wherever else complex step does not
     work it takes central differences: up to 13 evaluations where kinks (ReLU) are near or one direction bounds some
     parameter too weakly, and up to five more at the first time. With ``method=`` all checks are whole.
@@ -98,7 +104,8 @@ class GradCheckHook(HookBase, Callback):
     ``GC_HOOKS_AT=0,1,500`` (replaces the schedule), ``GC_HOOKS_LOG_DIR=runs/mine`` (replaces ``log_dir`` and
     ``writer``). One that cannot be understood is a warning, and is ignored.
 
-    A hook that is used with a trainer of another model starts over with call 0 and a new check batch.
+    A hook that is used with a trainer of another model starts over with call 0 and a new check batch. A copy of a hook
+    goes on by itself; what it logs goes to a folder of its own.
 
     Examples
     --------
@@ -113,7 +120,7 @@ class GradCheckHook(HookBase, Callback):
 
     def __init__(
         self,
-        *,
+        *misplaced: object,
         after: int | None = 1000,
         every: int | None = None,
         schedule: Schedule | None = None,
@@ -129,6 +136,8 @@ class GradCheckHook(HookBase, Callback):
         max_seconds: float | None = None,
         seed: int = 0,
     ) -> None:
+        if misplaced:
+            raise InvalidProblem(_where_it_belongs(misplaced[0]))
         require_choice("dropout", dropout, ("off", "frozen"))
         if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
             raise InvalidProblem(f"batch_size={batch_size!r}: the check batch needs at least one sample. Try 32.")
@@ -152,6 +161,7 @@ class GradCheckHook(HookBase, Callback):
         self._batch: Batch | None = None  # the check batch: the same at every check, so that checks compare
         self._buffers: tuple[int, dict[str, Array]] = -1, {}  # gradients, and the call that saw them
         self._trained: Params | None = None  # of our own trainer
+        self._draws = False  # whether the loss of a loop of the user's has drawn random numbers
 
     def _current_params(self) -> Any:
         return self._trained if self._latest is None else OwnStep(*self._latest).params
@@ -203,8 +213,12 @@ class GradCheckHook(HookBase, Callback):
 
     def _slopes_report(self, state: TrainState, plan: CheckPlan, seed: int) -> CheckReport:
         assert self._batch is not None
-        question = state, self._batch, self._masks, self._options_for(plan, state.step, seed)
-        return self._answer(plan, partial(glance_at_slopes, *question), partial(check_slopes, *question))
+        options = self._options_for(plan, state.step, seed)
+        question = state, self._batch, self._masks, options
+        whole = partial(check_slopes, *question)
+        if self._masks is None:
+            whole = partial(check_slopes_and_masks, state, self._batch, options)
+        return self._answer(plan, partial(glance_at_slopes, *question), whole)
 
     # --- anybody's loop -----------------------------------------------------------------------------------------------
 
@@ -226,7 +240,9 @@ class GradCheckHook(HookBase, Callback):
             The number that is logged.
         loss, params, grads, in_place
             As for `check_gradients`. Gradients are the live buffers where there is no dropout, or a function that
-            computes them with dropout off (and that writes into no buffer that the update will use).
+            computes them (and that writes into no buffer that the update will use). With dropout on, loss and function
+            have to draw the same masks, each by a forward pass of its own: the random generators are put back before
+            each evaluation. With dropout off nothing is known of the masks.
         before_loss : callable, optional
             Called before every evaluation, and once after the last: put back what your model carries from call to call.
         """
@@ -261,7 +277,7 @@ class GradCheckHook(HookBase, Callback):
             options = self._options_for(plan, own.step, check.seed)
             question = own, options
             live = {} if notes else live_buffers(own)  # after the last update they belong to no parameters
-            report = self._answer(plan, partial(glance_at_own_loop, *question), partial(check_own_loop, *question))
+            report = self._answer(plan, partial(glance_at_own_loop, *question), partial(self._check_own, *question))
             if live:
                 call, buffers = self._buffers
                 # Without an update between two calls, a sum of two batches is meant to be one.
@@ -272,3 +288,27 @@ class GradCheckHook(HookBase, Callback):
                 self._buffers = (self.calls, live) if self._may_be_due() else (-1, {})
             check.report = report.noted(*notes) if notes else self._compared(report)
         self._act_on(check.report)
+
+    def _check_own(self, own: OwnStep, options: CheckOptions) -> CheckReport:
+        """Make a whole check; of a loss that draws random numbers with these held fixed, where that is possible."""
+        if not self._draws:
+            try:
+                return check_own_loop(own, options)
+            except NondeterministicLoss:
+                if find_own_draws(own) is None:
+                    raise
+                self._draws = True  # the next check need not find out why the loss is another one at each call
+        return check_own_loop(own, options, find_own_draws(own))
+
+
+def _where_it_belongs(thing: object) -> str:
+    """Return what to do with an argument that was handed in without a name."""
+    kind = type(thing).__name__
+    seen = f"GradCheckHook takes no {kind}: all of its arguments have names, and it gets the model where it is trained."
+    is_module = any(base.__module__ == "torch.nn.modules.module" for base in type(thing).__mro__)
+    if is_module:
+        return f"{seen} Try gc_hooks.adapters.TorchGradCheckHook(model), the hook for PyTorch."
+    return (
+        f"{seen} Try hook = GradCheckHook(after=500), and then nn.Trainer(..., callbacks=[hook]), or in a loop of your "
+        "own hook.on_step(step, loss=loss, params=params, grads=grads)."
+    )

@@ -2,7 +2,7 @@
 
 1. Are the gradients in the optimiser's buffers those of a fresh backward pass, on the same batch with the same masks?
 2. Does backward give the same gradient twice?
-3. Is the gradient the slope of the loss, penalty included?
+3. Is the gradient the slope of the loss, penalty included? Is it so with dropout on, too (`gc_hooks.hooks.masks`)?
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,12 +22,14 @@ from gc_hooks.arrays.large import copies_in_double
 from gc_hooks.arrays.norms import in_double, norm, relative_difference, same_bits
 from gc_hooks.arrays.tree import flatten
 from gc_hooks.check import CheckOptions, check_gradients
+from gc_hooks.hooks.held import Draws, find_draws
 from gc_hooks.hooks.identities import broken_identities
+from gc_hooks.hooks.masks import with_masks
 from gc_hooks.isolation.evaluation import Evaluation, found_once
 from gc_hooks.layer_view import LayerView
 from gc_hooks.layerwise import check_layer_views, layers_at_fault
 from gc_hooks.numerics import EPS
-from gc_hooks.problem import Meter, put_back
+from gc_hooks.problem import Meter, Problem, put_back
 from gc_hooks.problem.validate import build_problem, revisit
 from gc_hooks.quick_check import Glance
 from gc_hooks.report import CheckReport
@@ -51,6 +54,9 @@ sqrt(n), at most n roundings; 1e3 are 1e-4 in float32, and the buffers of real b
 REMAINDER = 10
 """Roundings of the whole gradient that may be left where a parameter's own gradient is zero, such as that of a bias in
 front of batch norm: a pass that adds up in another order leaves another remainder."""
+
+MOST_SHOWN = 3
+"""Arrays of which the first entry that is not finite is shown: all of them would be a page."""
 
 BETWEEN_LAYERS: set[str] = {Code.WRONG_BELOW, Code.OTHER_LOSS, Code.UNEXPLAINED}
 BETWEEN_LAYERS |= {Code.DROPOUT_SCALE, Code.ORDER_MATTERS, Code.SAMPLES_MIXED}
@@ -86,6 +92,27 @@ def check_slopes(
     if has_penalty:
         report = _with_penalty(report, state, data, random_state, options)
     return _explained(report, state, data, random_state)
+
+
+def check_slopes_and_masks(state: TrainState, batch: Batch, options: CheckOptions) -> CheckReport:
+    """Check the gradient function with dropout off, and then whether it is right with dropout on, too."""
+    report = check_slopes(state, batch, None, options)
+    random_state = state.random_state
+    if random_state is None:  # a trainer without dropout
+        return report
+    data, point = (_in_double(batch[0]), _in_double(batch[1])), copies_in_double(state.params)
+    objective = state.objective.detached(point, data, random_state)
+
+    def loss(params: Params) -> Any:
+        return objective.data_loss(params, data, random_state) + objective.penalty(params)
+
+    def build(meter: Meter) -> Problem:
+        return build_problem(
+            loss, point, lambda params: objective.gradient(params, data, random_state), meter=meter, is_known=True
+        )
+
+    whole = partial(check_slopes, state, batch, random_state)
+    return with_masks(report, options, lambda: float(loss(point)), build, whole=whole)
 
 
 def glance_at_slopes(
@@ -223,18 +250,69 @@ def with_buffers(report: CheckReport, state: TrainState, previous: Params | None
     ``previous`` are the buffers one step earlier, if they are known. With one pass question 2 is left out, which is
     enough for a periodic check after a good one.
     """
-    assert state.batch is not None
-    fresh = [state.objective.gradient(state.params, state.batch, state.random_state) for _ in range(passes)]
-    return compare_buffers(report, state.grads, fresh, previous)
+    batch, random_state = state.batch, state.random_state
+    assert batch is not None
+    fresh = [state.objective.gradient(state.params, batch, random_state) for _ in range(passes)]
+    loss = report.loss
+    if not are_finite(state.grads):  # the batch of the training may be another than that of the check
+        data = _in_double(batch[0]), _in_double(batch[1])
+        loss = float(state.objective.data_loss(in_double(state.params), data, random_state))
+    return compare_buffers(report, state.grads, fresh, previous, loss)
+
+
+def are_finite(arrays: Params) -> bool:
+    """Return whether no array holds NaN or infinity."""
+    return all(bool(np.all(np.isfinite(array))) for array in arrays.values())
+
+
+def not_finite(report: CheckReport, live: Params, loss: float, advice: str = "") -> CheckReport:
+    """Add what buffers that hold NaN or infinity mean: a finding, unless the loss in float64 is not finite either.
+
+    ``advice`` is added to the usual one.
+    """
+    if not math.isfinite(report.loss):  # that is what is told
+        return report
+    known, evidence, parameters = _named(report, (Code.NOT_FINITE,)), [], dict(report.parameters)
+    names = [name for name in parameters if name in live and not np.all(np.isfinite(live[name]))]
+    names = [name for name in names if name not in known]
+    for name in names:
+        comparison, places = parameters[name], np.argwhere(~np.isfinite(live[name]))
+        note = f"{len(places)} of {live[name].size} entries of the optimiser's buffer are not finite"
+        if math.isfinite(loss):
+            comparison = replace(comparison, difference=math.nan, error=math.nan, worst=(), wrong=0)
+            parameters[name] = comparison.noted(note, Verdict.WORRY, Reason.HOOK)
+        elif comparison.verdict is Verdict.GOOD:
+            note += ", and the loss on this batch is not either"
+            parameters[name] = comparison.noted(note, Verdict.INCONCLUSIVE, Reason.LOSS_NOT_FINITE)
+        evidence.append(f"{name}{places[0].tolist()} is {live[name][tuple(places[0])]}")
+    report = replace(report, parameters=parameters)
+    if not (names and math.isfinite(loss)):
+        return report
+    found = Diagnosis(
+        Code.NOT_FINITE,
+        tuple(names),
+        f"The optimiser's buffers hold NaN or infinity for {listed(names)}, while the loss in float64 is finite.",
+        f"{listed(evidence, MOST_SHOWN)}.",
+        "This usually means that backward overflows, or divides by what is rounded to zero, in the precision of the "
+        "training. Try to look at what is special at these entries, and to write exp, log and divisions so that they "
+        f"stay finite. {advice}".rstrip(),
+    )
+    return replace(report, diagnoses=(*report.diagnoses, found))
 
 
 def compare_buffers(
-    report: CheckReport, live: Params, passes: Sequence[Params], previous: Params | None
+    report: CheckReport, live: Params, passes: Sequence[Params], previous: Params | None, loss: float | None = None
 ) -> CheckReport:
-    """Add the comparison of the buffers with one or two fresh backward passes that have been made."""
+    """Add the comparison of the buffers with one or two fresh backward passes that have been made.
+
+    ``loss`` is that of the buffers' batch, where it is another one than the report's.
+    """
     fresh, *again = passes
+    broken = {name for name, array in live.items() if not np.all(np.isfinite(array))}  # they are equal to nothing
+    if broken:
+        report = not_finite(report, live, report.loss if loss is None else loss)
     unsteady = differ(fresh, again[0]) if again else {}
-    differing = {name: d for name, d in differ(live, fresh).items() if name not in unsteady}
+    differing = {name: d for name, d in differ(live, fresh).items() if name not in unsteady and name not in broken}
     parameters, diagnoses = dict(report.parameters), list(report.diagnoses)
     for name, d in (unsteady | differing).items():
         note = f"the optimiser's buffer is off a fresh backward pass by {d:.1e}"
@@ -259,7 +337,7 @@ def compare_buffers(
         diagnoses.append(_what_buffers_hold(live, fresh, previous, differing))
         buffers = np.concatenate([np.ravel(live[name]) for name in fresh])
         difference = max(difference, relative_difference(buffers, np.concatenate([*map(np.ravel, fresh.values())])))
-    elif not unsteady:
+    elif not (unsteady or broken):
         asked += (f"The optimiser's buffers equal a fresh backward pass{', run twice' if again else ''}.",)
     gradients = report.gradients + len(passes)
     report = replace(report, difference=difference, asked=asked, gradients=gradients)
@@ -340,11 +418,27 @@ class OwnStep(NamedTuple):
     before_loss: Callable[[], object] | None
 
 
-def check_own_loop(own: OwnStep, options: CheckOptions) -> CheckReport:
+def check_own_loop(own: OwnStep, options: CheckOptions, draws: Draws | None = None) -> CheckReport:
     """Ask question 3 in a loop of the user's, and say which of the others could not be asked."""
-    with _reset(own) as (loss, grads):
-        report = check_gradients(loss, own.params, grads, in_place=own.in_place, **vars(options))
-    return _of_own_loop(own, report)
+    if draws is None:
+        with _reset(own) as (loss, grads):
+            report = check_gradients(loss, own.params, grads, in_place=own.in_place, **vars(options))
+        return _of_own_loop(own, report)
+    report = check_own_loop(_with_held(own, draws, draws.before), options)
+    if report.verdict > Verdict.INCONCLUSIVE and draws.more:
+        # A backward pass that begins with two forward passes goes back through the second one.
+        second = check_own_loop(_with_held(own, draws, draws.after), options)
+        report = second if second.ok else report
+    return draws.told(report)
+
+
+def _with_held(own: OwnStep, draws: Draws, states: dict[str, Any]) -> OwnStep:
+    return own._replace(loss=draws.held(own.loss, states), grads=draws.held(own.grads, draws.before))
+
+
+def find_own_draws(own: OwnStep) -> Draws | None:
+    """Return what loss and gradient of one step draw, where that can be held fixed."""
+    return find_draws(own.loss, own.grads, () if own.in_place else (own.params,))
 
 
 def glance_at_own_loop(own: OwnStep, options: CheckOptions, glance: Glance) -> CheckReport | None:
@@ -393,7 +487,8 @@ def with_live_buffers(
     The loss may be that of another batch than the buffers, or they may be clipped: that they differ is a note. Only
     where they hold the sum of two steps it is a finding; where a check before this one ``accumulates``, they still do.
     """
-    if not any(map(np.any, live.values())):
+    report = not_finite(report, live, report.loss)
+    if not any(map(np.any, live.values())) or not are_finite(live):
         return report
     with _reset(own) as (_, grads):
         fresh = flatten(grads() if own.in_place else grads(own.params))

@@ -29,6 +29,8 @@ class Code(_Text):
     GRADIENT_LOST, PARAMETER_UNUSED = "gradient_lost", "parameter_unused"
     # The gradient is a multiple of the true one.
     SCALED, SIGN, DROPOUT_SCALE, CLIPPED = "scaled", "sign", "dropout_scale", "clipped"
+    # The gradient is wrong with dropout on alone.
+    DROPOUT_MASK = "dropout_mask"
     # The penalty's part of the gradient is wrong.
     L2_MISSING, L2_FACTOR, L2_SIGN, L2_ON_BIAS = "l2_missing", "l2_factor", "l2_sign", "l2_on_bias"
     # The right numbers stand in the wrong place, or were summed over the wrong axis.

@@ -18,8 +18,9 @@ from gc_hooks.arrays.norms import in_double
 from gc_hooks.check import CheckOptions, check_gradients
 from gc_hooks.errors import InvalidProblem, MissingDependency
 from gc_hooks.hooks.base import FULL, CheckPlan, HookBase
+from gc_hooks.hooks.masks import with_masks
 from gc_hooks.hooks.options import HookOptions, require_choice
-from gc_hooks.hooks.questions import compare_buffers, differ, without_buffers
+from gc_hooks.hooks.questions import are_finite, compare_buffers, differ, not_finite, without_buffers
 from gc_hooks.problem import Meter
 from gc_hooks.problem.validate import build_problem
 from gc_hooks.quick_check import Glance
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 TOO_COARSE = 1e-3
 """Machine epsilon of a parameter above which its .grad is not compared: bfloat16 has 8e-3, float16 just below 1e-3."""
 WHERE_TO_CALL = "on_step belongs after backward() and scaler.unscale_(optimizer), and before gradients are clipped."
+SCALER = "A GradScaler skips such a step by itself."
 NO_GRAD = "no .grad: was backward() called before on_step?"
 NO_GRAD_ADVICE = (
     "This usually means that loss.backward() is missing in the loop, or that zero_grad() comes between it and on_step. "
@@ -49,7 +51,8 @@ class TorchGradCheckHook(HookBase):
     model : torch.nn.Module
         What is trained. Everything with a state that the closure runs has to be inside of it.
     dropout : {"off", "frozen"}
-        Set every dropout rate to zero while the slopes are measured, in training mode, or keep the masks fixed.
+        Set every dropout rate to zero while the slopes are measured, in training mode, and then ask with one slope
+        whether the gradient is right with fixed masks, too; or measure everything with fixed masks.
     **options
         As for `gc_hooks.GradCheckHook`, like the attributes: after, every, schedule, log_dir, writer (torch's own will
         do), reporters, method, tolerance, on_fail, max_evaluations, max_seconds, seed.
@@ -72,9 +75,10 @@ class TorchGradCheckHook(HookBase):
     (torch's, NumPy's, Python's). Frozen parameters are left out; tied ones appear once, under their first name.
 
     A check costs 50 to 70 evaluations of the loss where it is smooth, 60 to 450 where it has kinks (ReLU), and seven
-    passes more. A periodic check (``every``) after a good one costs three evaluations and three passes, where the
-    module can be run in float64. A bug that is known is one line, at about that price. A call without a check costs
-    less than a microsecond, the forward pass before a possible check about 30 more.
+    passes more; with dropout 10 evaluations and two passes on top of that, and 300 to 400 where only that is wrong. A
+    periodic check (``every``) after a good one costs three evaluations and three passes, where the module can be run in
+    float64. A bug that is known is one line, at about that price. A call without a check costs less than a microsecond,
+    the forward pass before a possible check about 30 more.
 
     It cannot judge gradients that are not slopes by design (straight-through estimators, ``detach``, the iteration of
     spectral norm). Of DistributedDataParallel and ScriptModules hand in the module inside. With a GradScaler, `attach`
@@ -177,18 +181,23 @@ class TorchGradCheckHook(HookBase):
         point = in_double(params)
         trouble = sandbox.why_not_in_float64(point)
         size = self._forward_recorder.batch_size
-        constants = {"batch size": size} if size > 1 else {}
-        keywords = vars(replace(options, constants=constants))
-        precision = "float64"
+        options = replace(options, constants={"batch size": size} if size > 1 else {})
         self._in_float64 = not trouble
-        if not trouble:
-            report = check_gradients(sandbox.loss, point, sandbox.gradient, **keywords)
-        else:
-            own = deepcopy(params)
-            loss, gradient = partial(sandbox.loss, own, double=False), partial(sandbox.gradient, own, double=False)
-            report = check_gradients(loss, own, gradient, in_place=True, **keywords).noted(trouble)
-            precision = "the module's own precision"
-        return replace(report, asked=(self._asked(precision),))
+        precision = "float64"
+        if trouble:
+            point, precision = params, "the module's own precision"
+        report = check_gradients(**_problem(sandbox, point, not trouble), **vars(options))
+        report = replace(report, asked=(self._asked(precision),)).noted(*filter(None, [trouble]))
+        if not self._dropout_off:
+            return report
+        held = sandbox.with_dropout()
+        return with_masks(
+            report,
+            options,
+            partial(held.loss, point, double=not trouble),
+            lambda meter: build_problem(**_problem(held, point, not trouble), meter=meter, is_known=True),
+            central,
+        )
 
     def _asked(self, precision: str) -> str:
         dropout = "off" if self._dropout_off else "on, with fixed masks"
@@ -207,6 +216,8 @@ class TorchGradCheckHook(HookBase):
                 if any(map(np.any, anew.values())):
                     return without_buffers(report, anew, NO_GRAD, NO_GRAD_ADVICE)
             return _not_compared(report, "There is no .grad: was backward() called, and zero_grad() not yet?")
+        if not are_finite(live):
+            report = not_finite(report, live, report.loss, SCALER)
         if max(map(eps_of, trained.values())) > TOO_COARSE:
             return _not_compared(report, "They are in half precision.")
         fresh = sandbox.fresh_passes(passes)
@@ -218,6 +229,15 @@ class TorchGradCheckHook(HookBase):
         if "buffers_differ" in [diagnosis.code for diagnosis in report.diagnoses]:
             report = report.noted(WHERE_TO_CALL)
         return report
+
+
+def _problem(sandbox: Sandbox, point: dict[str, Array], double: bool) -> dict[str, Any]:
+    """Return what `check_gradients` takes, for a module that is run in float64 or in its own precision."""
+    if double:
+        return {"loss": sandbox.loss, "params": point, "grads": sandbox.gradient}
+    own = deepcopy(point)
+    loss, gradient = partial(sandbox.loss, own, double=False), partial(sandbox.gradient, own, double=False)
+    return {"loss": loss, "params": own, "grads": gradient, "in_place": True}
 
 
 def _not_compared(report: CheckReport, reason: str) -> CheckReport:

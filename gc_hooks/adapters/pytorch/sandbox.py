@@ -64,6 +64,10 @@ class Sandbox:
         self._held = Snapshot(model, opened=(torch.nn.Module,))
         self._places = list(_places_of_tensors(self._held.nodes, self._parameters))
 
+    def with_dropout(self) -> Sandbox:
+        """Return one that keeps dropout on, with fixed masks."""
+        return Sandbox(self._model, self._recorder, self._closure, False)
+
     def loss(self, params: Params, double: bool = True) -> float:
         """Return the loss at these parameters, computed in float64 or in the module's own precision."""
         return self._inside(self._value, params, double, self._dropout_off)
