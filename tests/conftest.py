@@ -38,3 +38,13 @@ for name in [name for name in os.environ if name.startswith("GC_HOOKS")]:
 def rng() -> np.random.Generator:
     """A generator in the same state for every test."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def no_warning_is_overheard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a test warnings are errors: one that a hook prints in place of raising it fails the test, too."""
+
+    def overheard(message: str) -> None:
+        raise AssertionError(f"a test did not expect this warning: {message}")
+
+    monkeypatch.setattr("gc_hooks.hooks.recorder.print_warning", overheard)

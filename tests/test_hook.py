@@ -643,7 +643,7 @@ def test_a_clean_run_says_what_was_asked():
     fit(hook, 2)
     assert hook.reports[0].asked == (
         "Slopes on 4 samples in float64, dropout off.",
-        "With dropout on and its masks held fixed, the gradient is right, too.",
+        "With dropout on and its masks held fixed, a slope agrees with the gradient.",
         "The optimiser's buffers equal a fresh backward pass, run twice.",
     )
     assert hook.reports[0].unasked == ()

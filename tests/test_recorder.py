@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import warnings
 
 import numpy as np
 import pytest
@@ -17,7 +18,9 @@ from gc_hooks import (
     TensorBoardReporter,
     Verdict,
 )
-from gc_hooks.hooks.recorder import CheckRecorder
+from gc_hooks.hooks import recorder as recorder_module
+from gc_hooks.hooks.recorder import CheckRecorder, print_warning
+from gc_hooks.report.comparison import Comparison, Reason
 from gc_hooks.reporters import choose_reporters
 
 
@@ -264,3 +267,82 @@ def test_each_parameter_is_told_how_far_it_has_moved():
 
 def doubled(params):
     return {name: 2 * array for name, array in params.items()}
+
+
+class Unprintable(Exception):
+    def __str__(self):
+        return 1 / 0
+
+
+class UnprintableReporter(Listener):
+    __str__ = Unprintable.__str__
+
+
+def test_what_cannot_be_printed_is_told_by_its_class():
+    """An exception whose text raises, and a reporter whose name does, are told and do not end the training."""
+    with pytest.warns(GradCheckWarning, match="step 0 failed with Unprintable: a Unprintable that cannot be printed"):
+        report = checked(CheckRecorder([], 0), 0, 1.0, failing(Unprintable()))
+    assert "Unprintable" in report.notes[0]
+    with pytest.warns(GradCheckWarning, match="a UnprintableReporter that cannot be printed failed with OSError"):
+        checked(CheckRecorder([UnprintableReporter("report")], 0), 0, 1.0, seeded_report)
+
+
+def test_a_mistake_in_what_was_handed_in_is_told_once():
+    """It will not heal, whatever the numbers in its text; another mistake, and an error of another kind, are told."""
+    recorder = CheckRecorder([], 0)
+    mistakes = [InvalidProblem(f"W1 is of shape {k}, {k}e-7. Try this.") for k in range(3)]
+    for step, error in enumerate([*mistakes, InvalidProblem("Another."), *map(ValueError, "aaa")]):
+        with pytest.warns(GradCheckWarning) if step not in (1, 2) else warnings.catch_warnings():
+            checked(recorder, step, 1.0, failing(error))
+    reports = recorder.reports
+    assert [report.verdict for report in reports] == [Verdict.INCONCLUSIVE] * 7
+    assert "shape 0" in reports[0].notes[0]
+    assert reports[1].notes == reports[2].notes == ("Nothing was checked, for the reason that was told at step 0.",)
+    assert "Another" in reports[3].notes[0]
+
+
+@pytest.mark.parametrize("error", [ValueError("by hand"), InvalidProblem("Try this.")])
+def test_a_warning_never_ends_a_training(error, monkeypatch, capsys):
+    """Where a filter makes errors of warnings it is printed, and the check is on record."""
+    monkeypatch.setattr(recorder_module, "print_warning", print_warning)
+    recorder = CheckRecorder([], 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        checked(recorder, 0, 1.0, failing(error))
+    assert len(recorder.reports) == 1
+    assert str(error) in capsys.readouterr().err
+    monkeypatch.setattr("sys.stderr", None)  # as in a program without a terminal
+    print_warning("nobody reads this")
+
+
+def test_a_warning_points_at_the_users_line():
+    """Not into the package, and not at the library in between."""
+    hook = GradCheckHook(reporters=[])
+    with pytest.warns(GradCheckWarning, match="looks wrong") as caught:
+        hook.on_step(0, loss=lambda w: w**2, params=3.0, grads=5.0)
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize(
+    ("shape", "reason", "noted"),
+    [
+        ((4, 5), Reason.NO_GRADIENT, True),
+        ((4, 5), Reason.DIFFERENCE, False),
+        ((5,), Reason.NO_GRADIENT, False),
+        ((1, 5), Reason.NO_GRADIENT, False),
+    ],
+)
+def test_a_matrix_without_a_gradient_is_told_from_the_third_check_on(shape, reason, noted):
+    """One batch of zeros is no news, and a vector in front of a norm never has one; a check with a gradient ends it."""
+    recorder = CheckRecorder([], 0)
+
+    def ask(reason):
+        comparison = Comparison("W1", shape, verdict=Verdict.GOOD, reason=reason)
+        report = checked(recorder, len(recorder.reports), np.ones(shape), lambda seed: CheckReport({"W1": comparison}))
+        return [note for note in report.notes if "had no gradient in" in note]
+
+    found = [ask(reason) for _ in range(4)]
+    assert [len(notes) for notes in found] == ([0, 0, 1, 1] if noted else [0] * 4)
+    if noted:
+        assert found[3][0].startswith("W1 has had no gradient in 4 checks, ")
+        assert ask(Reason.DIFFERENCE) == ask(reason) == []

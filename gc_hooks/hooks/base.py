@@ -64,11 +64,15 @@ class HookBase:
         # None where no check at the end stands in for one that was not reached.
         self._after = options.after if options.schedule is environment.schedule is None else None
         if isinstance(self._full, Drifting):
-            self._full = partial(self._full, moved=lambda: self._recorder.drift.since_attempt(self._current_params()))
+            self._full = partial(self._full, moved=self._moved)
         for warning in environment.warnings:
             warn(warning)
         if environment.message and not self._recorder.say(environment.message):
             warn(environment.message)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what the last step handed in: a copy, or a hook that was saved and loaded, goes on with its own."""
+        return {**vars(self), "_latest": None}
 
     @property
     def reports(self) -> list[CheckReport]:
@@ -95,6 +99,10 @@ class HookBase:
     def _current_params(self) -> Any:
         """Return the parameters of the present call, for a schedule that looks at them."""
         raise NotImplementedError
+
+    def _moved(self) -> float:
+        """Return how far the parameters are from those of the last check."""
+        return self._recorder.drift.since_attempt(self._current_params())
 
     def _due(self, step: int) -> CheckPlan | None:
         """Count this call, and return the check that is due at it, if one is."""
@@ -176,9 +184,13 @@ class HookBase:
 
     def _sum_up(self) -> None:
         """Say how many checks there were and what they have cost, and warn of those that were not reached."""
-        if self.reports:
+        count = plural(len(self.reports), "check")
+        if self.reports and not any(report.parameters for report in self.reports):
+            self._recorder.say(
+                f"gradient check: nothing was checked in this run ({count}), for the reason given above."
+            )
+        elif self.reports:
             last = ", ".join(f"{report.verdict} at {report.step}" for report in self.reports[-5:])
-            count = plural(len(self.reports), "check")
             self._recorder.say(f"gradient check: {count} ({last}), {self.share:.1%} of the training time")
         missed = [str(call) for call in self._environment.calls or () if call >= self.calls > 0]
         if missed and not (self.should_stop or self._environment.off):

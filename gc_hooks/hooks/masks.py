@@ -28,7 +28,7 @@ MOST_JUDGED, ENOUGH_WRONG = 8, 2
 """Parameters that are judged one by one where a slope differs, and how many wrong ones are enough: a mask makes all
 parameters below it wrong, and a check with dropout='frozen' shows them."""
 
-RIGHT = "With dropout on and its masks held fixed, the gradient is right, too."
+RIGHT = "With dropout on and its masks held fixed, a slope agrees with the gradient."
 QUESTION = "is the gradient right with dropout on?"
 ADVICE = (
     "This usually means that backward uses another mask than forward: it is drawn again, as where a block is run a "
