@@ -128,10 +128,13 @@ def check_gradients(
         Where the gradient is checked. Names are built from the path, such as ``layers.0.W``.
     grads : like params, or callable
         The gradient to be judged. ``dW1`` is understood as the gradient of ``W1``, further entries are ignored with a
-        note. A function takes what the loss takes; it is called twice and has to repeat itself, and it may be asked
-        at other points. Hand in a function when you can: it is then judged in float64.
+        note. An axis of length one more or less is compared after a reshape, with a note. A function takes what the
+        loss takes; it is called twice and has to repeat itself, and it may be asked at other points. Hand in a function
+        when you can: it is then judged in float64.
     in_place : bool
-        The loss reads your own arrays. They are changed entry by entry and restored to the bit, whatever happens.
+        The loss reads your own arrays; for a loss that takes nothing this goes without saying. They are changed entry
+        by entry and restored to the bit, whatever happens. One array under several names is one parameter here: the
+        gradients are summed under the first name.
     penalty : callable, optional
         A regularisation term, a function like the loss. ``loss`` is then the data's part alone, and ``grads`` the
         gradient of the sum; each part is measured on its own and the report states the penalty's share.

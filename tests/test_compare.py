@@ -227,7 +227,8 @@ def test_nothing_measured_is_inconclusive():
 
 def test_no_entries_are_good():
     """An empty array has nothing that could be wrong, whatever the budget."""
-    comparison = judged({"w": np.zeros((0, 3))}, {"w": np.zeros((0, 3))})[2]["w"]
+    slopes = {"w": np.zeros((0, 3)), "b": np.ones(1)}
+    comparison = judged(slopes, slopes)[2]["w"]
     assert (comparison.verdict, comparison.note, comparison.exact) == (GOOD, "no entries", True)
 
 

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from gc_hooks import InvalidProblem
+from gc_hooks import InvalidProblem, Verdict, check_gradients, check_layers
 from gc_hooks.arrays.gradients import Matched, match_gradients
 from gc_hooks.arrays.norms import norm, relative_difference
 
@@ -75,6 +75,80 @@ def test_unusable_gradient_is_a_flaw_of_its_parameter_only(grad, code, said):
     assert list(matched.issues) == ["W1"]
     assert list(matched.grads) == ["b1"]
     assert re.search(said, matched.issues["W1"].text)
+
+
+@pytest.mark.parametrize(
+    ("shape", "given", "updated"),
+    [
+        ((1, 3), (3,), None),
+        ((3, 1), (1, 3), "has shape (3, 3)"),
+        ((3,), (1, 3), "has shape (1, 3)"),
+        ((2, 1, 3), (2, 3), "has shape (2, 2, 3)"),
+        ((2, 3), (2, 3, 1), "is not possible"),
+        ((1, 1, 1), (), None),
+    ],
+)
+def test_axes_of_length_one_do_not_make_a_shape_wrong(shape, given, updated):
+    """It is compared in the parameter's shape with a note, which also says what an update would make of it."""
+    entries = np.arange(float(np.prod(given)))
+    matched = match_gradients({"b": entries.reshape(given)}, {"b": np.ones(shape)})
+    assert matched.grads["b"].tolist() == entries.reshape(shape).tolist()
+    (note,) = matched.notes
+    assert f"The gradient of b has shape {given}, the parameter {shape}: compared after a reshape." in note
+    assert (updated or "compared after a reshape.") in note
+    assert ("An update" in note) == bool(updated)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("factor", [1.0, 0.125])
+def test_a_bias_row_with_a_flat_gradient_is_judged(axis, factor):
+    """The sum without keepdims is right, the mean in its place is wrong, and both are said; in a layer alone, too."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(8, 3)), rng.normal(size=(8, 2))
+    params = {"W": rng.normal(size=(3, 2)), "b": np.zeros((1, 2) if axis == 0 else (2, 1))}
+
+    def grads(p):
+        error = x @ p["W"] + p["b"].reshape(1, 2) - y
+        return {"W": x.T @ error, "b": factor * error.sum(axis=0)}
+
+    report = check_gradients(lambda p: 0.5 * np.sum((x @ p["W"] + p["b"].reshape(1, 2) - y) ** 2), params, grads)
+    assert report.parameters["W"].verdict is Verdict.GOOD
+    assert report.parameters["b"].verdict is (Verdict.GOOD if factor == 1.0 else Verdict.WORRY)
+    assert "compared after a reshape" in report.notes[0]
+
+
+class FlatBias:
+    """A layer whose bias is a row, and its gradient flat; wrong where it takes no sum."""
+
+    def __init__(self, reduce):
+        self.params, self.grads, self.reduce = {"b": np.zeros((1, 3))}, {}, reduce
+
+    def forward(self, inputs):
+        return np.tanh(inputs + self.params["b"])
+
+    def backward(self, upstream):
+        delta = upstream * (1 - np.tanh(self.params["b"] + INPUTS) ** 2)
+        self.grads = {"b": self.reduce(delta, axis=0)}
+        return delta
+
+
+INPUTS = np.random.default_rng(1).normal(size=(5, 3))
+
+
+def test_a_flat_gradient_is_judged_in_a_layer_alone():
+    """check_layers compares it in the same way."""
+    (right,) = check_layers([FlatBias(np.sum)], INPUTS).values()
+    (wrong,) = check_layers([FlatBias(np.max)], INPUTS).values()
+    names = right.parameters.keys() - {"input"}
+    assert {right.parameters[name].verdict for name in names} == {Verdict.GOOD}
+    assert {wrong.parameters[name].verdict for name in names} == {Verdict.WORRY}
+
+
+def test_the_gradients_of_lists_may_be_renamed_too():
+    """Beside W, a list of arrays, stands dW, a list of gradients; both sides are still paired by position."""
+    point = {"W.0": np.ones(2), "W.1": np.ones(3)}
+    matched = match_gradients({"dW": [np.zeros(2), np.zeros(3)]}, point)
+    assert {name: grad.shape for name, grad in matched.grads.items()} == {"W.0": (2,), "W.1": (3,)}
 
 
 def test_missing_gradient_names_what_was_there_instead():

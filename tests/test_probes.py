@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gc_hooks.problem.validate import build_problem
-from gc_hooks.slopes.probes import Direction, Entry, Line, entries, joint_weights, random_direction
+from gc_hooks.slopes.probes import Direction, Entry, Line, automatic, entries, joint_weights, random_direction
 
 POINT = {"W": np.arange(6.0).reshape(2, 3) + 1, "b": np.array([0.5, -1.0])}
 GRADS = {"W": np.arange(6.0).reshape(2, 3) * 10, "b": np.array([7.0, 8.0])}
@@ -135,3 +135,12 @@ def test_a_line_goes_through_one_term():
     line = Line(problem, Entry("b", 0, 1.0), term=1)
     assert line.value == 1.5
     assert line(1.0) == 4.5
+
+
+def test_every_parameter_is_looked_at_once_before_any_is_opened():
+    """A budget that ends early has then seen something of each, whatever the order and the sizes."""
+    params = {"b1": np.ones(7), "W1": np.ones((7, 8)), "b2": np.ones(2), "W2": np.ones((8, 9))}
+    problem = build_problem(lambda p: 1.0, params, params)
+    seen = [probe.name for probe in automatic(problem, np.random.default_rng(0))]
+    assert set(seen[:4]) == set(params)
+    assert len(seen) == 7 + 2 + 1 + 1

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from gc_hooks import Callback, TrainState, Verdict, entries, nn, training
 from gc_hooks.check import CheckOptions
-from gc_hooks.hooks.questions import check_slopes, differ, glance_at_slopes, with_buffers
+from gc_hooks.hooks.questions import check_slopes, compare_buffers, differ, glance_at_slopes, with_buffers
 from gc_hooks.quick_check import Glance
 from gc_hooks.report.comparison import Reason
 
@@ -333,6 +334,23 @@ def test_buffers_of_a_batch_whose_loss_is_not_finite_are_no_finding():
     assert set(verdicts(report).values()) == {Verdict.INCONCLUSIVE}
     assert {comparison.reason for comparison in report.parameters.values()} == {Reason.LOSS_NOT_FINITE}
     assert report.asked == slopes.asked
+
+
+@pytest.mark.parametrize("loss", [0.5, np.nan])
+def test_a_buffer_that_is_not_finite_equals_nothing(loss):
+    """Not even a fresh pass that is not finite either; where the loss is not finite, that is what is told."""
+    state = state_at_gradients()
+    slopes = replace(ask(state), loss=loss)
+    fresh = {name: gradient.copy() for name, gradient in state.grads.items()}
+    fresh["dense1.b"][0] = np.nan
+    report = compare_buffers(slopes, fresh, [fresh, fresh], None)
+    if np.isnan(loss):
+        assert report.parameters == slopes.parameters
+        return
+    (found,) = report.diagnoses
+    assert (found.code, found.parameters) == ("not_finite", ("dense1.b",))
+    assert {name for name, verdict in verdicts(report).items() if verdict is Verdict.WORRY} == {"dense1.b"}
+    assert report.asked == slopes.asked  # and nothing equals a fresh pass
 
 
 def test_a_backward_pass_that_does_not_repeat_itself_is_told():

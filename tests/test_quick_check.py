@@ -153,7 +153,7 @@ def test_where_one_step_is_too_coarse_it_says_nothing():
     ("loss", "gradient", "point"),
     [
         (lambda p: math.nan, lambda p: {"w": p["w"]}, {"w": np.ones(3)}),
-        (lambda p: np.sum(p["w"] ** 2), lambda p: {}, {"w": np.ones(3)}),
+        (lambda p: np.sum(p["w"] ** 2), lambda p: {"w": None}, {"w": np.ones(3)}),
         (lambda p: np.sum(p["w"] ** 2), lambda p: {"w": np.ones(4)}, {"w": np.ones(3)}),
         (lambda p: 0.0, lambda p: {"w": p["w"]}, {"w": np.ones(0)}),
     ],

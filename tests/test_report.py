@@ -9,9 +9,21 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from gc_hooks import Basis, CheckReport, Comparison, Diagnosis, GradCheckError, Status, Verdict, check_gradients
+from gc_hooks import (
+    Basis,
+    CheckReport,
+    Comparison,
+    Diagnosis,
+    GradCheckError,
+    Status,
+    Verdict,
+    central,
+    check_gradients,
+    complex_step,
+)
+from gc_hooks.arrays.tree import flatten, rebuild
 from gc_hooks.report import page_texts
-from gc_hooks.report.comparison import EntryComparison
+from gc_hooks.report.comparison import EntryComparison, Reason
 from gc_hooks.report.plots import ParameterPlot, StepCurve
 from gc_hooks.report.text import html_table, markdown_table, markdown_text, parameter_facts, text_table
 
@@ -424,3 +436,111 @@ def test_an_adapter_names_what_looks_like_a_parameter_and_is_none():
 
     report = check_gradients(lambda p: p["w"] ** 2, Model(w=3.0), {"w": 6.0})
     assert report.unjudged == ("layer3.W",)
+
+
+@pytest.mark.parametrize("method", [None, central, complex_step])
+def test_what_the_loss_gives_no_gradient_was_not_tested(method):
+    """Whole matrices behind a batch of zeros: GOOD, with what was judged in one line, and a note that says what to
+    look at. With inputs that are no zeros the same gradient is wrong."""
+    rng = np.random.default_rng(0)
+    params = {"W1": rng.normal(size=(4, 5)), "b1": rng.normal(size=5), "w2": rng.normal(size=5)}
+    inputs, targets = rng.normal(size=(8, 4)), rng.normal(size=8)
+
+    def check(x):
+        def loss(p):
+            return 0.5 * np.sum((np.tanh(x @ p["W1"] + p["b1"]) @ p["w2"] - targets) ** 2)
+
+        hidden = np.tanh(x @ params["W1"] + params["b1"])
+        error = hidden @ params["w2"] - targets
+        delta = np.outer(error, params["w2"]) * (1 - hidden**2)
+        grads = {"W1": x.T @ np.outer(error, params["w2"]), "b1": delta.sum(0), "w2": hidden.T @ error}
+        return check_gradients(loss, params, grads, method=method)
+
+    report = check(0 * inputs)
+    assert report.ok
+    assert (report.untested, report.unjudged) == (("W1",), ())
+    assert report.parameters["W1"].reason is Reason.NO_GRADIENT
+    assert report.coverage == "Judged: 2 of 3 arrays; nothing was tested of W1."
+    assert report.coverage in str(report).splitlines()
+    (note,) = [note for note in report.notes if note.startswith("Nothing was tested of W1: the loss does not depend")]
+    assert "This usually means inputs of zeros" in note
+    assert "Try to look at the inputs" in note
+    assert CheckReport.from_json(report.to_json()).coverage == report.coverage
+    assert check(inputs).parameters["W1"].verdict is Verdict.WORRY
+    both = replace(report, unjudged=("W3",))
+    assert both.coverage == "Judged: 2 of 4 arrays; not W3; nothing was tested of W1."
+
+
+def test_a_normalised_sum_tests_neither_inputs_nor_gamma():
+    """The sum of what batch norm gives is constant, also where the rounding of both sides is the same by chance."""
+    x = np.random.default_rng(0).normal(size=(16, 3))
+    params = {"x": x, "gamma": np.ones(3), "beta": np.zeros(3)}
+
+    def normalised(p):
+        centred = p["x"] - p["x"].mean(0)
+        return centred / np.sqrt((centred**2).mean(0) + 1e-5)
+
+    def grads(p):
+        return {"x": 0 * x, "gamma": normalised(p).sum(0), "beta": np.full(3, 16.0)}
+
+    report = check_gradients(lambda p: np.sum(p["gamma"] * normalised(p) + p["beta"]), params, grads)
+    assert report.ok
+    assert report.coverage == "Judged: 1 of 3 arrays; nothing was tested of x and gamma."
+
+
+def test_a_bias_without_gradient_is_no_news():
+    """A bias in front of a normalisation has none, rightly; where nothing else is there, it is told."""
+    rng = np.random.default_rng(0)
+    params = {"W": rng.normal(size=(4, 3)), "b": rng.normal(size=(1, 3))}
+    x, r = rng.normal(size=(8, 4)), rng.normal(size=(8, 3))
+
+    def centred(p):
+        z = x @ p["W"] + p["b"]
+        return r * (z - z.mean(0))
+
+    report = check_gradients(lambda p: np.sum(centred(p)), params, {"W": x.T @ (r - r.mean(0)), "b": np.zeros((1, 3))})
+    assert (report.ok, report.untested, report.coverage, report.notes) == (True, (), "", ())
+    alone = check_gradients(lambda b: np.sum(centred({**params, "b": b})), params["b"], np.zeros((1, 3)))
+    assert (alone.ok, alone.coverage) == (True, "Judged: 0 of 1 array; nothing was tested of theta.")
+
+
+LISTS = {"W": [np.ones((2, 3)), np.ones(3)], "b": [np.ones(2)]}
+
+
+@pytest.mark.parametrize(
+    ("params", "names"),
+    [
+        ([np.ones(2), np.ones(3)], ["params[0]", "params[1]"]),
+        ([[np.ones(2)], [np.ones(3)]], ["params[0][0]", "params[1][0]"]),
+        (LISTS, ["W[0]", "W[1]", "b[0]"]),
+    ],
+)
+@pytest.mark.parametrize("bug", ["half", "penalty", "missing", "square", "shape"])
+def test_positions_in_lists_read_well_in_a_sentence(params, names, bug):
+    """A bare number is never the name of a parameter in a sentence; in the report they are found by their paths. The
+    sentences are those about arrays with names, with other names in them."""
+    paths, arrays = list(flatten(params)), list(flatten(params).values())
+    change = {
+        "half": lambda g, a: g / 2,
+        "penalty": lambda g, a: g - 0.1 * a,
+        "missing": lambda g, a: None,
+        "square": lambda g, a: g**2 + a,
+        "shape": lambda g, a: np.ones(7),
+    }[bug]
+
+    def loss(p):
+        return sum(np.sum(np.sin(a)) + 0.05 * np.sum(a**2) for a in flatten(p).values())
+
+    def sentences_of(params):
+        grads = {name: np.cos(a) + 0.1 * a for name, a in flatten(params).items()}
+        first = next(iter(grads))
+        grads[first] = change(grads[first], arrays[0])
+        report = check_gradients(loss, params, rebuild(params, grads))
+        notes = [comparison.note for comparison in report.parameters.values()]
+        return list(report.parameters), "\n".join([report.headline.partition("difference")[0], *report.remarks, *notes])
+
+    named, expected = sentences_of({f"layer{k}.x": array for k, array in enumerate(arrays)})
+    for name, spoken in zip(named, names, strict=True):
+        expected = expected.replace(name, spoken)
+    assert sentences_of(params) == (paths, expected)
+    assert names[0] in expected

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
-from gc_hooks import Diagnosis, check_gradients
+from gc_hooks import Diagnosis, Verdict, central, check_gradients, complex_step
 from gc_hooks.report.diagnosis import agree, listed, plural, sentence
 from gc_hooks.rules import RULES, diagnose
 from gc_hooks.slopes.probes import automatic
@@ -31,7 +33,7 @@ class Accumulating:
 
 BUGS = {
     "missing_gradient": ({"b": CLEAN["b"]}, "no gradient was handed in for W", "dW1 for W1"),
-    "wrong_shape": ({**CLEAN, "W": CLEAN["W"].T}, "(3, 1), its transpose, the parameter (1, 3)", "keepdims=True"),
+    "wrong_shape": ({**CLEAN, "W": CLEAN["W"][:, :2]}, "shape (1, 2), the parameter (1, 3)", "both factors"),
     "not_numeric": ({**CLEAN, "W": np.array([["a", "b", "c"]])}, "not real numbers", "dtype"),
     "not_repeatable": (Accumulating(), "two calls of the gradient function", "+="),
     "not_finite": ({**CLEAN, "W": CLEAN["W"] * np.nan}, "", "0/0"),
@@ -57,7 +59,7 @@ def test_the_clean_twin_has_no_diagnosis():
 
 def test_several_bugs_are_named_each():
     """Two bugs at two parameters are two diagnoses; one bug at two parameters is one."""
-    assert [d.code for d in check_gradients(loss, POINT, {"W": CLEAN["W"].T}).diagnoses] == [
+    assert [d.code for d in check_gradients(loss, POINT, {"W": CLEAN["W"][:, :2]}).diagnoses] == [
         "missing_gradient",
         "wrong_shape",
     ]
@@ -244,6 +246,80 @@ def test_what_lies_between_layers_is_looked_for_with_check_layers():
     for wrong, code in ((nonsense, "unexplained"), (below, "wrong_below")):
         (found,) = check_gradients(network_loss, NETWORK, wrong).diagnoses
         assert (found.code, "check_layers(layers, inputs)" in found.advice) == (code, True)
+
+
+def lists_of(weights, biases):
+    return {
+        "[Ws, bs]": [weights, biases],
+        "{W: [...], b: [...]}": {"W": weights, "b": biases},
+        "[(W, b), ...]": list(zip(weights, biases, strict=True)),
+        "[W, b, W, b, ...]": [array for pair in zip(weights, biases, strict=True) for array in pair],
+    }
+
+
+@pytest.mark.parametrize("layout", lists_of([], []))
+@pytest.mark.parametrize("is_wrong", [True, False])
+def test_layers_are_told_apart_in_every_layout_of_lists(layout, is_wrong):
+    """A derivative that is wrong from the second of three layers down is told so wherever the arrays stand."""
+    rng = np.random.default_rng(0)
+    sizes = [4, 6, 5, 3]
+    weights = [0.5 * rng.normal(size=size) for size in pairwise(sizes)]
+    biases = [0.1 * rng.normal(size=(1, size)) for size in sizes[1:]]
+    x, y = rng.normal(size=(16, 4)), rng.normal(size=(16, 3))
+    hidden = [x]
+    for weight, bias in zip(weights, biases, strict=True):
+        hidden.append(np.tanh(hidden[-1] @ weight + bias))
+    delta, of_weights, of_biases = hidden[-1] - y, [], []
+    for k in (2, 1, 0):
+        slope = 1 - np.tanh(hidden[k + 1]) ** 2 if is_wrong and k < 2 else 1 - hidden[k + 1] ** 2
+        delta = delta * slope
+        of_weights, of_biases = [hidden[k].T @ delta, *of_weights], [delta.sum(0, keepdims=True), *of_biases]
+        delta = delta @ weights[k].T
+
+    def loss():
+        a = x
+        for weight, bias in zip(weights, biases, strict=True):
+            a = np.tanh(a @ weight + bias)
+        return 0.5 * np.sum((a - y) ** 2)
+
+    report = check_gradients(loss, lists_of(weights, biases)[layout], lists_of(of_weights, of_biases)[layout])
+    assert [diagnosis.code for diagnosis in report.diagnoses] == (["wrong_below"] if is_wrong else [])
+    assert report.ok is not is_wrong
+
+
+DEEP_RNG = np.random.default_rng(0)
+DEEP_INPUTS, DEEP = DEEP_RNG.normal(size=(16, 6)), {}
+for depth in range(4):
+    DEEP[f"l{depth}.W"] = 0.5 * DEEP_RNG.normal(size=(6, 6))
+    DEEP[f"l{depth}.b"] = 0.1 * DEEP_RNG.normal(size=6)
+
+
+@pytest.mark.parametrize("limit", [60, 120, 200, 300, 400, 600, None])
+@pytest.mark.parametrize("method", [complex_step, central])
+def test_what_was_not_judged_is_no_evidence(limit, method):
+    """Every layer is wrong. Whatever the budget leaves open, no parameter is called right, and not all are called
+    wrong where some could not be judged."""
+
+    def outputs(p):
+        hidden = [DEEP_INPUTS]
+        for k in range(4):
+            hidden.append(np.tanh(hidden[-1] @ p[f"l{k}.W"] + p[f"l{k}.b"]))
+        return hidden
+
+    hidden, grads = outputs(DEEP), {}
+    delta = hidden[-1]
+    for k in reversed(range(4)):
+        delta = delta * (1 - hidden[k + 1])  # without the square
+        grads |= {f"l{k}.W": hidden[k].T @ delta, f"l{k}.b": delta.sum(0)}
+        delta = delta @ DEEP[f"l{k}.W"].T
+    report = check_gradients(
+        lambda p: 0.5 * np.sum(outputs(p)[-1] ** 2), DEEP, grads, method=method, max_evaluations=limit
+    )
+    found = {diagnosis.code: diagnosis.message for diagnosis in report.diagnoses}
+    assert "wrong_below" not in found
+    unclear = any(c.verdict is Verdict.INCONCLUSIVE for c in report.parameters.values())
+    assert ("that could be judged" in found.get("other_loss", "")) == (unclear and "other_loss" in found)
+    assert unclear == (limit is not None)
 
 
 def test_slopes_beyond_the_range_of_numbers_end_no_check():

@@ -27,7 +27,7 @@ def test_a_good_gradient_passes_and_returns_its_report():
     [
         (squares, 4 * W, {}, Verdict.WORRY),
         (squares, 2 * W * (1 + 1e-5), {}, Verdict.DOUBLE_CHECK),
-        (squares, {}, {}, Verdict.WORRY),
+        (squares, {"theta": None}, {}, Verdict.WORRY),
         (lambda w: math.nan, 2 * W, {}, Verdict.INCONCLUSIVE),
         (squares, 2 * W, {"max_evaluations": 1}, Verdict.INCONCLUSIVE),
         (lambda w: 1e9 + squares(w), 2 * W, {"method": fixed_step(1e-7)}, Verdict.INCONCLUSIVE),

@@ -44,7 +44,7 @@ SITUATIONS = {
         "grads": 2 * np.arange(1.0, 99.0),
         "max_evaluations": 3,
     },
-    "a parameter without entries": {"loss": lambda w: 1.0, "params": np.ones(0), "grads": np.ones(0)},
+    "a parameter without entries": {"loss": lambda p: p[0], "params": [1.0, np.ones(0)], "grads": [1.0, np.ones(0)]},
     "a parameter without a gradient": {
         "loss": lambda p: p["a"] ** 2,
         "params": {"a": 3.0, "b": 2.0},

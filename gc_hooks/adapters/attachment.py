@@ -253,10 +253,3 @@ def swapped(settings: Sequence[tuple[object, str, Any]]) -> Iterator[None]:
         for setting in settings:
             setattr(*setting)
         yield
-
-
-def noted(leaf: Any, note: str) -> Uncertain:
-    """Return a gradient with a note for the report."""
-    if isinstance(leaf, Uncertain):
-        return Uncertain(leaf.value, leaf.error, f"{leaf.note} {note}".strip())
-    return Uncertain(leaf, note=note)

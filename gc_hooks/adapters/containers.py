@@ -19,11 +19,11 @@ from gc_hooks.adapters.attachment import (
     Read,
     ask,
     attach,
-    noted,
     scaled,
     set_to_zero,
     takes_nothing,
 )
+from gc_hooks.arrays.gradients import noted
 from gc_hooks.arrays.norms import same_bits
 from gc_hooks.arrays.tree import flatten, is_container
 from gc_hooks.errors import InvalidProblem

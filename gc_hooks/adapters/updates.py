@@ -9,8 +9,8 @@ import numpy as np
 
 from gc_hooks._typing import Array, Loss, Params
 from gc_hooks.adapters.aliasing import Pair, lasting_params, pairs_by_name, params_of, place
-from gc_hooks.adapters.attachment import Attachment, Options, ask, attach, noted, shown, swapped
-from gc_hooks.arrays.gradients import Uncertain
+from gc_hooks.adapters.attachment import Attachment, Options, ask, attach, shown, swapped
+from gc_hooks.arrays.gradients import Uncertain, noted
 from gc_hooks.arrays.tree import flatten
 from gc_hooks.errors import InvalidProblem
 from gc_hooks.report.diagnosis import listed, plural

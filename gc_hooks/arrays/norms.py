@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -40,6 +41,15 @@ def is_vector(array: Array) -> bool:
     (True, True, True, False)
     """
     return array.size == max(array.shape, default=1)
+
+
+def without_ones(shape: Iterable[int]) -> tuple[int, ...]:
+    """Return a shape without its axes of length one, which hold no more entries and say nothing of their order.
+
+    >>> without_ones((1, 3)), without_ones(()), without_ones((2, 1, 3))
+    ((3,), (), (2, 3))
+    """
+    return tuple(length for length in shape if length != 1)
 
 
 def norm(array: Array) -> float:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import partial, wraps
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -534,6 +534,7 @@ def _reset(own: OwnStep) -> Iterator[tuple[Loss, Any]]:
 
 
 def _after(before: Callable[[], object], function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function, updated=())
     def reset_and_call(*arguments: object) -> Any:
         before()
         return function(*arguments)

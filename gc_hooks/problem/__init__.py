@@ -221,10 +221,16 @@ def rebuild_params(structure: object, leaves: Params) -> Any:
 
 
 def as_number(value: Any) -> Any:
-    """Return the only element of an array as a Python number, and anything else as it is."""
+    """Return an array of one element, or what else is one number, as a Python number; and anything else as it is."""
     try:
         return value.item()
     except (AttributeError, ValueError, RuntimeError):  # not an array, or one of several elements
+        pass
+    if isinstance(value, (int, np.ndarray)) or not hasattr(type(value), "__float__"):
+        return value
+    try:  # a Decimal, a scalar of another library
+        return float(value)
+    except Exception:  # what it is, a message will say
         return value
 
 

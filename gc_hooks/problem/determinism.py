@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from gc_hooks._typing import Params
+from gc_hooks.arrays.foreign import describe
 from gc_hooks.arrays.norms import same_bits
 from gc_hooks.errors import InvalidProblem, NondeterministicLoss
 from gc_hooks.isolation.causes import footprint_of, why_nondeterministic
 from gc_hooks.isolation.evaluation import Evaluation
 from gc_hooks.isolation.undoing import undone_by
 from gc_hooks.numerics import DISTANCES
-from gc_hooks.problem import BudgetSpent, Problem, written
+from gc_hooks.problem import BudgetSpent, Problem, as_number, written
+from gc_hooks.report.diagnosis import plural
 
 TERMS = ("loss", "penalty")
 """What the terms of a problem are called in messages."""
@@ -45,7 +48,10 @@ def deterministic_value(problem: Problem, term: int, changes: Params | None = No
         changed_since = footprint_of(function) if is_watched else tuple
         values.append(problem.evaluate(term, changes or {}))
         problem.meter.footprint += changed_since()
-        first, second = [float(value) if isinstance(value, float) else as_value(value, what) for value in values]
+        written_out = f"lambda p: {what}(p)" if problem.live is None else f"lambda: {what}()"
+        first, second = [
+            float(value) if isinstance(value, float) else as_value(value, what, written_out) for value in values
+        ]
         changed = [name for name, array in before.items() if not same_bits(array, arrays[name])]
     if changed:
         raise InvalidProblem(
@@ -101,22 +107,40 @@ def _values_elsewhere(problem: Problem) -> Iterator[float]:
             yield value
 
 
-def as_value(value: object, what: str) -> float:
-    """Return a term's value as a float, or raise `InvalidProblem` with what came instead of a number."""
+def as_value(value: Any, what: str, call: str = "") -> float:
+    """Return a term's value as a float, or raise `InvalidProblem` with what came instead of a number.
+
+    ``call`` is how a message writes the call of the term.
+    """
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        return float(value)
+    call = call or f"lambda p: {what}(p)"
     if isinstance(value, (tuple, list)):
+        place = next((k for k, item in enumerate(value) if isinstance(as_number(item), (int, float))), 0)
         raise InvalidProblem(
-            f"The {what} returned a {type(value).__name__} of {len(value)} items, not a number. This usually means "
-            f"(cost, cache). Try lambda p: {what}(p)[0]."
+            f"The {what} returned a {type(value).__name__} of {plural(len(value), 'item')}, not a number. This usually "
+            f"means (cost, cache). Try {call}[{place}]."
+        )
+    if isinstance(value, Mapping):
+        numbers_in_it = [key for key, item in value.items() if isinstance(as_number(item), (int, float))]
+        meaning = "that loss and gradients are exchanged: the order is loss, params, grads"
+        advice = "a function that returns the loss alone"
+        if numbers_in_it:
+            meaning, advice = "that the loss is one entry of it", f"{call}[{numbers_in_it[0]!r}]"
+        raise InvalidProblem(
+            f"The {what} returned {describe(value)}, not a number. This usually means {meaning}. Try {advice}."
         )
     if value is None:
-        raise InvalidProblem(f"The {what} returned None. This usually means that its return statement is missing.")
-    if isinstance(value, np.ndarray):
         raise InvalidProblem(
-            f"The {what} returned an array of shape {value.shape}, not a number. This usually means that the mean or "
-            f"the sum over the samples is missing. Try lambda p: {what}(p).mean(), the way in which backprop takes it."
+            f"The {what} returned None. This usually means that its return statement is missing. Try to end it with "
+            f"return {what}."
         )
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+    if isinstance(getattr(value, "shape", None), tuple):
         raise InvalidProblem(
-            f"The {what} returned {value!r} of type {type(value).__name__}, not a real number. Try to return a float."
+            f"The {what} returned an array of shape {tuple(value.shape)}, not a number. This usually means that the "
+            f"mean or the sum over the samples is missing. Try {call}.mean(), the way in which backprop takes it."
         )
-    return float(value)
+    raise InvalidProblem(
+        f"The {what} returned {describe(value)}, not a real number. This usually means a text, a flag or an object "
+        "that holds the number. Try to return a float."
+    )

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import inspect
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from gc_hooks._typing import Array, Loss, Params
-from gc_hooks.arrays.gradients import Matched, match_gradients
+from gc_hooks.arrays.aliases import ABSENT, Pair, grads_of, pairs_by_name, params_of
+from gc_hooks.arrays.foreign import describe, is_tensor, plain_array
+from gc_hooks.arrays.gradients import Matched, gradient_leaves, match_gradients
 from gc_hooks.arrays.large import LARGE, view_or_copy
 from gc_hooks.arrays.tree import flatten
 from gc_hooks.errors import InvalidProblem
@@ -27,6 +29,12 @@ from gc_hooks.problem import (
     written,
 )
 from gc_hooks.problem.determinism import TERMS, as_value, deterministic_value
+from gc_hooks.report.diagnosis import listed, spoken
+
+GRADIENT_FUNCTION = "gradient function"
+
+MOST_ARRAYS = 4
+"""Arrays of an object that a message names: more do not fit on its line."""
 
 ARITHMETIC = ("__mul__", "__matmul__", "__pow__", "__add__", "__array_ufunc__", "__array_function__")
 """A class of arrays that overrides one of these computes in its own way."""
@@ -49,14 +57,22 @@ def build_problem(
     lower precision than float64 cost one gradient more: it has to be finite where the training computes it. Where an
     earlier check has used the loss (``is_known``), it is not evaluated, and the problem has no values.
     """
+    _check_order(loss, params, grads)
+    in_place = in_place or _takes_nothing(loss)
     arrays = parameter_arrays(params, in_place)
+    named = None
+    if in_place:  # in place several names may mean one array, and the loss sees one change of it
+        own = params_of(Pair(name, array, ABSENT) for name, array in arrays.items())
+        if len(own) < len(arrays):
+            named, arrays = arrays, own
     terms = (loss,) if penalty is None else (loss, penalty)
     arguments = () if in_place else (params,)
     for what, term in zip(TERMS, terms, strict=False):
         if not callable(term):
             raise InvalidProblem(
-                f"The {what} must be a callable, got {_describe(term)}. It has to be computed again at other "
-                f"parameters. Try {what}=lambda p: compute_{what}(p, inputs, targets)."
+                f"The {what} must be a callable, got {describe(term)}. This usually means that its value was handed "
+                "in, and it has to be computed again at other parameters. Try "
+                f"{what}=lambda p: compute_{what}(p, inputs, targets)."
             )
         _check_signature(what, term, arguments)
     point = {}
@@ -75,15 +91,15 @@ def build_problem(
     is_double = _precision(arrays) <= EPS
     gradients = None
     if callable(grads):
-        _check_signature("gradient function", grads, arguments)
-        gradients = _Gradients(problem, grads)
+        _check_signature(GRADIENT_FUNCTION, grads, arguments)
+        gradients = _Gradients(problem, grads, named)
         in_training = None if in_place or is_double else gradients.match(arrays, copy=True)
         matched = gradients.match(point, copy=True)
         matched = matched.compared_with(gradients.match(point))
         if in_training is not None:
             matched = matched.no_better_than(in_training)
     else:
-        matched = match_gradients(grads, point)
+        matched = _match(grads, point, named)
     if is_double:  # what is computed from parameters of float32 may fit into float32 by itself
         matched = matched.with_precision_of_numbers()
     return _with_gradient(problem, values, matched, gradients).noted(*problem.meter.footprint)
@@ -117,38 +133,90 @@ def revisit(
 def parameter_arrays(params: object, in_place: bool = False) -> dict[str, Array]:
     """Return the parameters as named arrays: the user's own, not copies."""
     leaves = flatten(params)
-    if not leaves:
+    arrays = {name: _parameter_array(name, leaf, in_place) for name, leaf in leaves.items()}
+    if not any(array.size for array in arrays.values()):
+        held = f", only empty arrays ({listed(arrays)})" if arrays else ""
         raise InvalidProblem(
-            f"There are no parameters in {type(params).__name__} {params!r}. This usually means that the model was not "
-            "built yet, or that another dictionary was handed in. Try print(params) right before the check."
+            f"There are no parameters in {describe(params)}{held}. This usually means that the model was not built "
+            "yet, or that another dictionary was handed in. Try print(params) right before the check."
         )
-    return {name: _parameter_array(name, leaf, in_place) for name, leaf in leaves.items()}
+    return arrays
+
+
+def _check_order(loss: object, params: object, grads: object) -> None:
+    """Refuse arguments in another order than loss, params, grads."""
+    if inspect.isroutine(params) or (not callable(loss) and inspect.isroutine(grads)):
+        raise InvalidProblem(
+            f"The loss is {describe(loss)}, the parameters are {describe(params)}. This usually means that arguments "
+            "are exchanged. Try check_gradients(loss, params, grads), in this order."
+        )
+
+
+def _takes_nothing(function: Callable[..., Any]) -> bool:
+    """Return whether a function can only be called without arguments: it reads the caller's own arrays."""
+    try:
+        signature = inspect.signature(function)
+        signature.bind()
+    except (TypeError, ValueError):  # functions written in C may have no signature
+        return False
+    try:
+        signature.bind(None)
+    except TypeError:
+        return True
+    return False
 
 
 def _parameter_array(name: str, leaf: Any, in_place: bool) -> Array:
+    name = spoken(name)
+    if is_tensor(leaf):
+        raise InvalidProblem(
+            f"Parameter {name} is a {type(leaf).__name__} of {type(leaf).__module__.partition('.')[0]}, and the loss "
+            "gets arrays of NumPy. This usually means a model of PyTorch. Try adapters.TorchGradCheckHook, or "
+            ".detach().numpy() here and a loss that takes NumPy arrays."
+        )
+    is_python_number = isinstance(leaf, numbers.Real) and not isinstance(leaf, (bool, np.generic))
+    array = plain_array(f"Parameter {name}", float(leaf) if is_python_number else leaf)
     if in_place and not (isinstance(leaf, np.ndarray) and leaf.flags.writeable):
         raise InvalidProblem(
-            f"Parameter {name} is {_describe(leaf)}, which cannot be changed in place: with in_place=True each has to "
-            "be a writable NumPy array. Try a loss that takes the parameters, and leave in_place out."
+            f"Parameter {name} is {describe(leaf)}, which cannot be changed in place: for a loss that takes nothing "
+            "(in_place=True) each has to be a writable NumPy array. This usually means a number, a list or a copy in "
+            "the place of the array that the loss reads. Try that array, or a loss that takes the parameters, without "
+            "in_place."
         )
     if type(leaf) is not np.ndarray and _computes_differently(leaf, in_place):
         raise InvalidProblem(
             f"Parameter {name} is a {type(leaf).__name__}, whose arithmetic is not that of the plain copies that the "
-            "loss gets. Try numpy.asarray where the parameters are made; a mask belongs into the loss."
+            "loss gets. This usually means np.matrix or np.ma. Try "
+            "numpy.asarray where the parameters are made; a mask belongs into the loss."
         )
-    is_python_number = isinstance(leaf, numbers.Real) and not isinstance(leaf, (bool, np.generic))
-    array = np.asarray(float(leaf) if is_python_number else leaf)
     if array.dtype.kind in "iub":
         raise InvalidProblem(
             f"Parameter {name} holds integers ({array.dtype}, shape {array.shape}), in which a step of 1e-5 is rounded "
-            f"away. Try {name} = {name}.astype(float), at the place where the parameters are made."
+            f"away. This usually means whole numbers without a dot, or labels among the parameters. Try "
+            f"{name} = {name}.astype(float), at the place where the parameters are made."
         )
     if array.dtype.kind != "f":
         raise InvalidProblem(
-            f"Parameter {name} is {_describe(leaf)}, not a real number or an array of real numbers. Try to leave out "
-            "what is not trained, or to hand in the arrays themselves."
+            f"Parameter {name} is {describe(leaf)}, not a real number or an array of real numbers. {_hint(leaf)}"
         )
     return array
+
+
+def _hint(leaf: object) -> str:
+    """Say what a parameter that is no array of real numbers usually means, and what to try."""
+    if isinstance(leaf, np.ndarray) and leaf.dtype.kind == "O":
+        return (
+            "This usually means rows of different lengths, or None among numbers. Try a list of arrays, or "
+            ".astype(float)."
+        )
+    if hasattr(leaf, "__dict__") and not (isinstance(leaf, type) or inspect.isroutine(leaf)):
+        arrays = [key for key, value in vars(leaf).items() if isinstance(value, np.ndarray)] or ["W"]
+        written_out = ", ".join(f"'{key}': model.{key}" for key in arrays[:MOST_ARRAYS])
+        return (
+            f"This usually means that the model was handed in. Try a dict of the arrays that are trained, such as "
+            f"{{{written_out}}}."
+        )
+    return "This usually means something that is not trained. Try to leave it out, or to hand in the arrays themselves."
 
 
 def _computes_differently(leaf: object, in_place: bool) -> bool:
@@ -159,13 +227,6 @@ def _computes_differently(leaf: object, in_place: bool) -> bool:
     if in_place or not isinstance(leaf, np.ndarray):
         return isinstance(leaf, np.ma.MaskedArray)
     return any(getattr(type(leaf), name) is not getattr(np.ndarray, name) for name in ARITHMETIC)
-
-
-def _describe(leaf: object) -> str:
-    if isinstance(leaf, np.ndarray):
-        return f"an array of {leaf.dtype}, shape {leaf.shape}{'' if leaf.flags.writeable else ', read-only'}"
-    written_out = repr(leaf)
-    return f"{written_out} of type {type(leaf).__name__}" if len(written_out) < 40 else f"a {type(leaf).__name__}"
 
 
 def _precision(arrays: Mapping[str, Array]) -> float:
@@ -185,18 +246,30 @@ def _check_signature(what: str, function: Callable[..., Any], arguments: tuple[A
     try:
         signature.bind(*arguments)
     except TypeError as error:
+        called = "backward" if what == GRADIENT_FUNCTION else what
         if arguments:
+            given = ", ".join(["p", *list(_needed(signature))[1:]])
             expected = "the parameters, as one argument"
-            advice = (
-                "a lambda that adds what is missing (lambda p: loss(p, inputs, targets)), or in_place=True if it reads "
-                "your own arrays and takes nothing."
-            )
+            advice = f"a lambda that adds what is missing: lambda p: {called}({given})"
+            if what == GRADIENT_FUNCTION and not signature.parameters:
+                advice = "a loss that takes nothing too, with in_place=True; or grads=backward(), its values now"
         else:
             expected = "nothing (in_place=True)"
-            advice = "a lambda that takes nothing and adds what is missing: lambda: loss(inputs, targets)."
+            advice = f"a lambda that takes nothing: lambda: {called}({', '.join(_needed(signature))})"
         raise InvalidProblem(
-            f"The {what} takes {signature}, but it is called with {expected}: {error}. Try {advice}"
+            f"The {what} takes {signature}, but it is called with {expected}: {error}. This usually means that "
+            f"a lambda around it is missing. Try {advice}."
         ) from None
+
+
+def _needed(signature: inspect.Signature) -> Iterator[str]:
+    """Yield the arguments without which a function cannot be called."""
+    for parameter in signature.parameters.values():
+        if parameter.default is parameter.empty and parameter.kind not in (
+            parameter.VAR_POSITIONAL,
+            parameter.VAR_KEYWORD,
+        ):
+            yield f"{parameter.name}={parameter.name}" if parameter.kind is parameter.KEYWORD_ONLY else parameter.name
 
 
 def _without_gradient(terms: tuple[Loss, ...], structure: object, point: dict[str, Array], meter: Meter) -> Problem:
@@ -233,11 +306,15 @@ def _with_gradient(
 
 
 class _Gradients:
-    """Backprop as a function of the named parameters: the user's gradient function, its results matched by name."""
+    """Backprop as a function of the named parameters: the user's gradient function, its results matched by name.
 
-    def __init__(self, problem: Problem, function: Callable[..., Any]) -> None:
+    ``named`` are the user's arrays under all their names, where one has several.
+    """
+
+    def __init__(self, problem: Problem, function: Callable[..., Any], named: Params | None = None) -> None:
         self.problem = problem
         self.function = function
+        self.named = named
 
     def __call__(self, point: Params) -> dict[str, Array]:
         return self.match(point).grads
@@ -249,7 +326,14 @@ class _Gradients:
         with np.errstate(all="ignore"):
             if problem.live is not None:
                 with written(problem.live, point, problem.home):
-                    return match_gradients(self.function(), point, copy)
+                    return _match(self.function(), point, self.named, copy, "backward()")
             # The function may write into what it gets; a view of a large array cannot be written to anyhow.
             own = {name: array.copy() if array.flags.writeable else array for name, array in point.items()}
-            return match_gradients(self.function(rebuild_params(problem.structure, own)), point, copy)
+            return _match(self.function(rebuild_params(problem.structure, own)), point, None, copy, "backward(p)")
+
+
+def _match(grads: object, point: Params, named: Params | None, copy: bool = True, source: str = "grads") -> Matched:
+    """Match gradients with parameters by name; those of arrays with several names (``named``) are summed."""
+    if named is not None:
+        grads = grads_of(pairs_by_name(named, gradient_leaves(grads, named, source)))
+    return match_gradients(grads, point, copy, source)

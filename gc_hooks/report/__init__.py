@@ -14,7 +14,7 @@ from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 import numpy as np
 
 from gc_hooks.errors import GradCheckError
-from gc_hooks.report.comparison import Comparison, state
+from gc_hooks.report.comparison import Comparison, Reason, state
 from gc_hooks.report.diagnosis import Diagnosis, listed, plural
 from gc_hooks.report.plots import ParameterPlot, StepCurve
 from gc_hooks.report.text import (
@@ -77,6 +77,9 @@ class CheckReport:
         other checks.
     unjudged : tuple of str
         Arrays of the model that look like parameters and were not compared. With any of them no report is GOOD.
+    untested : tuple of str
+        Parameters that were compared, and have no gradient here: where these are whole matrices or most of all
+        entries, ``coverage`` and a note say so.
 
     Examples
     --------
@@ -189,12 +192,28 @@ class CheckReport:
         return list(map("{0.code}: {0}".format, self.diagnoses))
 
     @property
+    def untested(self) -> tuple[str, ...]:
+        """Return the parameters that the loss gives no gradient here, so that a wrong backward could not show.
+
+        A vector alone (a bias in front of a normalisation) is rightly so: there have to be whole matrices among them,
+        or most of all entries.
+        """
+        without = [c for c in self.parameters.values() if c.reason is Reason.NO_GRADIENT]
+        size, whole = sum(c.size for c in without), sum(c.size for c in self.parameters.values())
+        if 2 * size <= whole and all(c.is_vector for c in without):
+            return ()
+        return tuple(comparison.name for comparison in without)
+
+    @property
     def coverage(self) -> str:
         """Return what of the model was judged, in one line; empty where that is all of it."""
-        if not self.unjudged:
-            return ""
-        judged = len(self.parameters)
-        return f"Judged: {judged} of {plural(judged + len(self.unjudged), 'array')}; not {listed(self.unjudged)}."
+        untested, whole = self.untested, len(self.parameters) + len(self.unjudged)
+        parts = [f"Judged: {len(self.parameters) - len(untested)} of {plural(whole, 'array')}"]
+        if self.unjudged:
+            parts.append(f"not {listed(self.unjudged)}")
+        if untested:
+            parts.append(f"nothing was tested of {listed(untested)}")
+        return f"{'; '.join(parts)}." if len(parts) > 1 else ""
 
     @property
     def circumstances(self) -> list[str]:

@@ -119,6 +119,11 @@ class Comparison:
         return math.prod(self.shape)
 
     @property
+    def is_vector(self) -> bool:
+        """Return whether at most one axis is longer than one."""
+        return self.size == max(self.shape, default=1)
+
+    @property
     def exact(self) -> bool:
         """Return whether every entry was measured."""
         return self.basis is Basis.EXACT

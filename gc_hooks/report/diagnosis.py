@@ -6,6 +6,9 @@ import re
 from collections.abc import Iterable, Sized
 from dataclasses import dataclass
 from enum import Enum
+from typing import TypeVar
+
+Form = TypeVar("Form")
 
 
 class _Text(str, Enum):
@@ -96,14 +99,31 @@ class Diagnosis:
         return " ".join(filter(None, (self.message, self.evidence, self.advice)))
 
 
+def joined(words: Iterable[str], most: int = 6) -> str:
+    """Return words for a sentence: "3, 4 and 7", or "3, 4 and 5 more" where there are too many."""
+    words = list(words)
+    if len(words) > most:
+        words = [*words[:most], f"{len(words) - most} more"]
+    if len(words) < 2:
+        return "".join(words)
+    return f"{', '.join(words[:-1])} and {words[-1]}"
+
+
 def listed(names: Iterable[str], most: int = 6) -> str:
-    """Return names for a sentence: "W1, b1 and W2", or "W1, b1 and 4 more" where there are too many."""
-    names = list(names)
-    if len(names) > most:
-        names = [*names[:most], f"{len(names) - most} more"]
-    if len(names) < 2:
-        return "".join(names)
-    return f"{', '.join(names[:-1])} and {names[-1]}"
+    """Return names for a sentence as they are `spoken`: "W1, b1 and W[2]", or "W1, b1 and 4 more"."""
+    return joined(map(spoken, names), most)
+
+
+def spoken(name: str) -> str:
+    """Return the name of a parameter for a sentence: numbers at its end are positions in a list.
+
+    >>> spoken("W1"), spoken("0"), spoken("1.0"), spoken("W.0"), spoken("layers.0.W")
+    ('W1', 'params[0]', 'params[1][0]', 'W[0]', 'layers.0.W')
+    """
+    parts, positions = name.split("."), ""
+    while parts and parts[-1].isdecimal():
+        positions = f"[{parts.pop()}]{positions}"
+    return (".".join(parts) or "params") + positions if positions else name
 
 
 def plural(count: int, word: str) -> str:
@@ -111,7 +131,7 @@ def plural(count: int, word: str) -> str:
     return f"{count} {word}s" if count != 1 else f"1 {word}"
 
 
-def agree(names: Sized, singular: str, plural: str) -> str:
+def agree(names: Sized, singular: Form, plural: Form) -> Form:
     """Return the form of a word that agrees with the number of names: "is" or "are"."""
     return singular if len(names) == 1 else plural
 
@@ -119,11 +139,11 @@ def agree(names: Sized, singular: str, plural: str) -> str:
 def of_gradients(names: Iterable[str]) -> str:
     """Return what the gradients of parameters are called in a sentence.
 
-    >>> of_gradients(["W1", "b1"]), of_gradients(["dense1.W"]), of_gradients(["params[0]", "params[1]"])
-    ('dW1 and db1', 'the gradient of dense1.W', 'the gradients of params[0] and params[1]')
+    >>> of_gradients(["W1", "b1"]), of_gradients(["dense1.W"]), of_gradients(["W.0", "b.0"])
+    ('dW1 and db1', 'the gradient of dense1.W', 'the gradients of W[0] and b[0]')
     """
-    names = list(names)
-    if re.search(r"[.[]", "".join(names)):
+    names = list(map(spoken, names))
+    if any("." in name or "[" in name for name in names):
         return f"the {agree(names, 'gradient', 'gradients')} of {listed(names)}"
     return listed(map("d{}".format, names))
 

@@ -89,6 +89,17 @@ def loss_not_finite(value: float, not_finite: Sequence[str]) -> str:
     return f"the loss is {value}, and {listed(not_finite)} {verb} not finite already: look at the steps before"
 
 
+def nothing_tested(names: Sequence[str]) -> str:
+    """Say that the loss gives some parameters no gradient, so that nothing is known of their backward."""
+    its, it = agree(names, ("Its", "it"), ("Their", "them"))
+    return (
+        f"Nothing was tested of {listed(names)}: the loss does not depend on {it} here. {its} gradient is zero on both "
+        f"sides, so that a wrong backward could not show. This usually means inputs of zeros, a mask that hides "
+        f"everything, weights of zero behind {it}, or a loss such as the sum of normalised outputs. Try to look at the "
+        "inputs, or, for one layer alone, the loss np.sum(R * outputs) with random numbers R."
+    )
+
+
 def loss_never_changes(value: float, in_place: bool) -> str:
     """Say that the loss does not depend on its parameters, and what to try."""
     cause = (

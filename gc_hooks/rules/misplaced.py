@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from gc_hooks.report.diagnosis import Code, Diagnosis, Repair, listed, of_gradients, sentence
+from gc_hooks.report.diagnosis import Code, Diagnosis, Repair, joined, listed, of_gradients, sentence, spoken
 from gc_hooks.rules.context import RuleContext
 
 MOST_PARAMETERS = 40
@@ -60,7 +60,7 @@ def in_wrong_place(context: RuleContext) -> Iterator[Diagnosis]:
 
 
 def _misplaced(context: RuleContext, code: Code, names: list[str], how: str, sources: dict[str, str]) -> Diagnosis:
-    places = listed(f"{of_gradients([sources[name]])} is that of {name}" for name in names)
+    places = joined(f"{of_gradients([sources[name]])} is that of {spoken(name)}" for name in names)
     diagnosis = Diagnosis(
         code,
         tuple(names),

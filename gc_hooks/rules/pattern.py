@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from gc_hooks._typing import Array
-from gc_hooks.arrays.norms import largest
-from gc_hooks.report.diagnosis import Code, Diagnosis, Repair, agree, listed, of_gradients, sentence
+from gc_hooks.arrays.norms import is_vector, largest
+from gc_hooks.report.diagnosis import Code, Diagnosis, Repair, agree, joined, listed, of_gradients, sentence, spoken
+from gc_hooks.report.verdict import Verdict
 from gc_hooks.rules.context import RuleContext
 
 EQUAL = 1e-13
@@ -144,12 +145,12 @@ def _wrong_only_in(context: RuleContext, name: str, code: Code, places: Array) -
     """Return the diagnosis of entries, rows or columns, whose indices are the places."""
     indices, slopes = context.wrong_entries(name)
     gradient = context.gradient(name).flat[indices]
-    where = f"{agree(places, *PLACES[code])} {listed(map(str, places.tolist()))}"
+    where = f"{agree(places, *PLACES[code])} {joined(map(str, places.tolist()))}"
     # An index that stands in a batch k times and counts once makes the true gradient k times backprop's.
     ratios = slopes / np.where(gradient == 0, np.nan, gradient)
     if code is Code.ROWS and np.all(np.abs(ratios - np.round(ratios)) < 1e-5) and np.all(ratios > 1.5):
         factors = np.unique(np.round(ratios)).astype(int)
-        code, where = Code.REPEATED_INDICES, f"{where}, by a factor of {listed(map(str, factors))}"
+        code, where = Code.REPEATED_INDICES, f"{where}, by a factor of {joined(map(str, factors))}"
     message = f"{sentence(of_gradients([name]))} is wrong in {where} only."
     evidence = f"{len(indices)} entries there were measured; the rest is right."
     return Diagnosis(code, (name,), message, evidence, ADVICE[code])
@@ -162,24 +163,30 @@ def wrong_below(context: RuleContext) -> Iterator[Diagnosis]:
     below, first, above = _wrong_from_below(context)
     if len(below) < 2 or any(map(context.is_wrong, above)) or (context.explained and not above):
         return
+    right = [name for name in above if context.is_right(name)]
+    if above and not right:  # what could not be judged is no evidence
+        return
     if not above:
+        is_unclear = any(context.comparison(name).verdict is Verdict.INCONCLUSIVE for name in context.usable)
+        every = "Every parameter that could be judged" if is_unclear else "Every parameter"
         yield Diagnosis(
             Code.OTHER_LOSS,
             tuple(below),
-            "Every parameter is wrong, the last layer's too, and by no constant factor.",
+            f"{every} is wrong, the last layer's too, and by no constant factor.",
             advice="The first delta is wrong already: this usually means the gradient of another loss (softmax with a "
             "squared error), or of another output activation. Try to check the loss's own gradient for the outputs.",
         )
         return
-    differences = ", ".join(f"{name} {context.comparison(name).difference:.1g}" for name in first)
+    last_right, first_wrong = spoken(right[0]), spoken(first[0])
+    differences = ", ".join(f"{spoken(name)} {context.comparison(name).difference:.1g}" for name in first)
     yield Diagnosis(
         Code.WRONG_BELOW,
         tuple(below),
-        f"Wrong from {listed(first)} down, and right from {above[0]} on.",
-        f"Counting from the loss, the first wrong ones are {differences}; the last right one is {above[0]}.",
-        f"The delta is still right where {above[0]} gets it, and wrong where {first[0]} does. Try to look at what lies "
-        "between: the derivative of that activation (of its input or of its output?), a dropout mask, the weight by "
-        f"which delta is handed down, and whether it was updated before. {BY_LAYER}",
+        f"Wrong from {listed(first)} down, and right from {last_right} on.",
+        f"Counting from the loss, the first wrong ones are {differences}; the last right one is {last_right}.",
+        f"The delta is still right where {last_right} gets it, and wrong where {first_wrong} does. Try to look at what "
+        "lies between: the derivative of that activation (of its input or of its output?), a dropout mask, the weight "
+        f"by which delta is handed down, and whether it was updated before. {BY_LAYER}",
     )
 
 
@@ -188,9 +195,10 @@ def _wrong_from_below(context: RuleContext) -> tuple[list[str], list[str], list[
     all parameters above. The layers end below the first that has a right parameter, or none to be explained."""
     layers: dict[str, list[str]] = {}
     concerned, unexplained_names = {*context.failing, *context.nonzero}, context.unexplained
+    by_kind = _lists_are_kinds(context)
     for name in context.names:
         if name in concerned:
-            layers.setdefault(layer_of(name), []).append(name)
+            layers.setdefault(layer_of(name, by_kind), []).append(name)
     below, first, above = list[str](), list[str](), list[str]()
     for names in layers.values():
         wrong = [name for name in names if name in unexplained_names]
@@ -202,13 +210,31 @@ def _wrong_from_below(context: RuleContext) -> tuple[list[str], list[str], list[
     return below, first, above
 
 
-def layer_of(name: str) -> str:
+def _lists_are_kinds(context: RuleContext) -> bool:
+    """Return whether lists in a list hold the weights of all layers, or the biases of all layers: ``[Ws, bs]``."""
+    kinds: dict[str, set[bool]] = {}
+    for name in context.names:
+        stem, _, last = name.rpartition(".")
+        if last.isdecimal() and stem.rpartition(".")[2].isdecimal():
+            kinds.setdefault(stem, set()).add(is_vector(context.value(name)))
+    return {frozenset(kind) for kind in kinds.values()} == {frozenset([False]), frozenset([True])}
+
+
+def layer_of(name: str, by_kind: bool = False) -> str:
     """Return the layer of a parameter: what stands before the last dot, or the number in its name.
+
+    In a list of all weights, ``W.0``, it is the position; with ``by_kind`` also where the lists themselves stand in a
+    list, ``[Ws, bs]``, and not ``[(W, b), ...]``.
 
     >>> layer_of("W1"), layer_of("b1"), layer_of("dense1.W"), layer_of("embedding")
     ('1', '1', 'dense1', 'embedding')
+    >>> layer_of("W.0"), layer_of("net.b.1"), layer_of("1.0"), layer_of("1.0", by_kind=True)
+    ('0', 'net.1', '1', '0')
     """
     stem, _, last = name.rpartition(".")
+    parent, dot, kind = stem.rpartition(".")
+    if stem and last.isdecimal() and (by_kind or not kind.isdecimal()):
+        return f"{parent}{dot}{last}"
     return stem or next(iter(re.findall(r"\d+", last)), last)
 
 
@@ -220,7 +246,7 @@ def unexplained(context: RuleContext) -> Iterator[Diagnosis]:
         wrong = "all over"
         if comparison.measured:
             wrong = f"{comparison.wrong} of {comparison.measured} measured entries are wrong"
-        facts.append(f"{name} {comparison.difference:.1g} ({wrong})")
+        facts.append(f"{spoken(name)} {comparison.difference:.1g} ({wrong})")
     if names:
         yield Diagnosis(
             Code.UNEXPLAINED,

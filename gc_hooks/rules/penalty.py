@@ -10,7 +10,7 @@ import numpy as np
 
 from gc_hooks._typing import Array
 from gc_hooks.arrays.norms import is_vector
-from gc_hooks.report.diagnosis import Code, Diagnosis, Repair, agree, of_gradients, sentence
+from gc_hooks.report.diagnosis import Code, Diagnosis, Repair, agree, of_gradients, sentence, spoken
 from gc_hooks.rules.context import RuleContext, is_several
 from gc_hooks.rules.scale import factor_of, penalty_part, recognised
 
@@ -87,7 +87,7 @@ def _diagnosis(context: RuleContext, code: Code, wrong: dict[str, tuple[float, f
         excess, _ = wrong[name]
         sign = "-" if excess > 0 else "+"
         repaired = context.gradient(name) - excess * context.value(name)
-        return repaired, f"{of_gradients([name])} {sign} {abs(excess):.3g} * {name}"
+        return repaired, f"{of_gradients([name])} {sign} {abs(excess):.3g} * {spoken(name)}"
 
     diagnosis = Diagnosis(code, tuple(names), sentence(message), advice=ADVICE[code])
     return context.with_repair(diagnosis, Repair.PENALTY, attempt, more)

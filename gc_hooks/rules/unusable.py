@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gc_hooks.report.comparison import Reason
-from gc_hooks.report.diagnosis import Code, Diagnosis, listed, of_gradients, sentence
+from gc_hooks.report.diagnosis import Code, Diagnosis, listed, of_gradients, sentence, spoken
 from gc_hooks.rules.context import RuleContext
 
 MOST_SHOWN = 3
@@ -20,7 +20,8 @@ UNUSABLE = {
     ),
     Code.WRONG_SHAPE: (
         "The gradient has another shape than the parameter for",
-        "This usually means a product in the wrong order, or a missing transpose. Try keepdims=True in sums.",
+        "This usually means a product in the wrong order, a missing transpose, or a sum over another axis. Try to "
+        "print the shapes of both factors where it is computed.",
     ),
     Code.NOT_NUMERIC: ("The gradient is not made of real numbers for", "Try to print its dtype in backward."),
     Code.NOT_REPEATABLE: (
@@ -38,8 +39,8 @@ def unusable(context: RuleContext) -> Iterator[Diagnosis]:
     for code, (message, advice) in UNUSABLE.items():
         issues = context.issues(code)
         if issues:
-            evidence = "; ".join(map(": ".join, issues.items()))
-            yield Diagnosis(code, tuple(issues), f"{message} {', '.join(issues)}.", f"{evidence}.", advice)
+            evidence = "; ".join(f"{spoken(name)}: {text}" for name, text in issues.items())
+            yield Diagnosis(code, tuple(issues), f"{message} {listed(issues)}.", f"{evidence}.", advice)
 
 
 def not_finite(context: RuleContext) -> Iterator[Diagnosis]:

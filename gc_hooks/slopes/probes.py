@@ -112,7 +112,8 @@ def automatic(problem: Problem, generator: Generator) -> Iterator[Probe]:
     large: list[Parameter] = []
     for parameter in problem.judged:
         (small if parameter.value.size <= SMALL else large).append(parameter)
-    return chain(_entries_in_turns(small, generator), _directions(large, generator))
+    # The large ones first, in one look each: a budget that ends early has then seen something of every parameter.
+    return chain(_directions(large, generator), _entries_in_turns(small, generator))
 
 
 def entries(problem: Problem, generator: Generator) -> Iterator[Probe]:

@@ -202,8 +202,10 @@ def _beside_reference(
     interval = Interval(residual, residual + error, at_least, backprop_norm, measured_norm, error, escape, penalty)
     judged = _judged(comparison, interval, tolerance)
     largest = max(backprop_norm, measured_norm)
-    if judged.verdict is not Verdict.INCONCLUSIVE or largest > max(rounding, given):
+    if judged.verdict > Verdict.INCONCLUSIVE or largest > max(rounding, given):
         return judged
+    if judged.verdict is Verdict.GOOD:  # by chance, where backward rounds as the loss does
+        return judged.noted(notes.NO_GRADIENT, None, Reason.NO_GRADIENT) if largest <= ZERO * total_norm else judged
     if largest > 0 and given > rounding:  # below the bar that was handed in
         return _no_gradient(comparison, interval, math.inf, tolerance, total_norm)
     largest = 0.0 if residual <= CERTAIN_IN_HALF * total_norm else math.inf

@@ -38,7 +38,7 @@ def write_report(
         noted.append(notes.loss_never_changes(problem.value, problem.live is not None))
     if meter.refusals:
         noted.append(notes.outside_domain(meter.refusals[0], len(meter.refusals)))
-    return CheckReport(
+    report = CheckReport(
         parameters=comparisons,
         diagnoses=diagnoses,
         difference=difference,
@@ -58,6 +58,7 @@ def write_report(
         notes=tuple(noted),
         unjudged=problem.unjudged,
     )
+    return report.noted(notes.nothing_tested(report.untested)) if report.untested else report
 
 
 def _coarsest(session: Session) -> notes.Coarse | None:
