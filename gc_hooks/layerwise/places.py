@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gc_hooks._typing import Array
-from gc_hooks.isolation.object_graph import ATTRIBUTE, CALLS, SAME, VARIABLE, Node, all_ways, walk
+from gc_hooks.isolation.object_graph import ATTRIBUTE, CALLS, SAME, VARIABLE, Node, all_ways, pairs_of, walk
 
 
 class Place(NamedTuple):
@@ -59,9 +59,10 @@ def inner_places(owner: object) -> Iterator[tuple[Place, Any]]:
     for node in inner_nodes(owner):
         here = place_of(node)
         for way in all_ways(type(node.thing)) or ():
-            for step, pairs, _ in way(node.thing):
+            for part in way(node.thing):
+                step, _, _ = part
                 if step not in (SAME, VARIABLE):
-                    yield from [(here.then(step, key), item) for key, item in pairs]
+                    yield from [(here.then(step, key), item) for key, item in pairs_of(part)]
                 elif step == VARIABLE:  # the class, whose arrays an object has until it gets its own
                     yield from [(here.then(ATTRIBUTE, name), array) for name, array in class_arrays(node.thing)]
 

@@ -144,8 +144,9 @@ def parameter_arrays(params: object, in_place: bool = False) -> dict[str, Array]
 
 
 def _check_order(loss: object, params: object, grads: object) -> None:
-    """Refuse arguments in another order than loss, params, grads."""
-    if inspect.isroutine(params) or (not callable(loss) and inspect.isroutine(grads)):
+    """Refuse arguments in another order than loss, params, grads; a number in the loss's place is its value."""
+    is_other = not callable(loss) and not isinstance(loss, (numbers.Number, np.generic))
+    if inspect.isroutine(params) or (is_other and inspect.isroutine(grads)):
         raise InvalidProblem(
             f"The loss is {describe(loss)}, the parameters are {describe(params)}. This usually means that arguments "
             "are exchanged. Try check_gradients(loss, params, grads), in this order."
