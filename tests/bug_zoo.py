@@ -421,7 +421,7 @@ class AveragedTwice(nn.Dense):
 
 OTHER_BUGS = {
     "words that occur twice": OtherBug(("rows",), embedding),
-    "a kernel turned round": OtherBug(("unexplained",), convolution),
+    "a kernel turned round": OtherBug(("flipped",), convolution),
     "a buffer inside backward": OtherBug(("not_repeatable",), buffer_of_backward),
     "a penalty inside a layer": OtherBug(
         ("l2_factor", "not_linear"), lambda wrong: list(check_layers([Affine(wrong)], np.ones((5, 4))).values())
@@ -439,4 +439,379 @@ OTHER_BUGS = {
     "bias averaged twice": OtherBug(
         ("scaled", "batch_size_matters", "samples_mixed", "layer"), training(dense=AveragedTwice)
     ),
+}
+
+
+# Networks of other kinds, in which single lines of backward are wrong. Each is checked in its right and its wrong form.
+
+
+def one_check(network, *codes):
+    """A bug of a network: ``network(wrong)`` returns its loss, its parameters and its gradient function."""
+    return OtherBug(codes, lambda wrong: [check_gradients(*network(wrong))])
+
+
+def softmax(z):
+    e = np.exp(z - np.max(z, axis=-1, keepdims=True))
+    return e / np.sum(e, axis=-1, keepdims=True)
+
+
+def recurrent(bug):
+    """A recurrent network whose loss is a sum over all steps."""
+    rng, steps = np.random.default_rng(1), 6
+    x, y, zeros = rng.normal(size=(steps, 4)), rng.normal(size=(steps, 3)), np.zeros(5)
+    params = {
+        "Wx": rng.normal(size=(4, 5)) / 2,
+        "Wh": rng.normal(size=(5, 5)) / 2,
+        "b": rng.normal(size=5) / 5,
+        "V": rng.normal(size=(5, 3)),
+    }
+
+    def states(p):
+        found = [zeros]
+        for t in range(steps):
+            found.append(np.tanh(x[t] @ p["Wx"] + found[-1] @ p["Wh"] + p["b"]))
+        return found
+
+    def loss(p):
+        total = 0.0
+        for t, h in enumerate(states(p)[1:]):
+            total = total + np.sum((h @ p["V"] - y[t]) ** 2)
+        return total / steps
+
+    def backward(p):
+        h, grads, above = states(p), {name: np.zeros_like(array) for name, array in p.items()}, zeros
+        for t in reversed(range(steps)):
+            error = 2 * (h[t + 1] @ p["V"] - y[t]) / steps
+            grads["V"] += np.outer(h[t + 1], error)
+            derivative = 1 - np.tanh(h[t + 1]) ** 2 if bug == "tanh of the output" else 1 - h[t + 1] ** 2
+            delta = (above + p["V"] @ error) * derivative
+            if bug == "input of the last step only" and t < steps - 1:
+                pass
+            else:
+                grads["Wx"] += np.outer(x[t], delta)
+            grads["Wh"] += np.outer(h[t + 1] if bug == "the state after" else h[t], delta)
+            grads["b"] += delta
+            above = (p["Wh"].T if bug == "untransposed" else p["Wh"]) @ delta
+            if bug == "no path through time":
+                above = zeros
+        return grads
+
+    return loss, params, backward
+
+
+def normalised(bug, axis):
+    """Batch norm (axis 0) or layer norm (axis 1) between two layers."""
+    rng = np.random.default_rng(2)
+    x, y = rng.normal(size=(12, 5)), rng.normal(size=(12, 3))
+    params = {
+        "W": rng.normal(size=(5, 4)),
+        "gamma": rng.normal(size=4),
+        "beta": rng.normal(size=4),
+        "V": rng.normal(size=(4, 3)),
+    }
+
+    def forward(p):
+        z = x @ p["W"]
+        centred = z - np.mean(z, axis=axis, keepdims=True)
+        scale = 1 / np.sqrt(np.mean(centred**2, axis=axis, keepdims=True) + 1e-5)
+        return centred * scale, scale, np.tanh(centred * scale * p["gamma"] + p["beta"])
+
+    def loss(p):
+        return np.mean((forward(p)[2] @ p["V"] - y) ** 2)
+
+    def backward(p):
+        n, scale, h = forward(p)
+        error = 2 * (h @ p["V"] - y) / y.size
+        delta = error @ p["V"].T * (1 - h**2)
+        grads = {"V": h.T @ error, "gamma": (delta * n).sum(axis=0), "beta": delta.sum(axis=0)}
+        delta = delta * p["gamma"]
+        of_mean = np.mean(delta, axis=axis, keepdims=True)
+        of_variance = n * np.mean(delta * n, axis=axis, keepdims=True)
+        if bug in ("no mean", "neither"):
+            of_mean = 0
+        if bug in ("no variance", "neither"):
+            of_variance = 0
+        return {**grads, "W": x.T @ ((delta - of_mean - of_variance) * scale)}
+
+    return loss, params, backward
+
+
+def attention(bug):
+    """One head over a sequence."""
+    rng, length, width = np.random.default_rng(3), 6, 4
+    x, y = rng.normal(size=(length, width)), rng.normal(size=(length, width))
+    params = {name: rng.normal(size=(width, width)) * 0.7 for name in ("q", "k", "v")}
+
+    def forward(p):
+        q, k, v = x @ p["q"], x @ p["k"], x @ p["v"]
+        scores = q @ k.T / np.sqrt(width)
+        weights = softmax(scores)
+        return q, k, v, weights, weights @ v
+
+    def loss(p):
+        return np.mean((forward(p)[-1] - y) ** 2)
+
+    def backward(p):
+        q, k, v, weights, out = forward(p)
+        error = 2 * (out - y) / y.size
+        of_weights = error @ v.T
+        delta = weights * (of_weights - np.sum(of_weights * weights, axis=1, keepdims=True)) / np.sqrt(width)
+        if bug == "diagonal of softmax":
+            delta = weights * (1 - weights) * of_weights / np.sqrt(width)
+        of_k = delta @ q if bug == "scores untransposed" else delta.T @ q
+        of_v = weights @ error if bug == "weights untransposed" else weights.T @ error
+        return {"q": x.T @ (delta @ k), "k": x.T @ of_k, "v": x.T @ of_v}
+
+    return loss, params, backward
+
+
+def residual(bug):
+    """A block with a path around it, and three square weights without a bias."""
+    rng = np.random.default_rng(4)
+    x, y = rng.normal(size=(9, 4)), rng.normal(size=(9, 4))
+    params = {f"W{number}": rng.normal(size=(4, 4)) / 2 for number in (1, 2, 3)}
+
+    def forward(p):
+        a = np.tanh(x @ p["W1"])
+        b = np.tanh(a @ p["W2"])
+        return a, b, (a + b) @ p["W3"]
+
+    def loss(p):
+        return np.mean((forward(p)[-1] - y) ** 2)
+
+    def backward(p):
+        a, b, out = forward(p)
+        error = 2 * (out - y) / y.size
+        grads = {"W3": (a + b).T @ error}
+        above = error @ p["W3"].T
+        delta = above * (1 - b**2)
+        grads["W2"] = a.T @ delta
+        weight = {"another weight": p["W3"], "updated before": p["W2"] - 0.1 * grads["W2"]}.get(bug, p["W2"])
+        skip = {"no path around": 0, "path around twice": 2}.get(bug, 1)
+        grads["W1"] = x.T @ ((delta @ weight.T + skip * above) * (1 - a**2))
+        if bug == "input before tanh":
+            grads["W2"] = (x @ p["W1"]).T @ delta
+        if bug == "last sample":
+            grads["W2"] = np.outer(a[-1], delta[-1])
+        return grads
+
+    return loss, params, backward
+
+
+def vector(bug):
+    """One vector and a number, as scipy's users have them: a curve through points, with a penalty."""
+    rng = np.random.default_rng(5)
+    x, y = rng.normal(size=(20, 6)), rng.normal(size=20)
+    params = {"theta": rng.normal(size=6) + 2}
+
+    def penalty(t):
+        return 0.05 * np.sum(np.abs(t)) if bug in ("L1 missing", "L2 for L1") else 0.05 * np.sum(t[1:] ** 2)
+
+    def loss(p):
+        return np.mean((np.sin(x @ p["theta"]) - y) ** 2) + penalty(p["theta"])
+
+    def backward(p, wrong=True):
+        t = p["theta"]
+        z = x @ t
+        derivative = -(np.sin(z) ** 2) if wrong and bug == "derivative of the derivative" else np.cos(z)
+        grad = 2 * x.T @ ((np.sin(z) - y) * derivative) / len(y)
+        rest = 0.1 * np.r_[0, t[1:]]
+        if bug in ("L1 missing", "L2 for L1"):
+            rest = 0.05 * np.sign(t)
+        if wrong:
+            rest = {"L1 missing": 0 * t, "L2 for L1": 0.1 * t, "L2 missing on most": 0 * t}.get(bug, rest)
+        grad = grad + rest
+        if wrong and bug in ORDERS:
+            grad = ORDERS[bug](grad)
+        return {"theta": grad * t if wrong and bug == "by the logarithm" else grad}
+
+    return loss, params, backward
+
+
+ORDERS = {
+    "reversed": lambda grad: grad[::-1],
+    "out by one": lambda grad: np.roll(grad, 1),
+    "clipped by value": lambda grad: np.clip(grad, -0.2, 0.2),
+}
+
+
+def weighted(wrong):
+    """A linear layer for several outputs, each of which has a weight in the loss, and none in the gradient."""
+    rng = np.random.default_rng(6)
+    x, y, weights = rng.normal(size=(9, 4)), rng.normal(size=(9, 3)), np.array([0.3, 1.1, 2.7])
+
+    def loss(p):
+        return np.sum(weights * (x @ p["W"] - y) ** 2)
+
+    return (
+        loss,
+        {"W": rng.normal(size=(4, 3))},
+        lambda p: {"W": 2 * x.T @ ((x @ p["W"] - y) * (1 if wrong else weights))},
+    )
+
+
+def checkpointed(bug):
+    """Dropout between two layers, in a block that backward runs again with another mask; or what it forgets of it."""
+    rng = np.random.default_rng(10)
+    x, y = rng.normal(size=(12, 5)), rng.normal(size=(12, 3))
+    mask, other = ((rng.random((12, 8)) > 0.3) / 0.7 for _ in range(2))
+    shapes = {"W1": (5, 8), "b1": 8, "W2": (8, 6), "b2": 6, "W3": (6, 3), "b3": 3}
+    params = {name: rng.normal(size=shape) / 2 for name, shape in shapes.items()}
+
+    def forward(p, mask):
+        a = np.tanh(x @ p["W1"] + p["b1"])
+        dropped = a * mask
+        c = np.tanh(dropped @ p["W2"] + p["b2"])
+        return a, dropped, c, c @ p["W3"] + p["b3"] - y
+
+    def backward(p):
+        a, _, c, error = forward(p, mask)
+        delta = error / error.size
+        grads = {"W3": c.T @ delta, "b3": delta.sum(axis=0)}
+        delta = delta @ p["W3"].T * (1 - c * c)
+        again = other if bug == "mask drawn again" else mask
+        grads |= {"W2": (a if bug == "input before the mask" else a * again).T @ delta, "b2": delta.sum(axis=0)}
+        below = {"no mask": 1.0, "unscaled mask": mask > 0}.get(bug, again)
+        delta = delta @ p["W2"].T * below * (1 - a * a)
+        return grads | {"W1": x.T @ delta, "b1": delta.sum(axis=0)}
+
+    return lambda p: 0.5 * np.mean(forward(p, mask)[3] ** 2), params, backward
+
+
+def averaged(wrong):
+    """A table of words, each row of whose gradient is a mean over its uses, and not a sum."""
+    rng = np.random.default_rng(8)
+    words, y = np.array([0, 0, 1, 1, 2, 2, 2, 3, 3, 3, 3, 3]), rng.normal(size=(12, 4))
+    counts = np.bincount(words)[:, None]
+
+    def loss(p):
+        return np.mean((p["E"][words] - y) ** 2)
+
+    def backward(p):
+        grad = np.zeros_like(p["E"])
+        np.add.at(grad, words, 2 * (p["E"][words] - y) / y.size)
+        return {"E": grad / counts if wrong else grad}
+
+    return loss, {"E": rng.normal(size=(4, 4))}, backward
+
+
+def whole_data_set(wrong):
+    """The loss of all samples beside the gradient of eight of them: nothing is wrong with backward."""
+    rng = np.random.default_rng(9)
+    x, y = rng.normal(size=(30, 4)), np.eye(3)[rng.integers(3, size=30)]
+    params = {
+        "W1": rng.normal(size=(4, 6)),
+        "b1": rng.normal(size=6),
+        "W2": rng.normal(size=(6, 3)),
+        "b2": rng.normal(size=3),
+    }
+
+    def forward(p, x):
+        hidden = np.tanh(x @ p["W1"] + p["b1"])
+        return hidden, softmax(hidden @ p["W2"] + p["b2"])
+
+    def loss(p):
+        return -np.mean(np.sum(y * np.log(forward(p, x)[1]), axis=1))
+
+    def backward(p):
+        batch = slice(8) if wrong else slice(None)
+        hidden, outputs = forward(p, x[batch])
+        delta = (outputs - y[batch]) / len(outputs)
+        below = delta @ p["W2"].T * (1 - hidden**2)
+        return {"W1": x[batch].T @ below, "b1": below.sum(0), "W2": hidden.T @ delta, "b2": delta.sum(0)}
+
+    return loss, params, backward
+
+
+def gates(wrong):
+    """Three gates; the gradients of two biases are copied from the first."""
+    rng = np.random.default_rng(7)
+    x, y = rng.normal(size=(10, 3)), rng.normal(size=(10, 4))
+    params = {f"{kind}{gate}": rng.normal(size=(3, 4) if kind == "W" else 4) for gate in "fio" for kind in "Wb"}
+
+    def gate(p, name):
+        return 1 / (1 + np.exp(-(x @ p[f"W{name}"] + p[f"b{name}"])))
+
+    def loss(p):
+        return 0.5 * np.mean((gate(p, "f") * gate(p, "i") + gate(p, "o") - y) ** 2)
+
+    def backward(p):
+        f, i, o = (gate(p, name) for name in "fio")
+        error = (f * i + o - y) / y.size
+        delta = {"f": error * i * f * (1 - f), "i": error * f * i * (1 - i), "o": error * o * (1 - o)}
+        grads = {f"W{name}": x.T @ delta[name] for name in "fio"}
+        return grads | {f"b{name}": delta["f" if wrong else name].sum(axis=0) for name in "fio"}
+
+    return loss, params, backward
+
+
+def family(network, bugs, *settings):
+    """The bugs of one network; its right form is that without any."""
+    return {
+        f"{network.__name__}: {bug}": one_check(
+            lambda wrong, bug=bug: network(bug if wrong else "", *settings), *codes.split()
+        )
+        for bug, codes in bugs.items()
+    }
+
+
+NORMS = {"no mean": "path_lost", "no variance": "path_lost", "neither": "path_lost"}
+OTHER_BUGS |= {
+    **family(
+        recurrent,
+        {
+            "tanh of the output": "wrong_below",
+            "input of the last step only": "uses_lost",
+            "the state after": "other_input",
+            "untransposed": "wrong_below",
+            "no path through time": "wrong_below",
+        },
+    ),
+    **{f"batch norm: {name}": bug for name, bug in family(normalised, NORMS, 0).items()},
+    **{f"layer norm: {name}": bug for name, bug in family(normalised, NORMS, 1).items()},
+    **family(
+        attention,
+        {
+            "diagonal of softmax": "wrong_below",
+            "scores untransposed": "not_transposed",
+            "weights untransposed": "not_transposed",
+        },
+    ),
+    **family(
+        residual,
+        {
+            "another weight": "other_weight",
+            "updated before": "updated_before",
+            "no path around": "path_lost",
+            "path around twice": "path_scaled",
+            "input before tanh": "other_input",
+            "last sample": "samples_lost",
+        },
+    ),
+    **{
+        f"vector: {bug}": one_check(lambda wrong, bug=bug: (*vector(bug)[:2], lambda p: vector(bug)[2](p, wrong)), code)
+        for bug, code in {
+            "derivative of the derivative": "activation_derivative",
+            "L1 missing": "l1",
+            "L2 for L1": "l1",
+            "L2 missing on most": "l2_missing",
+            "by the logarithm": "reparametrised",
+            "reversed": "flipped",
+            "out by one": "shifted",
+            "clipped by value": "clipped",
+        }.items()
+    },
+    **family(
+        checkpointed,
+        {
+            "mask drawn again": "other_input",
+            "input before the mask": "other_input",
+            "no mask": "wrong_below",
+            "unscaled mask": "scaled",
+        },
+    ),
+    "weights of outputs": one_check(weighted, "path_scaled"),
+    "rows averaged": one_check(averaged, "line_factors"),
+    "the loss of all samples": one_check(whole_data_set, "other_samples"),
+    "biases copied": one_check(gates, "copied"),
 }

@@ -214,8 +214,9 @@ def test_a_factor_alone_explains_a_gradient_that_is_a_multiple_of_its_parameter(
     w = np.array([1.0, -2.0, 0.5, 3.0])
     (found,) = check_gradients(lambda p: np.sum(p["W"] ** 2), {"W": w}, {"W": 20 * w}).diagnoses
     assert (found.code, "exactly 10 times" in found.message) == ("scaled", True)
-    codes = {d.code for d in check_gradients(lambda p: np.sum(p["W"] ** 2), {"W": w}, {"W": 2.0123 * w}).diagnoses}
-    assert "l2_on_bias" in codes
+    for name, code in (("W", "l2_factor"), ("b", "l2_on_bias")):  # a vector is a bias by its name
+        report = check_gradients(lambda p, name=name: np.sum(p[name] ** 2), {name: w}, {name: 2.0123 * w})
+        assert code in {diagnosis.code for diagnosis in report.diagnoses}
 
 
 @pytest.mark.parametrize(
@@ -238,14 +239,17 @@ def test_a_sign_that_others_do_not_share_was_not_lost_where_backward_begins(wron
     assert ("in the lines that compute these" in found.advice) == (len(wrong) == 2)
 
 
-def test_what_lies_between_layers_is_looked_for_with_check_layers():
-    """A nameless error, and one from a layer down."""
+def test_a_nameless_error_is_told_with_what_is_right():
+    """Of one parameter and from a layer down; nobody is sent to check_layers who may have no layers."""
     grads = network_grads(NETWORK)
     nonsense = {**grads, "W1": np.tanh(grads["W1"]) + grads["W1"] ** 2}
     below = {**nonsense, "b1": grads["b1"] ** 2}
-    for wrong, code in ((nonsense, "unexplained"), (below, "wrong_below")):
-        (found,) = check_gradients(network_loss, NETWORK, wrong).diagnoses
-        assert (found.code, "check_layers(layers, inputs)" in found.advice) == (code, True)
+    (alone,) = check_gradients(network_loss, NETWORK, nonsense).diagnoses
+    assert (alone.code, alone.message.startswith("Right: b1, W2 and b2. Wrong: W1,")) == ("unexplained", True)
+    assert "in all 30 entries" in alone.evidence
+    (lower,) = check_gradients(network_loss, NETWORK, below).diagnoses
+    assert (lower.code, lower.message) == ("wrong_below", "Wrong from W1 and b1 down, and right from W2 on.")
+    assert "check_layers" not in str(alone) + str(lower)
 
 
 def lists_of(weights, biases):

@@ -32,17 +32,26 @@ class Code(_Text):
     GRADIENT_LOST, PARAMETER_UNUSED = "gradient_lost", "parameter_unused"
     # The gradient is a multiple of the true one.
     SCALED, SIGN, DROPOUT_SCALE, CLIPPED = "scaled", "sign", "dropout_scale", "clipped"
+    LINE_FACTORS, REPARAMETRISED = "line_factors", "reparametrised"
     # The gradient is wrong with dropout on alone.
     DROPOUT_MASK = "dropout_mask"
     # The penalty's part of the gradient is wrong.
     L2_MISSING, L2_FACTOR, L2_SIGN, L2_ON_BIAS = "l2_missing", "l2_factor", "l2_sign", "l2_on_bias"
+    L1 = "l1"
     # The right numbers stand in the wrong place, or were summed over the wrong axis.
     TRANSPOSED, SWAPPED, OUT_OF_STEP = "transposed", "swapped", "out_of_step"
+    FLIPPED, SHIFTED, COPIED = "flipped", "shifted", "copied"
     SUMMED_OVER_WRONG_AXIS = "summed_over_wrong_axis"
     # Some entries are wrong.
     SINGLE_ENTRIES, ROWS, COLUMNS, REPEATED_INDICES = "single_entries", "rows", "columns", "repeated_indices"
     # Something is wrong between the parameters.
     WRONG_BELOW, OTHER_LOSS, LAYER = "wrong_below", "other_loss", "layer"
+    # One place of backward is wrong, and its line of forward is known.
+    PATH_LOST, PATH_SCALED, ACTIVATION_DERIVATIVE = "path_lost", "path_scaled", "activation_derivative"
+    NOT_TRANSPOSED, OTHER_WEIGHT, UPDATED_BEFORE = "not_transposed", "other_weight", "updated_before"
+    OTHER_INPUT, USES_LOST, SAMPLES_LOST = "other_input", "uses_lost", "samples_lost"
+    # Loss and gradient do not belong together.
+    OTHER_SAMPLES = "other_samples"
     # The optimiser's buffers differ from a fresh backward pass.
     ACCUMULATED, STALE, BUFFERS_DIFFER = "accumulated", "stale", "buffers_differ"
     # What holds for the loss does not hold for its gradient.
@@ -59,6 +68,7 @@ class Repair(_Text):
     REORDER = "reorder"  # transposed or reshaped
     MOVE = "move"  # handed in under another parameter's name
     ENTRIES = "entries"  # some entries replaced by the measured values
+    BACKWARD = "backward"  # made by a backward pass without one mistake
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,8 @@ class Diagnosis:
         The largest difference that remains with the repair, between 0 and 1; None where none was tried.
     layer : str
         The layer or loss that is at fault, where that is known.
+    place : str
+        File and line of the forward code whose way back is wrong, where that is known, such as "net.py:41".
     """
 
     code: str
@@ -89,6 +101,7 @@ class Diagnosis:
     repair: str = ""
     residual: float | None = None
     layer: str = ""
+    place: str = ""
 
     @property
     def named(self) -> str:

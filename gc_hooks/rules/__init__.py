@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from gc_hooks.report.comparison import Comparison
 from gc_hooks.report.diagnosis import Diagnosis
-from gc_hooks.rules import misplaced, pattern, penalty, scale, unusable
+from gc_hooks.rules import backward, misplaced, pattern, penalty, scale, unusable
 from gc_hooks.rules.context import RuleContext
 from gc_hooks.verdicts.session import Session
 
@@ -20,14 +20,22 @@ RULES: tuple[Rule, ...] = (
     unusable.not_finite,
     pattern.gradient_lost,
     pattern.parameter_unused,
+    scale.clipped_by_value,
     scale.scaled,
     penalty.penalty_wrong,
     misplaced.transposed,
     misplaced.in_wrong_place,
+    misplaced.copied,
+    scale.reparametrised,
     pattern.summed_over_wrong_axis,
+    misplaced.rearranged,
+    penalty.part_of_penalty,
+    backward.backward_slip,
     pattern.few_entries,
+    pattern.weight_alone,
     pattern.wrong_below,
     pattern.many_lines,
+    scale.line_factors,
     pattern.unexplained,
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,19 +12,23 @@ import numpy as np
 
 from gc_hooks._typing import Array
 from gc_hooks.arrays.large import inner
-from gc_hooks.arrays.norms import norm
+from gc_hooks.arrays.norms import is_vector, norm
 from gc_hooks.problem import Parameter
 from gc_hooks.report.comparison import Comparison, Reason
 from gc_hooks.report.diagnosis import Code, Diagnosis, Repair
 from gc_hooks.report.verdict import Verdict
 from gc_hooks.slopes.measurements import DirectionalMeasurement, ParameterMeasurements
+from gc_hooks.tracing.slips import Slip, find_slip
 from gc_hooks.verdicts.compare import compare_parameter, whole_norm
 from gc_hooks.verdicts.session import Session
 
 REDUCTION = 10.0
-"""Where the errors are too wide for any gradient to be GOOD (a loss that computes in float32), a repair counts if it
-reduces the difference at least by this factor. A smaller one names repairs that explain half of a bug."""
+"""A repair counts if it reduces the difference at least by this factor: it may be GOOD, or within the errors where they
+are too wide for that (a loss that computes in float32). With a smaller factor a fit of one free number is a repair."""
 
+
+BIAS, WEIGHT = r"b([\d_]|$)|.*bias|beta|offset|intercept", r"w|theta|kernel|coef"
+"""How the names of biases and of weights begin. What has neither is a bias if it stands beside a matrix."""
 
 MOST_ROWS = 4096
 """Slopes that a fit uses, evenly spread: a repair is tried on all of them afterwards."""
@@ -32,6 +37,24 @@ MOST_ROWS = 4096
 def is_several(slopes: Array) -> bool:
     """Return whether at least two slopes are not zero."""
     return bool(np.count_nonzero(slopes[:MOST_ROWS]) > 1 or np.count_nonzero(slopes) > 1)
+
+
+def layer_of(name: str, by_kind: bool = False) -> str:
+    """Return the layer of a parameter: what stands before the last dot, or the number in its name.
+
+    In a list of all weights, ``W.0``, it is the position; with ``by_kind`` also where the lists themselves stand in a
+    list, ``[Ws, bs]``, and not ``[(W, b), ...]``.
+
+    >>> layer_of("W1"), layer_of("b1"), layer_of("dense1.W"), layer_of("embedding")
+    ('1', '1', 'dense1', 'embedding')
+    >>> layer_of("W.0"), layer_of("net.b.1"), layer_of("1.0"), layer_of("1.0", by_kind=True)
+    ('0', 'net.1', '1', '0')
+    """
+    stem, _, last = name.rpartition(".")
+    parent, dot, kind = stem.rpartition(".")
+    if stem and last.isdecimal() and (by_kind or not kind.isdecimal()):
+        return f"{parent}{dot}{last}"
+    return stem or next(iter(re.findall(r"\d+", last)), last)
 
 
 @dataclass(frozen=True)
@@ -73,6 +96,41 @@ class RuleContext:
     def unexplained(self) -> list[str]:
         """Return the failing parameters for which no earlier rule has found a bug."""
         return [name for name in self.failing if name not in self.explained]
+
+    def is_bias(self, name: str) -> bool:
+        """Return whether a parameter is a bias: a vector with the name of one, or beside a matrix of its layer."""
+        if not is_vector(self.value(name)):
+            return False
+        last = name.rpartition(".")[2]
+        if re.match(BIAS, last, re.IGNORECASE):
+            return True
+        matrices = [other for other in self.names if self.value(other).ndim > 1 and not is_vector(self.value(other))]
+        return not re.match(WEIGHT, last, re.IGNORECASE) and any(
+            self._layer_of(other) == self._layer_of(name) for other in matrices
+        )
+
+    @property
+    def layers(self) -> dict[str, list[str]]:
+        """Return the parameters that have a gradient by their layers, in the order in which they were handed in."""
+        concerned = {*self.failing, *self.nonzero}
+        layers: dict[str, list[str]] = {}
+        for name in self.names:
+            if name in concerned:
+                layers.setdefault(self._layer_of(name), []).append(name)
+        return layers
+
+    def _layer_of(self, name: str) -> str:
+        return layer_of(name, self._lists_are_kinds)
+
+    @cached_property
+    def _lists_are_kinds(self) -> bool:
+        """Return whether lists in a list hold the weights of all layers, or the biases of all layers: ``[Ws, bs]``."""
+        kinds: dict[str, set[bool]] = {}
+        for name in self.names:
+            stem, _, last = name.rpartition(".")
+            if last.isdecimal() and stem.rpartition(".")[2].isdecimal():
+                kinds.setdefault(stem, set()).add(is_vector(self.value(name)))
+        return {frozenset(kind) for kind in kinds.values()} == {frozenset([False]), frozenset([True])}
 
     # What the check found for one parameter.
 
@@ -215,10 +273,11 @@ class RuleContext:
         negligible = self.session.tolerance.good * self.gradient_norm(name)
         is_zero = norm(gradient) <= negligible and not np.any(self.slopes(name))
         # The slopes are too inexact for GOOD, but what was wrong is gone.
-        at_most = comparison.difference + comparison.error
+        before, at_most = self.comparison(name).difference, comparison.difference + comparison.error
         undecided = comparison.verdict is Verdict.INCONCLUSIVE and comparison.at_least == 0
-        reduced = undecided and REDUCTION * at_most <= self.comparison(name).difference
-        return comparison if comparison.verdict is Verdict.GOOD or is_zero or reduced else None
+        reduced = undecided and REDUCTION * at_most <= before
+        passes = comparison.verdict is Verdict.GOOD and REDUCTION * comparison.difference <= before
+        return comparison if passes or is_zero or reduced else None
 
     def _shows_in_a_sample(self, name: str, arrays: tuple[Array, ...], by: Callable[..., Array]) -> bool:
         """Return whether a sample of a large parameter shows that a repair does not fit.
@@ -234,6 +293,34 @@ class RuleContext:
         before, left = norm(now - slopes), norm(repaired - slopes)
         meets_what_is_wrong = REDUCTION * before > self.comparison(name).difference * (norm(now) + norm(slopes))
         return meets_what_is_wrong and left > before / 2
+
+    def find_slip(self, names: Sequence[str]) -> Slip | None:
+        """Return the one mistake in a backward pass that explains the gradients of some parameters, if there is one."""
+        session = self.session
+        if session.reference is None:
+            return None
+        backprop = {}
+        for name in self.usable:
+            measured = self.measured_gradient(name)
+            if measured is None:
+                return None
+            backprop[name] = self.gradient(name) if name in names else measured
+
+        def fits(gradients: Mapping[str, Array]) -> bool:
+            for name in backprop:
+                repaired = backprop[name] + (self.measured_gradient(name) - gradients[name])
+                if name in names and self.try_repair(name, repaired) is None:
+                    return False
+                if name not in names and self.compare_repaired(name, repaired).verdict > Verdict.INCONCLUSIVE:
+                    return False
+            return True
+
+        return find_slip(session.problem, session.reference, backprop, session.generator, fits)
+
+    def gradient_without(self, slip: Slip, name: str) -> Array:
+        """Return backprop's gradient as it would be without a mistake."""
+        measured = self.measured_gradient(name)
+        return self.gradient(name) + (0.0 if measured is None else measured - slip.gradients[name])
 
     def with_repair(
         self, diagnosis: Diagnosis, repair: Repair, attempt: Callable[[str], tuple[Array, str]], more: str = ""

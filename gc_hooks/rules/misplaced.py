@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import combinations, permutations
 
 import numpy as np
 
-from gc_hooks.report.diagnosis import Code, Diagnosis, Repair, joined, listed, of_gradients, sentence, spoken
+from gc_hooks._typing import Array
+from gc_hooks.report.diagnosis import Code, Diagnosis, Repair, agree, joined, listed, of_gradients, sentence, spoken
 from gc_hooks.rules.context import RuleContext
 
 MOST_PARAMETERS = 40
@@ -35,6 +37,60 @@ def transposed(context: RuleContext) -> Iterator[Diagnosis]:
                     "Try to write down the shapes of both factors.",
                 )
                 yield context.with_repair(diagnosis, Repair.REORDER, {name: (order, words)}.__getitem__)
+
+
+def rearranged(context: RuleContext) -> Iterator[Diagnosis]:
+    """My gradient has its entries in another order: a kernel reversed, axes exchanged, all out by one step. Seen when
+    it passes after it is put in order; costs no slope."""
+    for name in context.unexplained:
+        for code, words, advice, order in _orders(context.gradient(name)):
+            if not np.array_equal(order, context.gradient(name)) and context.try_repair(name, order) is not None:
+                message = sentence(f"{of_gradients([name])} is the measured slopes, {words}.")
+                diagnosis = Diagnosis(code, (name,), message, advice=advice)
+                yield context.with_repair(diagnosis, Repair.REORDER, {name: (order, "that put right")}.__getitem__)
+                break
+
+
+def _orders(gradient: Array) -> Iterator[tuple[Code, str, str, Array]]:
+    """Yield a gradient with its entries in other orders: a code, words for what was wrong, an advice, and the array."""
+    axes, several = range(gradient.ndim), [axis for axis in range(gradient.ndim) if gradient.shape[axis] > 1]
+    for count in range(len(several), 0, -1):
+        for chosen in combinations(several, count):
+            where = f"reversed along {agree(chosen, 'axis', 'axes')} {joined(map(str, chosen))}"
+            yield Code.FLIPPED, where, TURNED, np.flip(gradient, chosen)
+    for axis in several:
+        for by in (1, -1):
+            yield Code.SHIFTED, f"shifted by one along axis {axis}", OUT_BY_ONE, np.roll(gradient, by, axis)
+    if gradient.ndim > 2:
+        for order in permutations(axes):
+            moved = np.transpose(gradient, order)
+            if moved.shape == gradient.shape:
+                yield Code.TRANSPOSED, "with its axes exchanged", EXCHANGED, moved
+
+
+def copied(context: RuleContext) -> Iterator[Diagnosis]:
+    """My gradient is that of another parameter, by a line that was copied. Seen when the two are equal and the other is
+    right; costs nothing."""
+    copies: dict[str, list[str]] = {}
+    for name in context.unexplained:
+        for source in context.usable:
+            is_other = source != name and context.is_right(source)
+            if is_other and np.array_equal(context.gradient(source), context.gradient(name)):
+                copies.setdefault(source, []).append(name)
+                break
+    for source, names in copies.items():
+        own, verb = of_gradients(names), agree(names, "is", "are")
+        message = sentence(f"{own} {verb} the very numbers of {of_gradients([source])}, which is right.")
+        advice = "This usually means a line that was copied. Try to look at the names in it."
+        yield Diagnosis(Code.COPIED, tuple(names), message, advice=advice)
+
+
+TURNED = (
+    "This usually means a convolution where a correlation belongs, or a kernel that is rotated. Try to turn it round, "
+    "kernel[::-1, ::-1], or not to."
+)
+OUT_BY_ONE = "This usually means an index that is off by one (u[t] for u[t - 1]). Try to write down the first and last."
+EXCHANGED = "This usually means axes in another order. Try to write down the shapes of both factors."
 
 
 def in_wrong_place(context: RuleContext) -> Iterator[Diagnosis]:

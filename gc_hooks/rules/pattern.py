@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 import numpy as np
 
 from gc_hooks._typing import Array
-from gc_hooks.arrays.norms import is_vector, largest
+from gc_hooks.arrays.norms import largest
 from gc_hooks.report.diagnosis import Code, Diagnosis, Repair, agree, joined, listed, of_gradients, sentence, spoken
 from gc_hooks.report.verdict import Verdict
 from gc_hooks.rules.context import RuleContext
@@ -19,7 +18,6 @@ FEW = 0.2
 """Largest fraction of the entries that is called a few. With more, half a matrix that is wrong would be listed."""
 LEAST_RIGHT = 2
 """Right rows or columns beside the many that are wrong; where all are wrong, it is no pattern."""
-BY_LAYER = "check_layers(layers, inputs) checks each layer's backward alone."
 REPEATED = "grads[index] += delta where an index stands there twice"
 UNITS = "single units: try to look at which inputs or outputs they belong to, and at slices and padding."
 ADVICE = {
@@ -98,10 +96,20 @@ def few_entries(context: RuleContext) -> Iterator[Diagnosis]:
     the gradient passes with the measured slopes there. Costs nothing."""
     for name in context.unexplained:
         size, (indices, _) = context.gradient(name).size, context.wrong_entries(name)
-        few = 0 < len(indices) <= max(1, FEW * size) and size > 1
+        few = 0 < len(indices) <= max(1, FEW * size) and size > 1 and _others_are_right(context, name, indices)
         found = _replaced_by_slopes(context, name) if few else None
         if found:
             yield found
+
+
+def _others_are_right(context: RuleContext, name: str, wrong: Array) -> bool:
+    """Return whether an entry is right that is not zero: zeros on both sides are no evidence."""
+    slopes = context.measured_gradient(name)
+    if slopes is None:
+        return True
+    others = np.ones(slopes.size, dtype=bool)
+    others[wrong] = False
+    return bool(np.any(slopes.flat[others]))
 
 
 def many_lines(context: RuleContext) -> Iterator[Diagnosis]:
@@ -156,11 +164,36 @@ def _wrong_only_in(context: RuleContext, name: str, code: Code, places: Array) -
     return Diagnosis(code, (name,), message, evidence, ADVICE[code])
 
 
+def weight_alone(context: RuleContext) -> Iterator[Diagnosis]:
+    """My bias is right, and the weight of its layer is wrong, and all below: the weight's gradient is made with another
+    input than forward's. Seen by the order of the parameters and by their names; costs nothing."""
+    names = context.unexplained
+    layers = context.layers
+    wrong_layers = [layer for layer, members in layers.items() if set(members) & set(names)]
+    if not wrong_layers:
+        return
+    members = layers[wrong_layers[-1]]
+    weights = [name for name in members if name in names]
+    biases = [name for name in members if context.is_bias(name) and context.is_right(name)]
+    if len(weights) == 1 and biases and not context.is_bias(weights[0]):
+        (weight,) = weights
+        below = [name for name in names if name != weight]
+        if not below:  # then its own line may be wrong in any way
+            return
+        message = f"{spoken(biases[0])} is right and {spoken(weight)} is not, so the delta arrives there rightly."
+        advice = (
+            f"This usually means that {spoken(weight)}'s gradient is made with another input than forward's: a mask "
+            "drawn again, a stale cache. Try to keep the very array that forward multiplies it with."
+        )
+        evidence = f"What lies below is wrong, too: {listed(below)}."
+        yield Diagnosis(Code.OTHER_INPUT, (weight, *below), message, evidence, advice)
+
+
 def wrong_below(context: RuleContext) -> Iterator[Diagnosis]:
     """Everything from one layer down is wrong, and right above it: something between the two is not differentiated
     properly. Or all is wrong, and nothing is explained: my backward begins with the gradient of another loss. Seen by
     the order of the parameters and by their names; costs nothing."""
-    below, first, above = _wrong_from_below(context)
+    below, first, above = wrong_from_below(context)
     if len(below) < 2 or any(map(context.is_wrong, above)) or (context.explained and not above):
         return
     right = [name for name in above if context.is_right(name)]
@@ -173,8 +206,9 @@ def wrong_below(context: RuleContext) -> Iterator[Diagnosis]:
             Code.OTHER_LOSS,
             tuple(below),
             f"{every} is wrong, the last layer's too, and by no constant factor.",
-            advice="The first delta is wrong already: this usually means the gradient of another loss (softmax with a "
-            "squared error), or of another output activation. Try to check the loss's own gradient for the outputs.",
+            advice="Are loss and gradient of the same samples, with the same dropout mask and mode, and taken before "
+            "the update? If so, this usually means the gradient of another loss (softmax with a squared error), or of "
+            "another output activation. Try to check the loss's own gradient for the outputs.",
         )
         return
     last_right, first_wrong = spoken(right[0]), spoken(first[0])
@@ -183,24 +217,19 @@ def wrong_below(context: RuleContext) -> Iterator[Diagnosis]:
         Code.WRONG_BELOW,
         tuple(below),
         f"Wrong from {listed(first)} down, and right from {last_right} on.",
-        f"Counting from the loss, the first wrong ones are {differences}; the last right one is {last_right}.",
-        f"The delta is still right where {last_right} gets it, and wrong where {first_wrong} does. Try to look at what "
-        "lies between: the derivative of that activation (of its input or of its output?), a dropout mask, the weight "
-        f"by which delta is handed down, and whether it was updated before. {BY_LAYER}",
+        f"The first wrong ones, from the loss on, are {differences}.",
+        f"This usually means the backward of {first_wrong}'s layer, or what lies between it and {last_right}. Try the "
+        "activation's derivative, a dropout mask, the weight by which delta is handed down, and whether it was updated "
+        "before.",
     )
 
 
-def _wrong_from_below(context: RuleContext) -> tuple[list[str], list[str], list[str]]:
+def wrong_from_below(context: RuleContext) -> tuple[list[str], list[str], list[str]]:
     """Return the wrong parameters of the lowest layers, those of the layer among them that is next to the loss, and
     all parameters above. The layers end below the first that has a right parameter, or none to be explained."""
-    layers: dict[str, list[str]] = {}
-    concerned, unexplained_names = {*context.failing, *context.nonzero}, context.unexplained
-    by_kind = _lists_are_kinds(context)
-    for name in context.names:
-        if name in concerned:
-            layers.setdefault(layer_of(name, by_kind), []).append(name)
+    unexplained_names = context.unexplained
     below, first, above = list[str](), list[str](), list[str]()
-    for names in layers.values():
+    for names in context.layers.values():
         wrong = [name for name in names if name in unexplained_names]
         if above or not wrong or any(map(context.is_right, names)):
             above += names
@@ -210,49 +239,50 @@ def _wrong_from_below(context: RuleContext) -> tuple[list[str], list[str], list[
     return below, first, above
 
 
-def _lists_are_kinds(context: RuleContext) -> bool:
-    """Return whether lists in a list hold the weights of all layers, or the biases of all layers: ``[Ws, bs]``."""
-    kinds: dict[str, set[bool]] = {}
-    for name in context.names:
-        stem, _, last = name.rpartition(".")
-        if last.isdecimal() and stem.rpartition(".")[2].isdecimal():
-            kinds.setdefault(stem, set()).add(is_vector(context.value(name)))
-    return {frozenset(kind) for kind in kinds.values()} == {frozenset([False]), frozenset([True])}
-
-
-def layer_of(name: str, by_kind: bool = False) -> str:
-    """Return the layer of a parameter: what stands before the last dot, or the number in its name.
-
-    In a list of all weights, ``W.0``, it is the position; with ``by_kind`` also where the lists themselves stand in a
-    list, ``[Ws, bs]``, and not ``[(W, b), ...]``.
-
-    >>> layer_of("W1"), layer_of("b1"), layer_of("dense1.W"), layer_of("embedding")
-    ('1', '1', 'dense1', 'embedding')
-    >>> layer_of("W.0"), layer_of("net.b.1"), layer_of("1.0"), layer_of("1.0", by_kind=True)
-    ('0', 'net.1', '1', '0')
-    """
-    stem, _, last = name.rpartition(".")
-    parent, dot, kind = stem.rpartition(".")
-    if stem and last.isdecimal() and (by_kind or not kind.isdecimal()):
-        return f"{parent}{dot}{last}"
-    return stem or next(iter(re.findall(r"\d+", last)), last)
-
-
 def unexplained(context: RuleContext) -> Iterator[Diagnosis]:
     """My gradient is wrong in a way that fits no bug known here. Seen when no other rule explains it; costs nothing."""
-    names, facts = context.unexplained, []
-    for name in names:
-        comparison = context.comparison(name)
-        wrong = "all over"
-        if comparison.measured:
-            wrong = f"{comparison.wrong} of {comparison.measured} measured entries are wrong"
-        facts.append(f"{spoken(name)} {comparison.difference:.1g} ({wrong})")
-    if names:
-        yield Diagnosis(
-            Code.UNEXPLAINED,
-            tuple(names),
-            f"No known bug fits {listed(names)}.",
-            f"Differences: {', '.join(facts)}.",
-            "No factor, sign, transpose, exchange or L2 term puts it right; there may be two bugs at once. "
-            f"Try to check a smaller piece: one layer, one sample. {BY_LAYER}",
-        )
+    names = context.unexplained
+    if not names:
+        return
+    right = list(filter(context.is_right, context.names))
+    message = f"Wrong: {listed(names)}, in a way that fits no known bug."
+    if right:
+        message = f"Right: {listed(right)}. Wrong: {listed(names)}, in a way that fits no known bug."
+    advice = "This usually means the lines of backward between what is right and what is wrong."
+    if len(names) == 1:
+        advice = f"This usually means {spoken(names[0])}'s own line of backward, or the input that was kept for it."
+    evidence = "; ".join(_where(context, name) for name in names[:MOST_SHOWN])
+    yield Diagnosis(
+        Code.UNEXPLAINED,
+        tuple(names),
+        message,
+        f"{evidence}.",
+        f"{advice} Try to check a smaller piece: one sample, one step, one entry that differs most.",
+    )
+
+
+MOST_SHOWN = 3
+"""Parameters whose entries are described: with more, nobody reads the sentence."""
+
+
+def _where(context: RuleContext, name: str) -> str:
+    """Return how many entries of a gradient are wrong, in which pattern, and by how much."""
+    comparison, (indices, _) = context.comparison(name), context.wrong_entries(name)
+    size, shape = context.gradient(name).size, context.gradient(name).shape
+    told = f"{spoken(name)} differs by {comparison.difference:.1g}"
+    if not comparison.measured:
+        return told
+    if comparison.measured < size or not len(indices):
+        return f"{told}, in {comparison.wrong} of {comparison.measured} entries looked at"
+    if len(indices) == size:
+        return f"{told}, in all {size} entries" if size > 1 else told
+    places = np.unravel_index(indices, shape)
+    for axis, along in enumerate(places):
+        lines = np.unique(along)
+        if len(lines) <= shape[axis] // 2 and shape[axis] > 2:
+            return f"{told}, in {len(indices)} of {size} entries, all with index {_listed_places(lines)} of axis {axis}"
+    return f"{told}, in {len(indices)} of {size} entries"
+
+
+def _listed_places(lines: Array) -> str:
+    return joined(map(str, lines.tolist()), 4)

@@ -9,10 +9,9 @@ from functools import partial
 import numpy as np
 
 from gc_hooks._typing import Array
-from gc_hooks.arrays.norms import is_vector
 from gc_hooks.report.diagnosis import Code, Diagnosis, Repair, agree, of_gradients, sentence, spoken
 from gc_hooks.rules.context import RuleContext, is_several
-from gc_hooks.rules.scale import factor_of, penalty_part, recognised
+from gc_hooks.rules.scale import factor_is_known, penalty_part, recognised
 
 SAME_RATIO = 1e-3
 """How near to 0 (missing) or -1 (wrong sign) the L2 term's ratio to the right one has to be. The penalty is often a
@@ -48,13 +47,16 @@ def penalty_wrong(context: RuleContext) -> Iterator[Diagnosis]:
                 code = Code.L2_MISSING
             elif abs(ratio + 1) < SAME_RATIO:
                 code = Code.L2_SIGN
-        elif recognised(factor_of(context, name) or 0.0, context.constants) is not None:
+        elif factor_is_known(context, name):
             continue  # the gradient is a multiple of the parameter, as in sum(W**2): a factor alone explains it
         elif excess < 0:
             code = Code.L2_MISSING
-        elif is_vector(value):
+        elif context.is_bias(name):
             code = Code.L2_ON_BIAS
         found.setdefault(code, {})[name] = excess, ratio
+    # A bias alone lacks no penalty: its gradient is along it by chance (after the first steps from zero).
+    if all(map(context.is_bias, found.get(Code.L2_MISSING, {}))):
+        found.pop(Code.L2_MISSING, None)
     for code, wrong in found.items():
         yield _diagnosis(context, code, wrong)
 
@@ -71,7 +73,10 @@ def _diagnosis(context: RuleContext, code: Code, wrong: dict[str, tuple[float, f
     if code is Code.L2_MISSING:
         message = f"{gradients} {agree(names, 'lacks', 'lack')} the L2 term, {term}."
         if not np.any(context.penalty_slopes(names[0])):
-            more = " (Half of an L2 term twice as strong would look the same.)"
+            more = (
+                f" It may be all of a term of {abs(excess):.3g}, half of one of {2 * abs(excess):.3g}, or the sign of "
+                f"one of {abs(excess) / 2:.3g}."
+            )
     elif code is Code.L2_SIGN:
         message = f"{gradients} {has} the L2 term with the wrong sign."
     elif code is Code.L2_ON_BIAS:
@@ -91,3 +96,47 @@ def _diagnosis(context: RuleContext, code: Code, wrong: dict[str, tuple[float, f
 
     diagnosis = Diagnosis(code, tuple(names), sentence(message), advice=ADVICE[code])
     return context.with_repair(diagnosis, Repair.PENALTY, attempt, more)
+
+
+def part_of_penalty(context: RuleContext) -> Iterator[Diagnosis]:
+    """My penalty is an L1 term, or an L2 term on some entries only, and backward lacks it or has another. Seen when the
+    gradient passes after a multiple of the sign, or of some entries of the parameter, is taken off; costs no slope."""
+    for name in context.unexplained:
+        value, gradient, slopes = context.value(name), context.gradient(name), context.slopes(name)
+        measured, own = context.measured_gradient(name), of_gradients([name])
+        if measured is None or np.count_nonzero(value) < LEAST_ENTRIES:
+            continue
+        indices, _ = context.wrong_entries(name)
+        chosen = np.zeros(value.shape)
+        chosen.flat[indices] = value.flat[indices]
+        excess = context.slopes_of(gradient, name) - slopes
+        for code, terms in (
+            (Code.L1, {f"sign({name})": np.sign(value)}),
+            (Code.L1, {f"sign({name})": np.sign(value), name: value}),
+            (Code.L2_MISSING, {f"{name} in {len(indices)} of {value.size} entries": chosen}),
+        ):
+            if any(np.count_nonzero(term) < LEAST_ENTRIES for term in terms.values()):
+                continue
+            strengths = context.fit(name, excess, *terms.values())
+            taken = sum(strength * term for strength, term in zip(strengths, terms.values(), strict=True))
+            if not np.all(np.isfinite(strengths)) or context.try_repair(name, gradient - taken) is None:
+                continue
+            words = []
+            for strength, term in zip(strengths, terms, strict=True):
+                words.append(f"{'has' if strength > 0 else 'lacks'} {abs(strength):.3g} * {term}")
+            if code is Code.L2_MISSING and strengths[0] > 0:
+                code = Code.L2_FACTOR
+            yield context.with_repair(
+                Diagnosis(code, (name,), sentence(f"{own} {' and '.join(words)}."), advice=ONE_OF_TWO),
+                Repair.PENALTY,
+                {name: (gradient - taken, "that put right")}.__getitem__,
+            )
+            break
+
+
+LEAST_ENTRIES = 3
+"""Entries that have to agree on one strength, and on two of them."""
+ONE_OF_TWO = (
+    "This usually means a penalty that is in one of loss and gradient only, or an L1 term in one and an L2 term in the "
+    "other. Try to compare the two lines."
+)

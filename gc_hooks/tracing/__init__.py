@@ -87,7 +87,7 @@ class Tracer:
                 raise BudgetSpent
             if term == 0:
                 problem.meter.evaluations += 1
-            part, traced = self._trace_term(problem, term, tape, self._gradients)
+            part, traced = self.trace_term(problem, term, tape, self._gradients)
             value += traced
             for name, gradient in part.items():
                 total[name] = total[name] + gradient if name in total else gradient
@@ -117,13 +117,20 @@ class Tracer:
         moved = replace(problem, parameters=parameters, moved=True)
         tape = Tape(problem.precision_of_loss, problem.precision)
         try:
-            return float(self._trace_term(moved, term, tape, lambda *args: self._run(*args)[1].value.reshape(-1)[0]))
+            return float(self.trace_term(moved, term, tape, lambda *args: self.run(*args)[1].value.reshape(-1)[0]))
         except NotTraceable:
             return math.nan
 
-    def _trace_term(self, problem: Problem, term: int, tape: Tape, ask: Callable[[Problem, int, Trace], Any]) -> Any:
+    def trace_term(
+        self,
+        problem: Problem,
+        term: int,
+        tape: Tape,
+        ask: Callable[[Problem, int, Trace], Any],
+        kind: type[Operations] = Operations,
+    ) -> Any:
         """Return what is asked of one term, and leave nothing of it: no stand-in, and no box in what the loss keeps."""
-        trace = Operations(tape)
+        trace = kind(tape)
         found = None
         refused: tuple[str, str] | None = None
         try:
@@ -147,7 +154,7 @@ class Tracer:
 
     def _gradients(self, problem: Problem, term: int, trace: Trace) -> tuple[dict[str, Array], float]:
         with np.errstate(all="ignore"):
-            boxes, end = self._run(problem, term, trace)
+            boxes, end = self.run(problem, term, trace)
             gradients = trace.tape.gradients(end.step, np.ones(end.shape), [box.step for box in boxes.values()])
         found = {}
         for (name, box), gradient in zip(boxes.items(), gradients, strict=True):
@@ -156,7 +163,7 @@ class Tracer:
                 found[name] = np.asarray(np.real(gradient.total()), np.float64)
         return found, float(end.value.reshape(-1)[0].real)
 
-    def _run(self, problem: Problem, term: int, trace: Trace) -> tuple[dict[str, Box], Box]:
+    def run(self, problem: Problem, term: int, trace: Trace) -> tuple[dict[str, Box], Box]:
         """Call a term with boxes in place of its parameters; return these, and the box in which it ends."""
         loss, boxes = problem.terms[term], {}
         for name, array in problem.point.items():
