@@ -14,6 +14,9 @@ EPS = float(np.finfo(np.float64).eps)
 EPS_OF_FLOAT32 = float(np.finfo(np.float32).eps)
 """Machine epsilon of float32, 1.2e-7."""
 
+LARGEST_OF_FLOAT32 = float(np.finfo(np.float32).max)
+"""The largest number of float32, 3.4e38; what is larger is infinite there."""
+
 
 # The precision in which a verdict holds (gc_hooks.report.verdict)
 
@@ -278,6 +281,10 @@ each contributes alike. A complex step crosses no kink, so that the way may be l
 ROUNDED_REFERENCES, REFERENCE_ROUNDINGS = 4, 16.0
 """References with every number rounded once more, and how many times the root mean square of their moves the rounding
 of a backward pass may be: it has other operations, and more of them, than the reference has."""
+
+FLIPPED = 4.0
+"""How many times their root mean square the moves may be that do not grow with rounding: those to another side of many
+kinks, or of a number that is all rounding. Of eight that go one way at once, and half of them in a sample, it is 4."""
 
 USUALLY = 12.0
 """How many times less than what is possible the rounding of a backward pass usually is: on 1,100 parameters of random

@@ -262,3 +262,107 @@ def test_a_reference_is_confirmed_beside_the_kinks_that_all_samples_share(factor
     assert report.method == "reference"
     assert report.parameters["dense1.b"].verdict is (GOOD if factor == 1 else WORRY)
     assert report.parameters["dense1.W"].verdict is GOOD
+
+
+@pytest.mark.parametrize(("size", "factor", "worst"), [(1e10, 1, INCONCLUSIVE), (1e3, 1, GOOD), (1e3, 2, WORRY)])
+def test_what_leaves_the_range_of_float32_accuses_nobody(size, factor, worst):
+    """The textbook's derivative of z / (1 + z^2) divides by 1e40 where z is 1e10: float32 has no such number."""
+    rng = np.random.default_rng(0)
+    x, w = (size * rng.uniform(1, 2, 8)).astype(np.float32), rng.uniform(1, 2, 8).astype(np.float32)
+
+    def loss(p):
+        z = x.astype(float) * p["w"]
+        return np.sum(z / (1 + z**2))
+
+    with np.errstate(all="ignore"):
+        z = x * w
+        grads = {"w": factor * x * (1 - z**2) / (1 + z**2) ** 2}
+    assert size < 1e10 or not np.any(grads["w"])
+    verdict = check_gradients(loss, {"w": w}, grads).verdict
+    assert verdict is worst or (verdict <= INCONCLUSIVE and worst is INCONCLUSIVE)
+
+
+def test_sums_that_overflow_in_float32_accuse_nobody():
+    """The variance of numbers of 1e20 is infinite there, and what it divides is zero."""
+    rng = np.random.default_rng(0)
+    h, t = 1e20 * rng.normal(size=(4, 5)).astype(np.float32), rng.normal(size=(4, 5)).astype(np.float32)
+
+    def normed(h):
+        centred = h - h.mean(axis=1, keepdims=True)
+        return centred / np.sqrt(np.mean(centred**2, axis=1, keepdims=True))
+
+    def loss(p):
+        return np.sum(t.astype(float) * p["g"] * normed(h.astype(float) * p["a"]))
+
+    with np.errstate(all="ignore"):
+        grads = {"g": np.sum(t * normed(h), axis=0), "a": np.zeros(5, np.float32)}
+    params = {name: np.ones(5, np.float32) for name in grads}
+    assert check_gradients(loss, params, grads).verdict <= INCONCLUSIVE
+
+
+@pytest.mark.parametrize("is_function", [True, False])
+@pytest.mark.parametrize("factor", [1, 2])
+def test_the_first_of_many_equal_numbers_is_the_largest(is_function, factor):
+    """All entries of a row are equal, in more ways than a look to both sides of a kink could show."""
+    rng = np.random.default_rng(0)
+    X, t, A = rng.normal(size=(6, 3)), rng.normal(size=(6, 1)), np.zeros((3, 5))
+
+    def gradient(p):
+        h, d = X @ p, np.zeros((6, 5))
+        d[np.arange(6), np.argmax(h, axis=1)] = t[:, 0]
+        return factor * X.T @ (d + 0.1)
+
+    report = check_gradients(
+        lambda p: np.sum(t * np.max(X @ p, axis=1, keepdims=True)) + 0.1 * np.sum(X @ p),
+        A,
+        gradient if is_function else gradient(A),
+    )
+    assert report.verdict is (GOOD if factor == 1 else WORRY)
+
+
+@pytest.mark.parametrize("seed", range(40, 60))
+def test_an_order_that_float32_cannot_tell_accuses_nobody(seed):
+    """What is sorted differs by less than float32 has digits: its order there is another one."""
+    rng = np.random.default_rng(seed)
+    w, t = rng.normal(size=2).astype(np.float32), rng.normal(size=(2, 2)).astype(np.float32)
+
+    def pairs(p):
+        return np.sqrt(1 + (np.float32(4e-4) * np.stack([p, 0.5 * p[::-1]], axis=1)) ** 2)
+
+    h, d = pairs(w), np.zeros_like(t)
+    np.put_along_axis(d, np.argsort(h, axis=1, kind="stable"), t, axis=1)
+    shares = np.float32(4e-4) ** 2 * d / h
+    grads = (shares[:, 0] + shares[::-1, 1] / 4) * w
+    assert grads.dtype == np.float32
+    for factor in (1, 300):
+        report = check_gradients(lambda p: np.sum(t * np.sort(pairs(p), axis=1)), w, factor * grads)
+        assert (report.verdict <= INCONCLUSIVE) is (factor == 1)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_loss_that_changes_faster_than_any_step_is_no_alarm(dtype):
+    """Central differences of sin(1e11) see a loss that is flat; its slope is 1e11."""
+    rng = np.random.default_rng(1)
+    x, w = (1e11 * rng.normal(size=20)).astype(dtype), rng.normal(size=20).astype(dtype)
+    z = np.sin(x * w)
+    grads = 2 * (z - z.mean()) / dtype(20) * np.cos(x * w) * x
+    report = check_gradients(lambda p: np.var(np.sin(x.astype(float) * p)), w, grads)
+    assert report.method == "reference"
+    assert report.verdict <= INCONCLUSIVE
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_a_loss_that_is_rougher_than_its_value_contradicts_no_reference(factor):
+    """The variance of numbers near one moves in jumps, beside a norm that has trained its parameter to 1e-14."""
+    x = np.array([5.3, -1.0, 2.0])
+
+    def loss(p):
+        return np.var((1 - x * p) ** 2) + 1e-9 * np.sqrt(np.sum(p**2))
+
+    def gradient(p):
+        z = (1 - x * p) ** 2
+        return factor * (-4 / 3 * (z - z.mean()) * (1 - x * p) * x + 1e-9 * p / np.sqrt(np.sum(p**2)))
+
+    report = check_gradients(loss, np.array([3.5e-14, 3.6e-14, 5.6e-14]), gradient)
+    assert report.method == "reference"
+    assert report.verdict is (GOOD if factor == 1 else WORRY)

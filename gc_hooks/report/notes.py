@@ -37,6 +37,7 @@ NOISY_LOSS = "the loss is too noisy to be sure"
 KINK_HERE = "a kink at this very point, where each side has its own slope: hand in the gradient as a function"
 KINK_CLOSER_THAN_STEPS = "a kink was met, closer than the steps that so noisy a loss needs"
 MOVED_OFF_KINK = "a kink was met: compared a hair away from it"
+OUT_OF_RANGE = "numbers on the way to it are too large for this precision, or too small"
 OTHER_STEP_AGREES = "another step size agrees with backprop"
 
 # Sentences with places for figures; each is called with the values for them.

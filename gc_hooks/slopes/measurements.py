@@ -60,6 +60,7 @@ class Rounding:
     relative: float = 0.0  # in units of the slope's own size
     # For each parameter, how far rounding moves its whole gradient, as a norm, where terms cancel in it.
     floors: Mapping[str, float] = field(default_factory=dict)
+    turns: bool = False  # whether these are moves to other sides of kinks, which do not grow with rounding
 
 
 @dataclass(frozen=True)

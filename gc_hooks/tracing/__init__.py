@@ -69,19 +69,21 @@ class Tracer:
         rounding: float = 0.0,
         generator: Generator | None = None,
         plain: Reference | None = None,
+        opposite: bool = False,
     ) -> Reference:
         """Return the gradient at the point of a problem; raise `NotTraceable` where it cannot be traced.
 
         Costs one evaluation of each term, with the work of about one gradient more. With a ``rounding`` each number is
-        changed by a random relative amount up to it on its way, see `Tape`. It then stands at a kink, too, where that
-        moves numbers that are compared as far as they were apart in a ``plain`` trace.
+        changed by a random relative amount up to it on its way, or by the ``opposite``, see `Tape`. It then stands at a
+        kink, too, where that moves numbers that are compared as far as they were apart in a ``plain`` trace.
         """
         total: dict[str, Array] = {}
         penalties: dict[str, Array] = {}
         value, precision, at_kink = 0.0, 0.0, False
         distances: list[Array] = []
         for term in range(len(problem.terms)):
-            tape = Tape(problem.precision_of_loss, problem.precision, rounding, generator or np.random.default_rng(0))
+            drawn = generator or np.random.default_rng(0)
+            tape = Tape(problem.precision_of_loss, problem.precision, rounding, drawn, opposite)
             tape.before = [] if plain is None else plain.distances[len(distances) :]
             if problem.meter.exhausted:
                 raise BudgetSpent

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterator
+from functools import reduce
 
 from gc_hooks._typing import Generator
 from gc_hooks.arrays.large import uniforms
@@ -15,6 +17,7 @@ from gc_hooks.numerics import (
     HAIR,
     MORE_ERRORS,
     MOST_BALANCE,
+    REFERENCE_ROUNDINGS,
     SMOOTHLY,
     STEPS_BESIDE,
     TRIAL_STEPS,
@@ -30,7 +33,7 @@ from gc_hooks.slopes.instrument import (
     complex_slope,
     untrained,
 )
-from gc_hooks.slopes.methods import central, complex_step
+from gc_hooks.slopes.methods import Estimate, central, complex_step, noise_error
 from gc_hooks.slopes.probes import Direction, random_direction
 from gc_hooks.tracing import NotTraceable, Reference, Tracer
 
@@ -48,16 +51,16 @@ def confirmed_reference(problem: Problem, generator: Generator) -> tuple[Referen
     here = _judgement(problem, reference, generator)
     if here.is_confirmed:
         return reference, here.slopes, here.vagueness
-    contradicted = here.contradicts
+    contradicted = here.contradiction is not None
     for place, steps in _places_elsewhere(problem, reference, here, generator):
         if math.isfinite(place.value):
             beside_it = tracer.trace(place)
             there = _judgement(place, beside_it, generator, steps)
             # What is confirmed there is another gradient where code has kept a part of this one from an earlier call.
-            if there.is_confirmed and (not here.contradicts or _is_nearly(beside_it, reference)):
-                vagueness = math.inf if here.contradicts else there.vagueness
+            if there.is_confirmed and (here.contradiction is None or _is_nearly(beside_it, reference)):
+                vagueness = math.inf if here.contradiction is not None else there.vagueness
                 return reference, there.slopes.at(problem), vagueness
-            contradicted = contradicted or there.contradicts
+            contradicted = contradicted or there.contradiction is not None
     if contradicted:
         raise NotTraceable(here.seen, "")
     return reference, here.slopes, math.inf
@@ -77,10 +80,10 @@ def _places_elsewhere(
 
     With each come the steps of slopes there, which are not to reach back to the kink.
     """
-    if here.contradicts or reference.at_kink:
+    if here.contradiction is not None or reference.at_kink:
         for _ in range(2):
             yield problem.at(beside(problem, generator).point, {}), STEPS_BESIDE
-    if not here.contradicts:
+    if here.contradiction is None:
         for _ in range(2):
             yield untrained(problem, generator), TRIAL_STEPS
 
@@ -90,7 +93,7 @@ def _judgement(
 ) -> _Judgement:
     """Return what slopes say at a point: of the loss, or, where its rounding hides them, of its code in float64."""
     judgement = _Judgement(problem, reference, generator, steps)
-    if reference.is_rough and not judgement.contradicts and math.isfinite(problem.value):
+    if reference.is_rough and judgement.contradiction is None and math.isfinite(problem.value):
         double = _Judgement(reference.tracer.in_double(problem), reference, generator, steps, is_double=True)
         if double.is_confirmed:
             double.slopes = judgement.slopes
@@ -113,15 +116,25 @@ class _Judgement:
         self.problem = problem
         self.reference = reference
         self.is_confirmed = False
-        self.contradicts = False
+        self.contradiction: tuple[Direction, Estimate] | None = None  # a slope that the reference does not have
         self.vagueness = math.inf  # the error of the slope, relative to slopes that are typical along the direction
-        self.seen = "the loss is flat or too noisy to confirm it"
         self.slopes = Slopes(problem, (Instrument(central),) * len(problem.terms))
         if not math.isfinite(problem.value):
             return
         if problem.live is None and not is_double and self._agrees_with_complex_step(generator):
             return
         self._ask_central_differences(generator)
+        if self.contradiction is not None and self._explains(*self.contradiction, generator):
+            self.contradiction = None
+
+    @property
+    def seen(self) -> str:
+        """Say why it is not confirmed."""
+        if self.contradiction is None:
+            return "the loss is flat or too noisy to confirm it"
+        direction, slope = self.contradiction
+        expected = direction.slope(self.reference.gradients)
+        return f"along one direction it is {expected:.6g}, and the measured slope {slope.value:.6g} ± {slope.error:.0e}"
 
     def _agrees_with_complex_step(self, generator: Generator) -> bool:
         # Code that asks for floats may have lost the same term in boxes and in complex numbers.
@@ -142,29 +155,48 @@ class _Judgement:
     def _ask_central_differences(self, generator: Generator) -> None:
         direction = _balanced_direction(self.problem, self.reference, generator, 8.0)
         expected, typical = self._expected(direction)
-        for slope, error in self._measured(direction, typical):
-            residual = abs(slope - expected) - ASSUMED_ROUNDING * typical
+        for slope in self._measured(direction, typical):
+            residual = abs(slope.value - expected) - ASSUMED_ROUNDING * typical
             # At a kink slopes are those of neither side.
-            differs = not residual <= MORE_ERRORS * error and not self.reference.at_kink
-            self.contradicts = differs or not math.isfinite(slope)
-            if residual <= error and typical > 0:
-                self.vagueness = min(self.vagueness, error / typical)
-            if self.contradicts:
-                self.seen = (
-                    f"along one direction it is {expected:.6g}, and the measured slope {slope:.6g} ± {error:.0e}"
-                )
-            else:
-                self.seen = "the loss is flat or too noisy to confirm it"
+            differs = not residual <= MORE_ERRORS * slope.error and not self.reference.at_kink
+            self.contradiction = (direction, slope) if differs or not math.isfinite(slope.value) else None
+            if residual <= slope.error and typical > 0:
+                self.vagueness = min(self.vagueness, slope.error / typical)
             if self.vagueness <= 1e-6:
                 break
-        self.is_confirmed = not self.contradicts and self.vagueness <= VAGUE
+        self.is_confirmed = self.contradiction is None and self.vagueness <= VAGUE
 
-    def _measured(self, direction: Direction, typical: float) -> Iterator[tuple[float, float]]:
-        """Yield slopes over all terms with their errors: by one step, by two, and by a ladder of steps."""
+    def _measured(self, direction: Direction, typical: float) -> Iterator[Estimate]:
+        """Yield slopes over all terms: by one step, by two, and by a ladder of steps."""
         terms = range(len(self.problem.terms))
         stages = [central_differences(self.problem, term, direction, typical, self.steps) for term in terms]
-        for estimates in zip(*stages, strict=True):
-            yield sum(one.value for one in estimates), sum(one.error for one in estimates)
+        for first, *others in zip(*stages, strict=True):
+            yield reduce(operator.add, others, first)
+
+    def _explains(self, direction: Direction, slope: Estimate, generator: Generator) -> bool:
+        """Return whether a slope is another one because of rounding, or because its step is too long for the loss.
+
+        A loss that subtracts nearly equal numbers on its way is rougher than its value tells. And no step shows a slope
+        that changes from one end of it to the other. Costs two references, and four more.
+        """
+        tracer, expected = self.reference.tracer, direction.slope(self.reference.gradients)
+        residual = abs(slope.value - expected) / MORE_ERRORS
+        try:
+            rounding = REFERENCE_ROUNDINGS * max(EPS, self.reference.precision)
+            # Two of them: what code has kept from an earlier call is no rounding.
+            first, other = (tracer.trace(self.problem, rounding, generator).value for _ in range(2))
+            error = slope.error + noise_error(abs(first - other), slope.step)
+            if residual <= error:
+                return True
+            along = [self._slope_at(direction, part * slope.step) for part in (-1.0, -0.5, 0.5, 1.0)]
+            return residual <= error + max(along) - min(along)
+        except NotTraceable:  # not finite
+            return False
+
+    def _slope_at(self, direction: Direction, step: float) -> float:
+        """Return the slope along a direction that the reference has a step away."""
+        point = self.problem.point | direction.changes(self.problem.point, step)
+        return direction.slope(self.reference.tracer.trace(self.problem.at(point, {})).gradients)
 
     def _expected(self, direction: Direction) -> tuple[float, float]:
         """Return the reference's slope along a direction, and the size of slopes that are typical along it."""

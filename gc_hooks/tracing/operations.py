@@ -209,8 +209,10 @@ def _differentiated(trace: Trace, function: Callable[..., Any], args: Sequence[A
     if not boxes or any(map(isinstance_box, keywords.values())):
         raise NotTraceable(f"numpy.{_name(function)} gets arrays in a list, or by keyword")
     answer = function(*values, **keywords)
-    if not is_sum and function not in EXACT:
-        answer = tape.rounded(answer)
+    if function not in EXACT:
+        answer = tape.in_range(answer if is_sum else tape.rounded(answer))
+    if function is np.divide:  # in whose derivative the divisor is squared
+        values[1] = tape.in_range(values[1], 2.0)
     if np.result_type(*_parts(answer)).kind not in "fc":
         return answer
     if not any(box.depends for box in boxes):
@@ -608,14 +610,22 @@ def _norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> 
     return np.sum(np.abs(x) ** ord, **sums) ** (1.0 / ord)
 
 
-def _extremum(function: Callable[..., Any], array: Any, axis: Any = None, keepdims: bool = False, **_: Any) -> Any:
-    """Return a maximum or minimum by autograd's derivative, and notice where two entries share it."""
+def _extremum(find: Callable[..., Any], array: Any, axis: Any = None, keepdims: bool = False, **_: Any) -> Any:
+    """Return the first largest or smallest entries, as most backward passes do; notice where others are as large."""
     value = array.value
-    best = function(value, axis=axis, keepdims=True)
-    is_best = value == best
-    array.tracer.tape.at_kink |= bool(np.sum(is_best) > np.size(best))
-    notice_ties(array.tracer.tape, best, np.where(is_best, -np.inf, value))
-    return _differentiated(array.tracer, function, [array], {"axis": axis, "keepdims": keepdims})
+    axes = tuple(range(value.ndim)) if axis is None else tuple(np.atleast_1d(axis) % value.ndim)
+    kept = tuple(length for number, length in enumerate(value.shape) if number not in axes)
+    ends = tuple(range(-len(axes), 0))
+    rows = np.moveaxis(value, axes, ends).reshape(*kept, -1)
+    first = find(rows, axis=-1, keepdims=True)
+    others = np.array(rows)
+    np.put_along_axis(others, first, np.nan, -1)  # which is near to nothing
+    notice_ties(array.tracer.tape, np.take_along_axis(rows, first, -1), others)
+    if value.dtype.kind not in "fc":
+        return np.take_along_axis(rows, first, -1).reshape(kept)
+    positions = np.moveaxis(np.arange(value.size).reshape(value.shape), axes, ends).reshape(rows.shape)
+    shape = [1 if number in axes else length for number, length in enumerate(value.shape)] if keepdims else kept
+    return gathered(array, np.take_along_axis(positions, first, -1).reshape(shape))
 
 
 def _sorted(array: Any, axis: Any = -1, **_: Any) -> Any:
@@ -671,10 +681,10 @@ COMPOSED: dict[Any, Callable[..., Any]] = {
     np.partition: lambda array, kth, axis=-1, **_: np.take_along_axis(
         array, np.argpartition(array.value, kth, axis=axis), axis
     ),
-    np.max: partial(_extremum, np.max),
-    np.amax: partial(_extremum, np.max),
-    np.min: partial(_extremum, np.min),
-    np.amin: partial(_extremum, np.min),
+    np.max: partial(_extremum, np.argmax),
+    np.amax: partial(_extremum, np.argmax),
+    np.min: partial(_extremum, np.argmin),
+    np.amin: partial(_extremum, np.argmin),
     np.ptp: lambda *args, **keywords: np.max(*args, **keywords) - np.min(*args, **keywords),
     np.quantile: _quantile,
     np.percentile: lambda array, q, *args, **keywords: _quantile(array, np.divide(q, 100.0), *args, **keywords),

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from gc_hooks._typing import Array, Generator
+from gc_hooks.numerics import EPS, LARGEST_OF_FLOAT32
 
 Pull = Callable[[Any], "Sequence[Any]"]
 """From the gradient of a step's value to those of its parents' values."""
@@ -62,6 +63,9 @@ class Tape:
     the sum has lost digits of the exponential that the reference still has. So in the derivatives a number is changed
     by as much as the sums leave open in which it stands (`Step.lost`).
 
+    An ``opposite`` tape changes the numbers of an evaluation the other way than its twin with the same generator does.
+    Of two numbers that are equal as far as rounding can tell, each is the larger one in one of the twins.
+
     .. [1] D. S. Parker, "Monte Carlo arithmetic: exploiting randomness in floating-point arithmetic", UCLA CSD-970002
        (1997).
     """
@@ -70,6 +74,7 @@ class Tape:
     backprop_precision: float = 0.0  # that of the gradient's arithmetic, in which equal numbers may differ
     rounding: float = 0.0
     generator: Generator = field(default_factory=np.random.default_rng)
+    opposite: bool = False
     steps: list[Step] = field(default_factory=list)
     distances: list[Array] = field(default_factory=list)  # of the numbers that were compared
     before: list[Array] = field(default_factory=list)  # the same without rounding
@@ -98,7 +103,16 @@ class Tape:
         """Return a value as one more rounding would change it; the value itself where nothing is to be rounded."""
         if not self.rounding or not isinstance(value, (np.ndarray, np.floating)) or value.dtype.kind not in "fc":
             return value
-        return self._times(value, _factors(1.0, self.rounding))
+        return self._times(value, _factors(1.0, -self.rounding if self.opposite else self.rounding))
+
+    def in_range(self, value: Any, power: float = 1.0) -> Any:
+        """Return a value as backprop's arithmetic has it, of which some power is needed: infinite beyond its range."""
+        if not self.rounding or self.backprop_precision <= EPS or not isinstance(value, (np.ndarray, np.floating)):
+            return value
+        largest = LARGEST_OF_FLOAT32 ** (1 / power)
+        if not np.max(np.abs(value), initial=0.0) > largest:
+            return value
+        return np.where(np.abs(value) > largest, np.sign(value) * np.inf, value)
 
     def blurred(self, value: Any, step: Step) -> Any:
         """Return the value of a step as a backward pass may find it that computes it from later results."""
@@ -112,6 +126,8 @@ class Tape:
 
         ``seed`` is the gradient of the value at the end with respect to itself.
         """
+        if self.opposite:  # on the way back, twins have nothing to do with each other
+            self.offset = (self.offset + POOL // 2) % (POOL - RUN)
         found: dict[int, _Sum | None] = dict.fromkeys((start.position for start in starts), None)
         collected = {end.position: _Sum(seed, np.zeros(seed.shape))}
         for step in reversed(self.steps[: end.position + 1]):

@@ -15,6 +15,7 @@ from gc_hooks.numerics import (
     CERTAIN_IN_HALF,
     EARLY_STAGES,
     FEW,
+    FLIPPED,
     MOST_DIRECTIONS,
     REFERENCE_ROUNDINGS,
     ROUGHLY_EQUAL,
@@ -196,7 +197,8 @@ def _beside_reference(
     agreed = BY_CHANCE * max(residual, measurements.precision * size)
     error, escape = given + min(rounding / USUALLY, agreed), 2 * (given + min(rounding, agreed))
     # What rounding turns round cannot grow any more with it.
-    possible = rounding if rounding < measured_norm / 4 else 4 * rounding
+    turned = measurements.rounding.turns or rounding >= measured_norm / FLIPPED
+    possible = FLIPPED * rounding if turned else rounding
     at_least = max(0.0, residual - given - possible)
     penalty = norm(entries.penalties)
     interval = Interval(residual, residual + error, at_least, backprop_norm, measured_norm, error, escape, penalty)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 
@@ -69,19 +70,33 @@ def _with_rounding(session: Session, known: dict[str, Comparison], precision: fl
     """
     problem, reference = session.problem, session.reference
     assert reference is not None
-    moves = dict.fromkeys(reference.gradients, 0.0)
-    for count in range(1, ROUNDED_REFERENCES + 1):
-        rounded = reference.tracer.trace(problem, REFERENCE_ROUNDINGS * precision, session.generator, reference)
+    moves, found, rounding = dict.fromkeys(reference.gradients, 0.0), known, REFERENCE_ROUNDINGS * precision
+    twins = [int(session.generator.integers(2**63)) for _ in range(ROUNDED_REFERENCES // 2)]
+    for count, (seed, opposite) in enumerate(product(twins, (False, True)), start=1):
+        try:
+            rounded = reference.tracer.trace(problem, rounding, np.random.default_rng(seed), reference, opposite)
+        except NotTraceable:  # not finite, where numbers leave the range of a lower precision
+            return {name: _may_be_rounding(comparison) for name, comparison in found.items()}
         floors = {}
         for name, gradient in reference.gradients.items():
             moves[name] = math.hypot(moves[name], distance(rounded.gradients[name], gradient))
             underflow = problem.smallest * math.sqrt(max(gradient.size, 1))
             floors[name] = max(moves[name] / math.sqrt(count), REFERENCE_ROUNDINGS * underflow)
-        session.measurements.rounding = Rounding(0.0, floors)
         session.at_kink |= rounded.at_kink
-        if all(_is_far_beyond(session, name, floors[name]) for name in _doubtful(known, precision) if name in floors):
+        # Arrays may be the gradient of another side, which a sample shows only where it happens to lie there.
+        may_flip = session.at_kink and problem.backprop is None
+        session.measurements.rounding = Rounding(0.0, floors, may_flip)
+        found = session.compare_all(known)
+        doubtful = [name for name, c in found.items() if c.verdict is not Verdict.GOOD and name in floors]
+        if not doubtful or not (may_flip or any(not _is_far_beyond(session, name, floors[name]) for name in doubtful)):
             break
-    return session.compare_all(known)
+    return found
+
+
+def _may_be_rounding(comparison: Comparison) -> Comparison:
+    if comparison.reason is not Reason.DIFFERENCE or comparison.verdict is Verdict.GOOD:
+        return comparison
+    return comparison.noted(notes.OUT_OF_RANGE, Verdict.INCONCLUSIVE, Reason.BACKPROP_ROUNDING)
 
 
 def _doubtful(comparisons: dict[str, Comparison], precision: float) -> list[str]:
