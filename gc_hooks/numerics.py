@@ -270,6 +270,10 @@ STEPS_BESIDE = (2.0**-29, 2.0**-31)
 """In units of the scale. Steps of a slope a hair beside a kink: a five-hundredth of the hair, so that few kinks are
 crossed even where a direction goes eight scales far, and a quarter of it, which leaves float64 six digits."""
 
+STEP_IN_SINGLE = 2.0**-6
+"""In units of the scale. A step at which the values of a loss in float32 and of the same code in float64 are compared:
+so long that rounding, 1e-7, leaves a slope three digits. What curves or bends does so in both."""
+
 VAGUE = 0.05
 """Relative to the same. Central differences whose error is larger do not confirm a reference: half of a gradient may be
 lost in them."""

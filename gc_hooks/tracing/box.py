@@ -11,6 +11,7 @@ import operator
 import sys
 import threading
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,7 +50,7 @@ def user_line(deepest: Any = None) -> str:
     return ""
 
 
-class Trace:
+class Trace(ABC):
     """An evaluation that is being traced: its tape, and what was turned into plain numbers on the way.
 
     What NumPy's functions do is for `gc_hooks.tracing.operations.Operations` to say.
@@ -82,17 +83,17 @@ class Trace:
         """Return an array that depends on no parameter as a box."""
         return Box(self, value, self.tape.add(depends=False))
 
+    @abstractmethod
     def call_ufunc(self, ufunc: np.ufunc, method: str, inputs: Sequence[Any], keywords: dict[str, Any]) -> Any:
         """Return what a universal function does to boxes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def call(self, function: Callable[..., Any], args: Sequence[Any], keywords: dict[str, Any]) -> Any:
         """Return what another function does to boxes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def cast(self, box: Box, dtype: Any) -> Any:
         """Return a copy of a box in another number format."""
-        raise NotImplementedError
 
 
 class _Current(threading.local):

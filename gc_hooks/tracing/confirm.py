@@ -19,6 +19,7 @@ from gc_hooks.numerics import (
     MOST_BALANCE,
     REFERENCE_ROUNDINGS,
     SMOOTHLY,
+    STEP_IN_SINGLE,
     STEPS_BESIDE,
     TRIAL_STEPS,
     VAGUE,
@@ -92,12 +93,16 @@ def _judgement(
     problem: Problem, reference: Reference, generator: Generator, steps: tuple[float, float] = TRIAL_STEPS
 ) -> _Judgement:
     """Return what slopes say at a point: of the loss, or, where its rounding hides them, of its code in float64."""
-    judgement = _Judgement(problem, reference, generator, steps)
-    if reference.is_rough and judgement.contradiction is None and math.isfinite(problem.value):
-        double = _Judgement(reference.tracer.in_double(problem), reference, generator, steps, is_double=True)
-        if double.is_confirmed:
-            double.slopes = judgement.slopes
-            return double
+    if not (reference.is_rough and math.isfinite(problem.value)):
+        return _Judgement(problem, reference, generator, steps)
+    double = _Judgement(reference.tracer.in_double(problem), reference, generator, steps, is_double=True)
+    judgement = double
+    if not (double.is_confirmed and double.has_values_of(problem, generator)):
+        judgement = _Judgement(problem, reference, generator, steps)
+        if judgement.contradiction is None and double.is_confirmed:
+            judgement = double
+    if judgement is double:
+        double.slopes = double.slopes.at(problem)
     return judgement
 
 
@@ -135,6 +140,20 @@ class _Judgement:
         direction, slope = self.contradiction
         expected = direction.slope(self.reference.gradients)
         return f"along one direction it is {expected:.6g}, and the measured slope {slope.value:.6g} ± {slope.error:.0e}"
+
+    def has_values_of(self, problem: Problem, generator: Generator) -> bool:
+        """Return whether a loss in a lower precision has the same values to both sides, and tells so precisely.
+
+        Its own slopes need no long ladder of steps then.
+        """
+        direction, precision = (
+            _balanced_direction(self.problem, self.reference, generator, 8.0),
+            self.reference.precision,
+        )
+        typical, step = self._expected(direction)[1], STEP_IN_SINGLE * direction.scale
+        seen = self.slopes.at(problem).central_difference(direction, step)
+        error = noise_error(2 * precision * abs(problem.value), step) + precision * typical / step
+        return abs(seen - self.slopes.central_difference(direction, step)) <= MORE_ERRORS * error <= VAGUE * typical
 
     def _agrees_with_complex_step(self, generator: Generator) -> bool:
         # Code that asks for floats may have lost the same term in boxes and in complex numbers.

@@ -190,6 +190,9 @@ class Tape:
         """Return an array with each entry times a random factor."""
         flat = np.asarray(array).reshape(-1)
         product = np.empty(flat.shape, np.result_type(flat, factors))
+        if flat.size <= RUN:
+            np.multiply(flat, self._read(factors, slice(0, flat.size)), product)
+            return product.reshape(np.shape(array))
         for place in self._runs(product):
             np.multiply(flat[place], self._read(factors, place), product[place])
         return product.reshape(np.shape(array))

@@ -277,6 +277,8 @@ def _judged(comparison: Comparison, interval: Interval, tolerance: Tolerance) ->
         if not is_known:
             band *= EARLY_STAGES * upper_factor(MOST_DIRECTIONS) / lower_factor(MOST_DIRECTIONS)
         sensitivity = band + interval.escape / interval.measured_norm
+        if is_known:  # in a lower precision GOOD bears more than the rounding that was seen
+            sensitivity = max(sensitivity, interval.at_most / interval.measured_norm)
     judged = replace(
         comparison,
         difference=difference,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
-from itertools import product
+from itertools import islice, product
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from gc_hooks.verdicts.compare import compare
 from gc_hooks.verdicts.escalate import unfinished
 from gc_hooks.verdicts.session import Session
 
+TWINS = (False, True)
+"""Samples that are rounded one way, and the opposite one."""
+
 
 def look_again(session: Session, comparisons: dict[str, Comparison]) -> dict[str, Comparison]:
     """Return the comparisons once more, with the rounding of backprop and the kinks at this point allowed for.
@@ -43,7 +46,7 @@ def look_again(session: Session, comparisons: dict[str, Comparison]) -> dict[str
     if not _doubtful(comparisons, precision):
         return comparisons
     try:
-        comparisons = _looked_again(session, comparisons, precision)
+        comparisons = _looked_again(session, comparisons)
     except BudgetSpent:
         return {name: unfinished(session, comparison) for name, comparison in comparisons.items()}
     if any(comparison.verdict is Verdict.INCONCLUSIVE for comparison in comparisons.values()):
@@ -52,45 +55,78 @@ def look_again(session: Session, comparisons: dict[str, Comparison]) -> dict[str
     return comparisons
 
 
-def _looked_again(session: Session, known: dict[str, Comparison], precision: float) -> dict[str, Comparison]:
-    comparisons = _with_rounding(session, known, precision)
+def _looked_again(session: Session, known: dict[str, Comparison]) -> dict[str, Comparison]:
+    comparisons = _with_rounding(session, known)
     if session.at_kink and not all(comparison.verdict is Verdict.GOOD for comparison in comparisons.values()):
-        comparisons = _off_the_kink(session, comparisons)
+        kink = _Kink(session, comparisons)
+        (kink.ask_every_side if session.problem.backprop is None else kink.ask_both_beside)()
+        comparisons = kink.found
     issues = {parameter.name for parameter in session.problem if parameter.issue}
     accused = [c for c in comparisons.values() if c.is_accused and c.name not in issues]
     return _with_a_slope(session, comparisons, accused) if accused else comparisons
 
 
-def _with_rounding(session: Session, known: dict[str, Comparison], precision: float) -> dict[str, Comparison]:
+def _with_rounding(session: Session, known: dict[str, Comparison]) -> dict[str, Comparison]:
     """Measure what the rounding of single numbers does to the gradient, and compare with that as the error.
 
     A right backward pass computes the same gradient in another order: it is off by as much as the reference moves when
     every number on its way is rounded once more. One sample does where it is far below the differences of all that is
     doubtful.
     """
-    problem, reference = session.problem, session.reference
+    problem, reference, samples = session.problem, session.reference, list[dict[str, float]]()
     assert reference is not None
-    moves, found, rounding = dict.fromkeys(reference.gradients, 0.0), known, REFERENCE_ROUNDINGS * precision
-    twins = [int(session.generator.integers(2**63)) for _ in range(ROUNDED_REFERENCES // 2)]
-    for count, (seed, opposite) in enumerate(product(twins, (False, True)), start=1):
-        try:
-            rounded = reference.tracer.trace(problem, rounding, np.random.default_rng(seed), reference, opposite)
-        except NotTraceable:  # not finite, where numbers leave the range of a lower precision
+    seeds, found = session.generator.integers(2**63, size=ROUNDED_REFERENCES // 2), known
+    for seed, opposite in product(seeds, TWINS):
+        moves = _moves(session, problem, reference, np.random.default_rng(seed), opposite)
+        if not moves:
             return {name: _may_be_rounding(comparison) for name, comparison in found.items()}
-        floors = {}
-        for name, gradient in reference.gradients.items():
-            moves[name] = math.hypot(moves[name], distance(rounded.gradients[name], gradient))
-            underflow = problem.smallest * math.sqrt(max(gradient.size, 1))
-            floors[name] = max(moves[name] / math.sqrt(count), REFERENCE_ROUNDINGS * underflow)
-        session.at_kink |= rounded.at_kink
-        # Arrays may be the gradient of another side, which a sample shows only where it happens to lie there.
-        may_flip = session.at_kink and problem.backprop is None
-        session.measurements.rounding = Rounding(0.0, floors, may_flip)
-        found = session.compare_all(known)
-        doubtful = [name for name, c in found.items() if c.verdict is not Verdict.GOOD and name in floors]
-        if not doubtful or not (may_flip or any(not _is_far_beyond(session, name, floors[name]) for name in doubtful)):
+        samples.append(moves)
+        found = _allowing_for(session, known, samples)
+        if _are_settled(session, found):
             break
     return found
+
+
+def _moves(
+    session: Session, problem: Problem, reference: Reference, generator: Generator, opposite: bool = False
+) -> dict[str, float]:
+    """Return how far the reference moves when every number is rounded once more; of none where it is not finite."""
+    rounding = REFERENCE_ROUNDINGS * max(problem.precision, session.measurements.precision)
+    try:
+        rounded = reference.tracer.trace(problem, rounding, generator, reference, opposite)
+    except NotTraceable:  # numbers leave the range of a lower precision
+        return {}
+    session.at_kink |= rounded.at_kink
+    return {name: distance(rounded.gradients[name], gradient) for name, gradient in reference.gradients.items()}
+
+
+def _allowing_for(
+    session: Session, known: dict[str, Comparison], samples: list[dict[str, float]]
+) -> dict[str, Comparison]:
+    """Compare with the root mean square of the moves as the error."""
+    problem, floors = session.problem, {}
+    for name in samples[0]:
+        underflow = problem.smallest * math.sqrt(max(problem[name].value.size, 1))
+        moved = math.hypot(*(moves[name] for moves in samples)) / math.sqrt(len(samples))
+        floors[name] = max(moved, REFERENCE_ROUNDINGS * underflow)
+    session.measurements.rounding = Rounding(0.0, floors, _may_flip(session))
+    return session.compare_all(known)
+
+
+def _may_flip(session: Session) -> bool:
+    """Return whether backprop may be the gradient of another side, as a sample shows only if it happens to lie there.
+
+    Backprop that is a function is asked beside the kink.
+    """
+    return session.at_kink and session.problem.backprop is None
+
+
+def _are_settled(session: Session, found: dict[str, Comparison]) -> bool:
+    """Return whether more samples would change nothing: GOOD, or a difference far beyond its rounding, or far below."""
+    for name, floor in session.measurements.rounding.floors.items():
+        if found[name].verdict is not Verdict.GOOD and (_may_flip(session) or not _is_far_beyond(session, name, floor)):
+            return False
+    return True
 
 
 def _may_be_rounding(comparison: Comparison) -> Comparison:
@@ -112,58 +148,78 @@ def _is_far_beyond(session: Session, name: str, rounding: float) -> bool:
     return max(residual, rounding) > FAR_BEYOND * min(residual, rounding)
 
 
-def _off_the_kink(session: Session, comparisons: dict[str, Comparison]) -> dict[str, Comparison]:
-    """Compare a tiny step to one side of the kink and to the other; else allow for what its sides differ by.
+class _Kink:
+    """Comparisons at a kink: those found so far, and the parameters that are not GOOD yet."""
 
-    Where backprop is a function it is run there too. What it has computed at the point is the gradient of one side.
-    """
-    problem, reference, rounding = session.problem, session.reference, session.measurements.rounding
-    assert reference is not None
-    doubtful = {name for name, c in comparisons.items() if c.verdict is not Verdict.GOOD and not problem[name].issue}
-    found, spread = dict(comparisons), {name: np.zeros(problem[name].value.shape) for name in doubtful}
-    residuals = {name: problem.grads[name] - reference.gradients[name] for name in doubtful}
-    floors, sides = dict(rounding.floors), [reference.gradients]
-    # Arrays stay what they are at the point: as near to it as the tie lets them.
-    hair = HAIR if problem.backprop is not None else max(HAIR / 1000, 64 * problem.precision)
-    for count, point in enumerate(_both_sides(problem, session.generator, hair)):
-        if not doubtful or (problem.backprop is not None and count == PLACES):
-            break
-        if count == 2 * PLACES:  # what the kink cannot explain stays accused
-            doubtful = {name for name in doubtful if norm(_beyond(residuals[name], spread[name])) <= floors[name]}
-        moved = problem.at(point) if problem.backprop is not None else problem.at(point, {})
-        try:
-            away = reference.tracer.trace(moved)
-        except NotTraceable:  # not finite there
-            continue
-        asked, gradients = moved, dict(away.gradients)
-        if problem.backprop is None:
-            asked = problem
+    def __init__(self, session: Session, comparisons: dict[str, Comparison]) -> None:
+        assert session.reference is not None
+        self.session = session
+        self.problem, self.reference = session.problem, session.reference
+        self.found = dict(comparisons)
+        self.floors = dict(session.measurements.rounding.floors)
+        issues = {parameter.name for parameter in self.problem if parameter.issue}
+        self.doubtful = {c.name for c in comparisons.values() if c.verdict is not Verdict.GOOD} - issues
+
+    def ask_both_beside(self) -> None:
+        """Compare backprop and the reference a tiny step to one side and to the other."""
+        for point in islice(_both_sides(self.problem, self.session.generator, HAIR), PLACES):
+            if self.doubtful:
+                moved = self.problem.at(point)
+                with suppress(NotTraceable):  # not finite there
+                    away = self.reference.tracer.trace(moved)
+                    self._take_better(moved, away, moved, away.gradients)
+
+    def ask_every_side(self) -> None:
+        """Compare arrays, which backprop has computed at the point, with the gradients of the sides around it.
+
+        Else allow for what the sides differ by.
+        """
+        problem, reference, measurements = self.problem, self.reference, self.session.measurements
+        comparisons, rounding = dict(self.found), measurements.rounding
+        spread = {name: np.zeros(problem[name].value.shape) for name in self.doubtful}
+        residuals = {name: problem.grads[name] - reference.gradients[name] for name in self.doubtful}
+        sides = [reference.gradients]
+        hair = max(HAIR / 1000, 64 * problem.precision)  # as near to the point as the tie lets it be
+        for count, point in enumerate(_both_sides(problem, self.session.generator, hair)):
+            if count == 2 * PLACES:  # what the kink cannot explain stays accused
+                left = {name: norm(_beyond(residuals[name], spread[name])) for name in self.doubtful}
+                self.doubtful -= {name for name, size in left.items() if size > self.floors[name]}
+            if not self.doubtful:
+                break
+            moved = problem.at(point, {})
+            try:
+                away = reference.tracer.trace(moved)
+            except NotTraceable:  # not finite there
+                continue
             sides.append(away.gradients)
-            for name in doubtful:
+            gradients = dict(away.gradients)
+            for name in self.doubtful:
                 gradients[name] = _nearest_middle(problem.grads[name], away.gradients[name], [s[name] for s in sides])
-        measurements = Measurements.of_all_entries(asked, gradients, away.penalties, away.precision)
-        for name in doubtful if problem.backprop is None else ():
-            spread[name] = np.maximum(spread[name], np.abs(away.gradients[name] - reference.gradients[name]))
-            floors[name] = rounding.floors[name] + 16 * hair * norm(away.gradients[name])
-        measurements.rounding = Rounding(0.0, floors)
-        here = compare(asked, measurements, session.tolerance)
-        if any(name in doubtful and here[name].verdict is Verdict.INCONCLUSIVE for name in here):
-            # What turns round at the kink itself is none of the rounding beside it.
-            measurements.rounding = Rounding(0.0, floors | _moves(session, moved, away))
-            again = compare(asked, measurements, session.tolerance)
-            here |= {name: comparison for name, comparison in again.items() if comparison.verdict is Verdict.GOOD}
-        for name, comparison in here.items():
-            if name in doubtful and comparison.verdict < found[name].verdict:
-                found[name] = comparison.noted(notes.MOVED_OFF_KINK, None, Reason.MOVED_OFF_KINK)
-                doubtful -= {name} if comparison.verdict is Verdict.GOOD else set()
-    if problem.backprop is None:
-        rest = compare(_without(problem, residuals, spread), session.measurements, session.tolerance)
+                spread[name] = np.maximum(spread[name], np.abs(away.gradients[name] - reference.gradients[name]))
+                self.floors[name] = rounding.floors[name] + 16 * hair * norm(away.gradients[name])
+            self._take_better(moved, away, problem, gradients)
+        rest = compare(_without(problem, residuals, spread), measurements, self.session.tolerance)
         widened = {name: rounding.floors[name] + 2 * norm(spread[name]) for name in spread}
-        session.measurements.rounding = Rounding(0.0, {**rounding.floors, **widened})
-        for name, comparison in session.compare_all(comparisons).items():
-            if name in spread and found[name].is_accused and not rest[name].is_accused:
-                found[name] = comparison.noted(notes.KINK_HERE, Verdict.INCONCLUSIVE, Reason.KINK)
-    return found
+        measurements.rounding = Rounding(0.0, {**rounding.floors, **widened})
+        for name, comparison in self.session.compare_all(comparisons).items():
+            if name in spread and self.found[name].is_accused and not rest[name].is_accused:
+                self.found[name] = comparison.noted(notes.KINK_HERE, Verdict.INCONCLUSIVE, Reason.KINK)
+
+    def _take_better(self, moved: Problem, away: Reference, asked: Problem, gradients: Params) -> None:
+        """Compare the gradients that are asked with those beside the kink, and keep the better verdicts."""
+        measurements = Measurements.of_all_entries(asked, gradients, away.penalties, away.precision)
+        measurements.rounding = Rounding(0.0, self.floors)
+        here = compare(asked, measurements, self.session.tolerance)
+        if any(name in self.doubtful and here[name].verdict is Verdict.INCONCLUSIVE for name in here):
+            # What turns round at the kink itself is none of the rounding beside it.
+            moves = _moves(self.session, moved, away, self.session.generator)
+            measurements.rounding = Rounding(0.0, self.floors | moves)
+            again = compare(asked, measurements, self.session.tolerance)
+            here |= {name: comparison for name, comparison in again.items() if comparison.verdict is Verdict.GOOD}
+        for name in sorted(self.doubtful):
+            if here[name].verdict < self.found[name].verdict:
+                self.found[name] = here[name].noted(notes.MOVED_OFF_KINK, None, Reason.MOVED_OFF_KINK)
+                self.doubtful -= {name} if here[name].verdict is Verdict.GOOD else set()
 
 
 def _nearest_middle(backprop: Array, gradient: Array, sides: list[Array]) -> Array:
@@ -192,16 +248,6 @@ def _without(problem: Problem, residuals: Params, spread: Params) -> Problem:
             gradient = gradient - residuals[name] + _beyond(residuals[name], spread[name])
         parameters.append(replace(parameter, gradient=gradient))
     return replace(problem, parameters=tuple(parameters))
-
-
-def _moves(session: Session, problem: Problem, reference: Reference) -> dict[str, float]:
-    """Return how far the reference moves when every number is rounded once more."""
-    precision = max(problem.precision, session.measurements.precision)
-    try:
-        rounded = reference.tracer.trace(problem, REFERENCE_ROUNDINGS * precision, session.generator)
-    except NotTraceable:  # not finite
-        return {}
-    return {name: distance(rounded.gradients[name], gradient) for name, gradient in reference.gradients.items()}
 
 
 def _both_sides(problem: Problem, generator: Generator, hair: float) -> Iterator[dict[str, Array]]:

@@ -127,9 +127,10 @@ class Problem:
         """How wrong the gradient with a planted bug is, relative to the true one; 0 where that is lost in rounding."""
         whole = np.sqrt(sum(np.sum(g * g) for g in self.true.values()))
         size = np.linalg.norm(self.true[name])
-        if size <= 500 * self.precision * whole:
+        right = self.gradient(self.params)[name]
+        if size <= 500 * self.precision * whole or np.linalg.norm(right - self.true[name]) > size / 2:
             return 0.0
-        wrong = BUGS[bug](self.gradient(self.params)[name], np.random.default_rng(seed))
+        wrong = BUGS[bug](right, np.random.default_rng(seed))
         return np.linalg.norm(wrong - self.true[name]) / size
 
     def check(self, form, name, bug, seed, options):
