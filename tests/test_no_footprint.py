@@ -284,7 +284,8 @@ def test_arrays_are_restored_when_the_loss_breaks_off(dtype, method, count, erro
     ):
         own.check(hook)
     assert own.bits() == before
-    was_traced = method is None and count == 3 and error is RuntimeError  # which is a refusal of the trace alone
+    # Which is a refusal of the trace alone; in float32 the next value is traced as well.
+    was_traced = method is None and error is RuntimeError and 3 <= count <= (3 if dtype is np.float64 else 4)
     assert own.calls == count + was_traced
     assert own.params["W"].__class__ is own.params["b"].__class__ is np.ndarray
     assert [report.verdict for report in hook.reports] == ([] if error is KeyboardInterrupt else [Verdict.INCONCLUSIVE])

@@ -366,3 +366,17 @@ def test_a_loss_that_is_rougher_than_its_value_contradicts_no_reference(factor):
     report = check_gradients(loss, np.array([3.5e-14, 3.6e-14, 5.6e-14]), gradient)
     assert report.method == "reference"
     assert report.verdict is (GOOD if factor == 1 else WORRY)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e4])
+def test_noises_of_one_size_do_not_cancel_in_half_of_the_samples(factor):
+    """Attention that is saturated until its gradient is 1e-12 of the whole has lost digits that the reference has."""
+    graph = FAMILIES["random"](530_204)
+
+    def gradient(params):
+        grads = graph.gradient(params)
+        return grads | {"attention2_q": factor * grads["attention2_q"]}
+
+    found = check_gradients(graph.loss, graph.params, gradient, seed=530_204).parameters
+    assert (found["attention2_q"].verdict <= INCONCLUSIVE) is (factor == 1)
+    assert found["attention2_k"].verdict <= INCONCLUSIVE

@@ -216,8 +216,12 @@ def _factors(middle: float, width: float) -> Array:
 
 @cache
 def _signs() -> Array:
-    """Return the pool of random signs."""
-    return np.sign(_factors(0.0, 1.0))
+    """Return the pool of random signs, with sizes around 1: two noises of one size are not to cancel half of the time.
+
+    Their squares and their logarithms are those of 1 in the mean, so that noise neither grows nor shrinks on its way.
+    """
+    drawn = _factors(0.0, 1.0)
+    return np.sign(drawn) * (0.75 + 0.5 * np.abs(drawn))
 
 
 @dataclass(slots=True)
