@@ -601,8 +601,8 @@ def residual(bug):
 def vector(bug):
     """One vector and a number, as scipy's users have them: a curve through points, with a penalty."""
     rng = np.random.default_rng(5)
-    x, y = rng.normal(size=(20, 6)), rng.normal(size=20)
-    params = {"theta": rng.normal(size=6) + 2}
+    x, y = rng.normal(size=(20, 9)), rng.normal(size=20)
+    params = {"theta": rng.normal(size=9) + 2}
 
     def penalty(t):
         return 0.05 * np.sum(np.abs(t)) if bug in ("L1 missing", "L2 for L1") else 0.05 * np.sum(t[1:] ** 2)
@@ -723,6 +723,58 @@ def whole_data_set(wrong):
     return loss, params, backward
 
 
+def reads_old_caches(wrong):
+    """A backward pass that reads what the last forward pass has left: that of the training, at other parameters."""
+    rng = np.random.default_rng(11)
+    x, y = rng.normal(size=(9, 4)), rng.normal(size=(9, 2))
+    params = {"W": rng.normal(size=(4, 5)), "V": rng.normal(size=(5, 2))}
+    earlier = {name: array + 0.1 * rng.normal(size=array.shape) for name, array in params.items()}
+
+    def loss(p):
+        return np.mean((np.tanh(x @ p["W"]) @ p["V"] - y) ** 2)
+
+    def backward(p):
+        p = earlier if wrong else p
+        h = np.tanh(x @ p["W"])
+        error = 2 * (h @ p["V"] - y) / y.size
+        return {"W": x.T @ (error @ p["V"].T * (1 - h**2)), "V": h.T @ error}
+
+    return loss, params, backward
+
+
+def own_loop(bug):
+    """A training by hand whose hook is in the wrong place, or gets another gradient than the loss's."""
+    rng = np.random.default_rng(12)
+    x, y = rng.normal(size=(40, 4)), rng.normal(size=(40, 2))
+    params = {"W": rng.normal(size=(4, 5)) / 2, "b": np.zeros(5), "V": rng.normal(size=(5, 2)) / 2}
+    velocity = {name: np.zeros_like(array) for name, array in params.items()}
+    hook = GradCheckHook(after=3, reporters=[], on_fail=lambda report: None)
+
+    def backward(p, x, y):
+        h = np.tanh(x @ p["W"] + p["b"])
+        error = 2 * (h @ p["V"] - y) / y.size
+        delta = error @ p["V"].T * (1 - h**2)
+        return {"W": x.T @ delta, "b": delta.sum(axis=0), "V": h.T @ error}
+
+    grads = velocity
+    for step in range(4):
+        rows = rng.permutation(40)[:16]
+
+        def loss(p, x=x[rows], y=y[rows]):
+            return np.mean((np.tanh(x @ p["W"] + p["b"]) @ p["V"] - y) ** 2)
+
+        if bug == "before backward":
+            hook.on_step(step, loss=loss, params=params, grads=grads)
+        grads = backward(params, x[rows], y[rows])
+        velocity = {name: 0.9 * velocity[name] + grad for name, grad in grads.items()}
+        if bug not in ("before backward", "after the update"):
+            hook.on_step(step, loss=loss, params=params, grads=velocity if bug == "velocity" else grads)
+        params = {name: array - 0.1 * grads[name] for name, array in params.items()}
+        if bug == "after the update":
+            hook.on_step(step, loss=loss, params=params, grads=grads)
+    return hook.reports[1:]
+
+
 def gates(wrong):
     """Three gates; the gradients of two biases are copied from the first."""
     rng = np.random.default_rng(7)
@@ -812,6 +864,15 @@ OTHER_BUGS |= {
     ),
     "weights of outputs": one_check(weighted, "path_scaled"),
     "rows averaged": one_check(averaged, "line_factors"),
+    "a backward that reads old caches": one_check(reads_old_caches, "old_caches"),
+    **{
+        f"own loop: {bug}": OtherBug((code,), lambda wrong, bug=bug: own_loop(bug if wrong else ""))
+        for bug, code in {
+            "after the update": "after_the_update",
+            "before backward": "stale",
+            "velocity": "momentum",
+        }.items()
+    },
     "the loss of all samples": one_check(whole_data_set, "other_samples"),
     "biases copied": one_check(gates, "copied"),
 }

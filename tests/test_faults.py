@@ -785,7 +785,7 @@ def test_a_module_with_a_hook_can_be_compiled_by_torch_script():
     """The recorder steps aside, and is there again at the next step; the module is the same object."""
     torch = pytest.importorskip("torch")
     model = torch.nn.Sequential(torch.nn.Linear(3, 1))
-    hook, x = adapters.TorchGradCheckHook(model, reporters=[], schedule=every(1), max_evaluations=4), torch.ones(2, 3)
+    hook, x = adapters.TorchGradCheckHook(model, reporters=[], schedule=every(1)), torch.ones(2, 3)
     outer = torch.nn.Sequential(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch means to give it up

@@ -910,17 +910,6 @@ def test_a_grad_that_holds_nan_equals_nothing(dtype):
     assert any("equal a fresh backward pass" in answer for answer in report.asked) == is_finite
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
-def test_scripting_says_that_the_hook_is_in_the_way():
-    """torch.jit.script compiles hooks, which it cannot here; after hook.close() it compiles the module."""
-    model = nn.Sequential(nn.Linear(3, 1))
-    hook = a_hook(model)
-    with pytest.raises(AttributeError, match=r"torch.jit.script.*Try hook.close\(\)"):
-        torch.jit.script(model)
-    hook.close()
-    torch.jit.script(model)
-
-
 def test_a_mistake_in_attaching_is_told_once():
     """Not as a wrong gradient, and the end says that nothing was checked."""
     said = []

@@ -8,6 +8,7 @@ import warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -648,12 +649,12 @@ def test_several_threads_check_at_once():
 def test_another_thread_gets_numbers_while_a_loss_is_traced():
     """It runs the same module's functions and reads the same arrays, in the very moment in which boxes stand there."""
     net = SimpleNamespace(W=W.copy())
-    seen = []
+    queue = SimpleQueue()  # a list that the loss reaches would be put back
 
     def elsewhere():
         buffer = np.zeros((6, 2))
         buffer[...] = X @ net.W
-        seen.append((type(buffer), type(X @ net.W), type(np.sum(X)), net.W.sum() + 0.0, buffer.sum()))
+        queue.put((type(buffer), type(X @ net.W), type(np.sum(X)), net.W.sum() + 0.0, buffer.sum()))
 
     def loss():
         thread = threading.Thread(target=elsewhere)
@@ -664,6 +665,7 @@ def test_another_thread_gets_numbers_while_a_loss_is_traced():
     attachment = adapters.attributes(net, ["W"], loss=loss, naming={"W": "dW"})
     net.dW = gradient(W, B)[0]
     traced(lambda: check_gradients(**attachment))
+    seen = [queue.get() for _ in range(queue.qsize())]
     assert {found[:3] for found in seen} == {(np.ndarray, np.ndarray, np.float64)}
     assert len(seen) >= 4
     assert seen[2][3:] == seen[0][3:]  # the traced evaluation, and the first one

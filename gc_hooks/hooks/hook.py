@@ -15,6 +15,7 @@ from gc_hooks.check import CheckOptions
 from gc_hooks.errors import InvalidProblem, NondeterministicLoss
 from gc_hooks.hooks.base import FULL, CheckPlan, HookBase
 from gc_hooks.hooks.options import HookOptions, require_choice
+from gc_hooks.hooks.placement import Kept, is_misplacement, keep, misplaced
 from gc_hooks.hooks.questions import (
     OwnStep,
     check_own_loop,
@@ -30,7 +31,7 @@ from gc_hooks.hooks.questions import (
 from gc_hooks.hooks.recorder import warn
 from gc_hooks.report import CheckReport
 from gc_hooks.report.diagnosis import Code
-from gc_hooks.report.verdict import Tolerance
+from gc_hooks.report.verdict import Tolerance, Verdict
 from gc_hooks.slopes.methods import Estimate, Method
 from gc_hooks.training import Callback, TrainState
 
@@ -161,6 +162,7 @@ class GradCheckHook(HookBase, Callback):
         self._batch: Batch | None = None  # the check batch: the same at every check, so that checks compare
         self._buffers: tuple[int, dict[str, Array]] = -1, {}  # gradients, and the call that saw them
         self._trained: Params | None = None  # of our own trainer
+        self._kept: Kept | None = None  # of the call before, in a loop of the user's own
         self._draws = False  # whether the loss of a loop of the user's has drawn random numbers
 
     def _current_params(self) -> Any:
@@ -286,8 +288,27 @@ class GradCheckHook(HookBase, Callback):
                 accumulates = any(diagnosis.code == Code.ACCUMULATED for diagnosis in known)
                 report = with_live_buffers(own, report, live, previous, accumulates)
                 self._buffers = (self.calls, live) if self._may_be_due() else (-1, {})
-            check.report = report.noted(*notes) if notes else self._compared(report)
+            check.report = report.noted(*notes) if notes else self._placed(own, report, options)
         self._act_on(check.report)
+
+    def _placed(self, own: OwnStep, report: CheckReport, options: CheckOptions) -> CheckReport:
+        """Return the report of a check, with what its gradient is in truth where that is another than the loss's."""
+        kept, self._kept = self._kept, None
+        found = None
+        if report.verdict > Verdict.INCONCLUSIVE and kept is not None and kept.call == self.calls - 1:
+            found = misplaced(own, report, kept, options)
+        if self._may_be_due() and not callable(own.grads):  # a function is asked at these very parameters
+            self._kept = keep(self.calls, own, report)
+        known = self._known
+        if known is not None and found is None and is_misplacement(known) and set(report.failing) == set(known.failing):
+            found = known.diagnoses[0]  # it needs the call before, which may not have been kept
+        if found is None:
+            return self._compared(report)
+        report = replace(report, diagnoses=(found,), as_at=None)
+        if known is not None and found.code == known.diagnoses[0].code:
+            return replace(report, as_at=known.step)
+        self._known = report
+        return report
 
     def _check_own(self, own: OwnStep, options: CheckOptions) -> CheckReport:
         """Make a whole check; of a loss that draws random numbers with these held fixed, where that is possible."""

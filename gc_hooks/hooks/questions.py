@@ -60,6 +60,7 @@ MOST_SHOWN = 3
 
 BETWEEN_LAYERS: set[str] = {Code.WRONG_BELOW, Code.OTHER_LOSS, Code.UNEXPLAINED}
 BETWEEN_LAYERS |= {Code.DROPOUT_SCALE, Code.ORDER_MATTERS, Code.SAMPLES_MIXED}
+BETWEEN_LAYERS |= {Code.PATH_LOST, Code.PATH_SCALED, Code.ACTIVATION_DERIVATIVE, Code.NOT_TRANSPOSED, Code.OTHER_INPUT}
 """Codes of bugs that a check of the layers one by one can locate."""
 
 
@@ -421,7 +422,7 @@ class OwnStep(NamedTuple):
 def check_own_loop(own: OwnStep, options: CheckOptions, draws: Draws | None = None) -> CheckReport:
     """Ask question 3 in a loop of the user's, and say which of the others could not be asked."""
     if draws is None:
-        with _reset(own) as (loss, grads):
+        with reset(own) as (loss, grads):
             report = check_gradients(loss, own.params, grads, in_place=own.in_place, **vars(options))
         return _of_own_loop(own, report)
     report = check_own_loop(_with_held(own, draws, draws.before), options)
@@ -446,7 +447,7 @@ def glance_at_own_loop(own: OwnStep, options: CheckOptions, glance: Glance) -> C
 
     Costs three evaluations of the loss, and two of the gradient where that is a function, which has to repeat itself.
     """
-    with found_once(own.loss, own.grads), _reset(own) as (loss, grads):
+    with found_once(own.loss, own.grads), reset(own) as (loss, grads):
         meter = Meter(options.max_evaluations, options.max_seconds)
         problem = build_problem(loss, own.params, grads, in_place=own.in_place, meter=meter, is_known=True)
         try:
@@ -490,7 +491,7 @@ def with_live_buffers(
     report = not_finite(report, live, report.loss)
     if not any(map(np.any, live.values())) or not are_finite(live):
         return report
-    with _reset(own) as (_, grads):
+    with reset(own) as (_, grads):
         fresh = flatten(grads() if own.in_place else grads(own.params))
     fresh = {name: np.asarray(array, dtype=live[name].dtype) for name, array in fresh.items() if name in live}
     fresh = {name: array for name, array in fresh.items() if array.shape == live[name].shape}
@@ -518,7 +519,7 @@ def with_live_buffers(
 
 
 @contextmanager
-def _reset(own: OwnStep) -> Iterator[tuple[Loss, Any]]:
+def reset(own: OwnStep) -> Iterator[tuple[Loss, Any]]:
     """Yield loss and gradient; ``before_loss`` puts back before each call what the model carries from call to call.
 
     After the last call it is called once more: the training goes on from where it was.

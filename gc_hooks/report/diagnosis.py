@@ -51,7 +51,8 @@ class Code(_Text):
     NOT_TRANSPOSED, OTHER_WEIGHT, UPDATED_BEFORE = "not_transposed", "other_weight", "updated_before"
     OTHER_INPUT, USES_LOST, SAMPLES_LOST = "other_input", "uses_lost", "samples_lost"
     # Loss and gradient do not belong together.
-    OTHER_SAMPLES = "other_samples"
+    OTHER_SAMPLES, AFTER_THE_UPDATE = "other_samples", "after_the_update"
+    MOMENTUM, OLD_CACHES = "momentum", "old_caches"
     # The optimiser's buffers differ from a fresh backward pass.
     ACCUMULATED, STALE, BUFFERS_DIFFER = "accumulated", "stale", "buffers_differ"
     # What holds for the loss does not hold for its gradient.

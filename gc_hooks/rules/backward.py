@@ -52,6 +52,20 @@ WORDS = {
 }
 
 
+def old_caches(context: RuleContext) -> Iterator[Diagnosis]:
+    """My backward gives the same gradient whatever the parameters are: it reads what an earlier forward pass has left.
+    Seen when it does not move although the parameters do; costs one gradient and one traced evaluation."""
+    names = context.unexplained
+    if names and set(names) == set(context.nonzero) and context.gradient_stands_still():
+        yield Diagnosis(
+            Code.OLD_CACHES,
+            tuple(names),
+            "Backward gives the same gradient when the parameters move, and the loss's own gradient changes.",
+            advice="This usually means that it reads the caches of an earlier forward pass. Try a function that runs "
+            "forward first: backward=lambda: (net.loss(x, y), net.backward()).",
+        )
+
+
 def backward_slip(context: RuleContext) -> Iterator[Diagnosis]:
     """My backward differs from the right one in one place: a path is lost, a derivative is that of the output, a weight
     is not transposed. Seen when the reverse pass of the traced loss gives my gradient, in every entry, with that slip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -13,11 +14,13 @@ import numpy as np
 from gc_hooks._typing import Array
 from gc_hooks.arrays.large import inner
 from gc_hooks.arrays.norms import is_vector, norm
-from gc_hooks.problem import Parameter
+from gc_hooks.problem import BudgetSpent, Parameter
 from gc_hooks.report.comparison import Comparison, Reason
 from gc_hooks.report.diagnosis import Code, Diagnosis, Repair
 from gc_hooks.report.verdict import Verdict
+from gc_hooks.slopes.instrument import beside
 from gc_hooks.slopes.measurements import DirectionalMeasurement, ParameterMeasurements
+from gc_hooks.tracing import NotTraceable
 from gc_hooks.tracing.slips import Slip, find_slip
 from gc_hooks.verdicts.compare import compare_parameter, whole_norm
 from gc_hooks.verdicts.session import Session
@@ -293,6 +296,23 @@ class RuleContext:
         before, left = norm(now - slopes), norm(repaired - slopes)
         meets_what_is_wrong = REDUCTION * before > self.comparison(name).difference * (norm(now) + norm(slopes))
         return meets_what_is_wrong and left > before / 2
+
+    def gradient_stands_still(self) -> bool:
+        """Return whether backprop gives the same gradient beside the point, where the true one is another.
+
+        Costs one evaluation, one that is traced, and one gradient.
+        """
+        session = self.session
+        problem = session.problem
+        if problem.backprop is None or session.reference is None:
+            return False
+        with suppress(NotTraceable, BudgetSpent):
+            moved = problem.at(beside(problem, session.generator).point)
+            true = session.reference.tracer.trace(moved).gradients
+            if all(np.array_equal(true[name], session.reference.gradients[name]) for name in self.usable):
+                return False
+            return all(np.array_equal(moved.grads[name], self.gradient(name)) for name in self.usable)
+        return False
 
     def find_slip(self, names: Sequence[str]) -> Slip | None:
         """Return the one mistake in a backward pass that explains the gradients of some parameters, if there is one."""

@@ -115,7 +115,7 @@ def part_of_penalty(context: RuleContext) -> Iterator[Diagnosis]:
             (Code.L1, {f"sign({name})": np.sign(value), name: value}),
             (Code.L2_MISSING, {f"{name} in {len(indices)} of {value.size} entries": chosen}),
         ):
-            if any(np.count_nonzero(term) < LEAST_ENTRIES for term in terms.values()):
+            if any(np.count_nonzero(term) < LEAST_ENTRIES * len(terms) for term in terms.values()):
                 continue
             strengths = context.fit(name, excess, *terms.values())
             taken = sum(strength * term for strength, term in zip(strengths, terms.values(), strict=True))
@@ -134,8 +134,8 @@ def part_of_penalty(context: RuleContext) -> Iterator[Diagnosis]:
             break
 
 
-LEAST_ENTRIES = 3
-"""Entries that have to agree on one strength, and on two of them."""
+LEAST_ENTRIES = 4
+"""Entries that have to agree, for each strength: those of a bias before softmax sum to zero, and one proves nothing."""
 ONE_OF_TWO = (
     "This usually means a penalty that is in one of loss and gradient only, or an L1 term in one and an L2 term in the "
     "other. Try to compare the two lines."

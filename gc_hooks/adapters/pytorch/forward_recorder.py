@@ -52,16 +52,6 @@ class ForwardRecorder:
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return ForwardRecorder, ()
 
-    def __getattr__(self, name: str) -> Any:
-        """Say what to do where torch.jit.script asks a hook for its name in order to compile it."""
-        seen = f"'{type(self).__name__}' object has no attribute '{name}'"
-        if name == "__name__":
-            seen += (
-                ". This usually means torch.jit.script, which cannot compile a module while a hook looks on. Try "
-                "hook.close() before it, and a new TorchGradCheckHook(model) after it."
-            )
-        raise AttributeError(seen)
-
     def __call__(self, module: Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Record one forward pass of the training, or prepare one of a replay."""
         import torch
