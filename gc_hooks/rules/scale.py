@@ -49,6 +49,10 @@ NEARLY_ONE = (
     "A factor so near to 1 is usually an epsilon, a rounded constant, or a decay that is in one of the two only. Try "
     "to look for such a number."
 )
+ON_EVERYTHING = (
+    "One odd factor on everything is usually clipping by norm, a loss scale, or a learning rate. Try to hand in the "
+    "gradient before that."
+)
 ODD = (
     "This usually means log10 or log2 beside log (ln 10, ln 2), or the root of a dimension that is in one of the two "
     "only. Try to compare the two lines."
@@ -247,20 +251,22 @@ def in_digits(factor: float) -> str:
 
 
 def clipped_by_value(context: RuleContext) -> Iterator[Diagnosis]:
-    """My gradient was clipped by value before it was handed in. Seen when each wrong entry has the same size, and the
-    slope there is larger and has the same sign; costs nothing."""
+    """My gradient was clipped by value before it was handed in. Seen when all wrong entries have one size, and the
+    slopes there are larger, of several sizes, and have the same signs; costs nothing."""
     names, bound = context.failing, 0.0
     for name in names:
         bound = max(bound, largest(context.gradient(name)))
-    count = 0
+    sizes: list[Array] = []
     for name in names:
         indices, slopes = context.wrong_entries(name)
         grads = context.gradient(name).flat[indices]
         is_at_bound = np.abs(np.abs(grads) - bound) <= CLOSE * bound
         if not len(indices) or not np.all(is_at_bound & (np.abs(slopes) > bound) & (slopes * grads > 0)):
             return
-        count += len(indices)
-    if count < 2 or any(largest(context.gradient(name)) > bound for name in context.usable):
+        sizes.append(np.abs(slopes))
+    every = np.concatenate(sizes) if sizes else np.zeros(1)
+    is_one_size = np.max(every) <= (1 + LEAST_CLOSE) * np.min(every)  # then it may be a factor as well
+    if is_one_size or any(largest(context.gradient(name)) > bound for name in context.usable):
         return
 
     def attempt(name: str) -> tuple[Array, str]:
@@ -270,10 +276,8 @@ def clipped_by_value(context: RuleContext) -> Iterator[Diagnosis]:
         return repaired, "the measured values there"
 
     if all(context.try_repair(name, attempt(name)[0]) is not None for name in names):
-        gradients, limit = of_gradients(names), f"{bound:.4g}"
-        message = (
-            f"All {count} wrong entries of {gradients} are {limit} or -{limit}, and the measured slopes are larger."
-        )
+        entries, limit = f"All {len(every)} wrong entries of {of_gradients(names)}", f"{bound:.4g}"
+        message = f"{entries} are {limit} or -{limit}, and the measured slopes are larger."
         advice = "This usually means a gradient that is clipped by value. Try to hand it in before it is clipped."
         yield context.with_repair(
             Diagnosis(Code.CLIPPED, tuple(names), message, advice=advice), Repair.ENTRIES, attempt
@@ -375,7 +379,10 @@ def _diagnosis(context: RuleContext, factor: float, penalties: Mapping[str, Arra
     elif keep and (is_near(factor, keep) or is_near(factor, 1 / keep)):
         code = Code.DROPOUT_SCALE
     advice = ADVICE[code]
-    if code is Code.SCALED and abs(factor - 1) < BESIDE_ONE:
+    is_odd = recognised(factor, context.constants) is None
+    if code is Code.SCALED and is_odd and len(names) > 1 and nonzero <= set(names) and abs(factor - 1) > BESIDE_ONE:
+        advice = ON_EVERYTHING
+    elif code is Code.SCALED and abs(factor - 1) < BESIDE_ONE:
         advice = NEARLY_ONE
     elif code is Code.SCALED and any(is_near(abs(factor), value) for value in SPECIAL.values()):
         advice = ODD
