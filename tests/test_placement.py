@@ -133,3 +133,23 @@ def test_the_parameters_are_what_they_were():
         seen.append(all(np.array_equal(before[name], params[name]) for name in params))
     assert hook.reports[-1].diagnoses[0].code == "after_the_update"
     assert seen == [True, True]
+
+
+@pytest.mark.parametrize("strength", [0.01, 0.02])
+def test_a_penalty_of_its_own_is_told_apart(strength):
+    """Handed in apart, a term twice as strong is named as that; the right one is GOOD, with its share."""
+    rng, hook = np.random.default_rng(4), GradCheckHook(after=None, reporters=[], on_fail=lambda report: None)
+    x, y = rng.normal(size=(32, 6)), rng.integers(3, size=32)
+    params = {name: rng.normal(size=shape) for name, shape in SHAPES.items()}
+    grads = backward(params, x, y)
+    for name in ("W1", "W2"):
+        grads[name] += strength * params[name]
+
+    def penalty(p):
+        return 0.005 * (np.sum(p["W1"] ** 2) + np.sum(p["W2"] ** 2))
+
+    hook.on_step(0, loss=lambda p: cost(p, x, y), params=params, grads=grads, penalty=penalty)
+    report = hook.reports[0]
+    assert [diagnosis.code for diagnosis in report.diagnoses] == (["l2_factor"] if strength > 0.01 else [])
+    assert report.ok == (strength == 0.01)
+    assert 0 < report.penalty_share < 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import numbers
 from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -215,20 +214,6 @@ def scaled(value: Any, factor: float = 1.0) -> Any:
         value = getattr(value, "data", value)  # the loss may be a node of an autograd engine
     is_number = isinstance(value, (np.ndarray, np.generic, int, float, complex))
     return value * factor if is_number and factor != 1.0 else value
-
-
-def takes_nothing(function: object) -> bool:
-    """Return whether a function is called without arguments, and cannot be called with one."""
-    try:
-        signature = inspect.signature(function)  # type: ignore[arg-type]
-        signature.bind()
-    except (TypeError, ValueError):
-        return False
-    try:
-        signature.bind(None)
-    except TypeError:
-        return True
-    return False
 
 
 def shown(thing: object) -> str:

@@ -21,7 +21,6 @@ from gc_hooks.adapters.attachment import (
     attach,
     scaled,
     set_to_zero,
-    takes_nothing,
 )
 from gc_hooks.arrays.gradients import noted
 from gc_hooks.arrays.norms import same_bits
@@ -29,6 +28,7 @@ from gc_hooks.arrays.tree import flatten, is_container
 from gc_hooks.errors import InvalidProblem
 from gc_hooks.isolation.evaluation import Evaluation
 from gc_hooks.isolation.undoing import undone_by
+from gc_hooks.problem.validate import takes_nothing
 from gc_hooks.report.diagnosis import listed
 
 if TYPE_CHECKING:

@@ -25,6 +25,7 @@ from gc_hooks.hooks.questions import (
     glance_at_own_loop,
     glance_at_slopes,
     live_buffers,
+    own_step,
     with_buffers,
     with_live_buffers,
 )
@@ -233,6 +234,7 @@ class GradCheckHook(HookBase, Callback):
         grads: object,
         in_place: bool = False,
         before_loss: Callable[[], object] | None = None,
+        penalty: Loss | None = None,
     ) -> None:
         """Check the gradient, if a check is due: call it at each step, after backward and before the update.
 
@@ -247,19 +249,21 @@ class GradCheckHook(HookBase, Callback):
             each evaluation. With dropout off nothing is known of the masks.
         before_loss : callable, optional
             Called before every evaluation, and once after the last: put back what your model carries from call to call.
+        penalty : callable, optional
+            As for `check_gradients`: a regularisation term of its own, which ``loss`` then leaves out.
         """
         # A plain tuple, because this runs at every step of a training.
-        self._latest = (step, loss, params, grads, in_place, before_loss)
+        self._latest = (step, loss, params, grads, in_place, before_loss, penalty)
         plan = self._due(step)
         if plan is not None:
-            self._check_step(OwnStep(*self._latest), plan)
+            self._check_step(own_step(*self._latest), plan)
 
     def close(self) -> None:
         """Check at the end when the loop was too short for the check after N; then close what this hook opened."""
         latest, self._latest = self._latest, None
         try:
             if latest is not None:
-                last = OwnStep(*latest)
+                last = own_step(*latest)
                 if self._is_early_end() and callable(last.grads):
                     self._check_step(last, FULL, self._early_end_note)
                 elif self._is_early_end():

@@ -100,7 +100,7 @@ def _reference(own: OwnStep) -> dict[str, Array]:
     """Return the true gradient of this call's loss, by the names of the parameters; empty where it cannot be traced."""
     zeros = rebuild(own.params, {name: np.zeros(np.shape(leaf)) for name, leaf in flatten(own.params).items()})
     with reset(own) as (loss, _):
-        problem = build_problem(loss, own.params, zeros, in_place=own.in_place)
+        problem = build_problem(loss, own.params, zeros, in_place=own.in_place, penalty=own.penalty)
         try:
             reference, _, _ = confirmed_reference(problem, np.random.default_rng(0))
         except (NotTraceable, BudgetSpent, GradCheckError):

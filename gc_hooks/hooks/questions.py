@@ -30,7 +30,7 @@ from gc_hooks.layer_view import LayerView
 from gc_hooks.layerwise import check_layer_views, layers_at_fault
 from gc_hooks.numerics import EPS
 from gc_hooks.problem import Meter, Problem, put_back
-from gc_hooks.problem.validate import build_problem, revisit
+from gc_hooks.problem.validate import build_problem, revisit, takes_nothing
 from gc_hooks.quick_check import Glance
 from gc_hooks.report import CheckReport
 from gc_hooks.report.comparison import Comparison, Reason
@@ -417,13 +417,22 @@ class OwnStep(NamedTuple):
     grads: Any
     in_place: bool
     before_loss: Callable[[], object] | None
+    penalty: Loss | None = None
+
+
+def own_step(*handed_in: Any) -> OwnStep:
+    """Return what a call handed in; a loss that takes nothing reads the user's own arrays."""
+    own = OwnStep(*handed_in)
+    return own._replace(in_place=own.in_place or takes_nothing(own.loss))
 
 
 def check_own_loop(own: OwnStep, options: CheckOptions, draws: Draws | None = None) -> CheckReport:
     """Ask question 3 in a loop of the user's, and say which of the others could not be asked."""
     if draws is None:
         with reset(own) as (loss, grads):
-            report = check_gradients(loss, own.params, grads, in_place=own.in_place, **vars(options))
+            report = check_gradients(
+                loss, own.params, grads, in_place=own.in_place, penalty=own.penalty, **vars(options)
+            )
         return _of_own_loop(own, report)
     report = check_own_loop(_with_held(own, draws, draws.before), options)
     if report.verdict > Verdict.INCONCLUSIVE and draws.more:
@@ -449,7 +458,8 @@ def glance_at_own_loop(own: OwnStep, options: CheckOptions, glance: Glance) -> C
     """
     with found_once(own.loss, own.grads), reset(own) as (loss, grads):
         meter = Meter(options.max_evaluations, options.max_seconds)
-        problem = build_problem(loss, own.params, grads, in_place=own.in_place, meter=meter, is_known=True)
+        settings: dict[str, Any] = {"in_place": own.in_place, "penalty": own.penalty, "meter": meter, "is_known": True}
+        problem = build_problem(loss, own.params, grads, **settings)
         try:
             report = glance.look(problem, options.tolerance, seed=options.seed, step=options.step)
         finally:  # also after Ctrl-C

@@ -58,7 +58,7 @@ def build_problem(
     earlier check has used the loss (``is_known``), it is not evaluated, and the problem has no values.
     """
     _check_order(loss, params, grads)
-    in_place = in_place or _takes_nothing(loss)
+    in_place = in_place or takes_nothing(loss)
     arrays = parameter_arrays(params, in_place)
     named = None
     if in_place:  # in place several names may mean one array, and the loss sees one change of it
@@ -153,7 +153,7 @@ def _check_order(loss: object, params: object, grads: object) -> None:
         )
 
 
-def _takes_nothing(function: Callable[..., Any]) -> bool:
+def takes_nothing(function: Callable[..., Any]) -> bool:
     """Return whether a function can only be called without arguments: it reads the caller's own arrays."""
     try:
         signature = inspect.signature(function)
