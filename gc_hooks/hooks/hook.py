@@ -96,7 +96,7 @@ class GradCheckHook(HookBase, Callback):
     parameter too weakly, and up to five more at the first time. With ``method=`` all checks are whole.
 
     A bug is told once. While due checks find the same parameters wrong, by a difference of about the same size, they
-    are one line ("WORRY as at step 100, now 5.6e-01: other_loss, layer CappedLogits"), without a table and a warning.
+    are one line ("WORRY as at step 100, now 5.6e-01: layer CappedLogits, other_loss"), without a table and a warning.
     Each costs a glance, and four to eight slopes along directions in the wrong parameters (of four evaluations each
     where complex step does not work); the diagnoses are carried over. ``report.as_at`` is the step at which the
     bug was told. It is told in full again when other parameters are wrong, when the difference has changed by a

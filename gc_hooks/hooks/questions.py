@@ -162,7 +162,8 @@ def _explained(report: CheckReport, state: TrainState, batch: Batch, random_stat
     diagnoses = [*report.diagnoses, *broken_identities(state.objective, params, batch)]
     if not BETWEEN_LAYERS.isdisjoint(diagnosis.code for diagnosis in diagnoses):
         views: list[LayerView] = list(state.objective.layer_views(params, batch, random_state))
-        diagnoses += layers_at_fault(check_layer_views(views, seed=report.seed), views)
+        # First, because a layer with its file and line says more than a pattern.
+        diagnoses = [*layers_at_fault(check_layer_views(views, seed=report.seed), views), *diagnoses]
     return replace(report, diagnoses=tuple(diagnoses))
 
 
