@@ -604,7 +604,7 @@ def left_by(check, make, bits_of, stride):
         count += stride
 
 
-@pytest.mark.parametrize("stride", [1009, pytest.param(101, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [3001, pytest.param(101, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("attach", some(INTERRUPTED, ["attributes", "flat"]))
 def test_ctrl_c_at_any_line_leaves_an_object_as_it_was(attach, stride):
     """Through an adapter: weights, statistics, counters, caches, lists, the optimiser, generators, every attribute."""

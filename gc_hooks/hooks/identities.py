@@ -48,9 +48,9 @@ def broken_identities(objective: Objective, params: Params, batch: Batch) -> Ite
                 code,
                 tuple(broken),
                 f"The loss is the same {description}, but backprop's gradient of {listed(broken)} is not.",
-                f"For {worst} the two differ by {broken[worst]:.1g}; the ratio of their norms is {ratios[worst]:.4g}.",
-                "This usually means a sum over the batch in place of a mean, or the other way round, or that rows of "
-                "different samples are mixed. Try to look at where the number of samples comes in.",
+                f"For {worst} they differ by {broken[worst]:.1g}; the ratio of their norms is {ratios[worst]:.4g}.",
+                "This usually means a sum for a mean over the batch, or rows of different samples that are mixed. Try "
+                "to look where the number of samples comes in.",
             )
 
 

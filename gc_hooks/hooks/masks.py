@@ -31,9 +31,8 @@ parameters below it wrong, and a check with dropout='frozen' shows them."""
 RIGHT = "With dropout on and its masks held fixed, a slope agrees with the gradient."
 QUESTION = "is the gradient right with dropout on?"
 ADVICE = (
-    "This usually means that backward uses another mask than forward: it is drawn again (a block that is run a second "
-    "time to save memory), or lacks its scale. Try to keep the mask of forward for backward, or to put the "
-    "random generator back before the block is run again. A hook with dropout='frozen' shows every entry."
+    "This usually means a mask that is drawn again in backward (a block that is run twice to save memory), or lacks "
+    "its scale. Try to keep forward's mask. dropout='frozen' shows every entry."
 )
 OF_DROPOUT: set[str] = {Code.DROPOUT_SCALE, Code.LAYER, Code.NOT_REPEATABLE}
 """Codes of a check with dropout on that say more of a bug which is there with dropout on only. The others look for one

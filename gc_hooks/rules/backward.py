@@ -28,8 +28,8 @@ ADVICE = {
     "on. Try to add its term to backward.",
     Code.PATH_SCALED: "This usually means a factor of that line that backward has twice or not at all. Try to compare "
     "the two lines.",
-    Code.ACTIVATION_DERIVATIVE: "This usually means the derivative of another function, or one taken of the output "
-    "where it belongs to the input. Try to write it down anew.",
+    Code.ACTIVATION_DERIVATIVE: "This usually means the derivative of another function, or of the output where the "
+    "input belongs. Try to write it down anew.",
     Code.NOT_TRANSPOSED: "Try the transpose in the line of backward that belongs to it.",
     Code.OTHER_WEIGHT: "This usually means an index that is off by one. Try the weight of the same layer.",
     Code.UPDATED_BEFORE: "This usually means an update inside of the loop of backward. Try to update after all deltas "

@@ -121,11 +121,11 @@ def _misplaced(context: RuleContext, code: Code, names: list[str], how: str, sou
         code,
         tuple(names),
         f"The gradients of {listed(names)} are {how}.",
-        advice="This usually means a list in another order, or an index that is off by one. Try names for positions.",
+        advice="This usually means a list in another order. Try names for positions.",
     )
     return context.with_repair(
         diagnosis,
         Repair.MOVE,
         lambda name: (context.gradient(sources[name]), "each in its place"),
-        f" By its values {places}.",
+        f" By value {places}.",
     )

@@ -19,11 +19,11 @@ FEW = 0.2
 LEAST_RIGHT = 2
 """Right rows or columns beside the many that are wrong; where all are wrong, it is no pattern."""
 REPEATED = "grads[index] += delta where an index stands there twice"
-UNITS = "single units: try to look at which inputs or outputs they belong to, and at slices and padding."
+UNITS = "single units. Try to look at which inputs or outputs they belong to, and at slices and padding."
 ADVICE = {
     Code.SINGLE_ENTRIES: "This usually means an index, a border or a clip. Try to look at what is special there.",
-    Code.ROWS: f"If these are rows of a table that is indexed, it usually means {REPEATED}, of which only one counts. "
-    f"Try np.add.at(grads, index, delta). Else they are {UNITS}",
+    Code.ROWS: f"Of a table that is indexed, this usually means {REPEATED}: only one counts. Try np.add.at(grads, "
+    "index, delta); else, to look at which units these are.",
     Code.COLUMNS: f"These are {UNITS}",
     Code.REPEATED_INDICES: f"This usually means {REPEATED}: only one counts. Try np.add.at(grads, index, delta).",
 }
@@ -206,9 +206,9 @@ def wrong_below(context: RuleContext) -> Iterator[Diagnosis]:
             Code.OTHER_LOSS,
             tuple(below),
             f"{every} is wrong, the last layer's too, and by no constant factor.",
-            advice="Are loss and gradient of the same samples, with the same dropout mask and mode, and taken before "
-            "the update? If so, this usually means the gradient of another loss (softmax with a squared error), or of "
-            "another output activation. Try to check the loss's own gradient for the outputs.",
+            advice="Are loss and gradient of the same samples, mask and mode, and taken before the update? If so, this "
+            "usually means the gradient of another loss (softmax with a squared error) or output activation. Try to "
+            "check the loss's own gradient for the outputs.",
         )
         return
     last_right, first_wrong = spoken(right[0]), spoken(first[0])

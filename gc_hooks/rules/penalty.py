@@ -17,8 +17,7 @@ SAME_RATIO = 1e-3
 """How near to 0 (missing) or -1 (wrong sign) the L2 term's ratio to the right one has to be. The penalty is often a
 thousandth of the gradient, so that its ratio is known to a thousandth of the gradient's accuracy only."""
 ADVICE = {
-    Code.L2_MISSING: "The loss has the penalty, and backward does not. Try to add strength * W, and to divide it by m "
-    "if the loss does.",
+    Code.L2_MISSING: "Try to add strength * W in backward, divided by m if the loss does.",
     Code.L2_SIGN: "Try + strength * W.",
     Code.L2_FACTOR: "This usually means that the 1/2 or the 1/m of the penalty is in one of loss and gradient only. "
     "Try to compare the two lines.",

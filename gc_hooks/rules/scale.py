@@ -35,8 +35,8 @@ ADVICE = {
     Code.CLIPPED: "The gradient was clipped before it was handed in. Try to clip it afterwards.",
     Code.DROPOUT_SCALE: "This usually means a mask that is scaled in only one of forward and backward. Try the same "
     "scaled mask in both.",
-    Code.SCALED: "This usually means a mean in one of loss and backward and a sum in the other, the 2 of a squared "
-    "error, or a factor written twice. Try to compare the two lines.",
+    Code.SCALED: "This usually means a sum for a mean, the 2 of a squared error, or a factor written twice. Try to "
+    "compare the two lines.",
 }
 SIGN_LOST_LATER = (
     "Other gradients have the right sign, so the first delta has it: this usually means a minus in the lines that "

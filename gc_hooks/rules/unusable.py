@@ -26,8 +26,8 @@ UNUSABLE = {
     Code.NOT_NUMERIC: ("The gradient is not made of real numbers for", "Try to print its dtype in backward."),
     Code.NOT_REPEATABLE: (
         "Two calls of the gradient function at the same parameters do not give the same gradient for",
-        "This usually means a buffer that is added to (+=) and never set to zero, a cache of an earlier forward pass, "
-        "or dropout. Try to set the buffers to zero where backward begins.",
+        "This usually means a buffer that is added to (+=) and never zeroed, an old cache, or dropout. Try to set the "
+        "buffers to zero where backward begins.",
     ),
 }
 """What was seen, and the advice."""
