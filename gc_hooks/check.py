@@ -64,6 +64,8 @@ def _by_reference(
         traced, slopes, vagueness = confirmed_reference(problem, generator)
     except BudgetSpent:
         raise NotTraceable from None
+    problem = problem.known_to_be_double(traced.gradients)
+    slopes = slopes.at(problem)
     measurements = Measurements.of_all_entries(problem, traced.gradients, traced.penalties, traced.precision)
     session = Session(slopes, measurements, options.tolerance, generator, True, traced, vagueness, traced.at_kink)
     return session, look_again(session, session.compare_all())

@@ -641,3 +641,42 @@ def test_a_step_that_takes_batches_is_refused_and_its_advice_works():
         check_gradients(**attach(lambda: next(batches)))
     batch = 1.0
     assert check_gradients(**attach(lambda: batch)).ok
+
+
+MODULES_RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("rng", [MODULES_RNG, random.Random(0)], ids=["module", "library"])
+def test_a_generator_that_only_the_methods_of_a_model_reach_is_put_back(rng):
+    """With fixed masks the check passes, and the training's draws are what they would be."""
+
+    class Net:
+        def __init__(self):
+            self.W = np.ones((6, 4))
+            self.dW = np.zeros((6, 4))
+
+        def loss(self):
+            draw = (
+                rng.random
+                if isinstance(rng, np.random.Generator)
+                else lambda n: np.array([rng.random() for _ in range(n)])
+            )
+            self.mask = draw(4) > 0.3
+            self.error = (X_OF_NET @ self.W * self.mask).sum(axis=1) - 1
+            return np.mean(self.error**2)
+
+        def backward(self):
+            self.dW = X_OF_NET.T @ ((2 * self.error / len(self.error))[:, None] * self.mask)
+
+    net = Net()
+    net.loss()
+    net.backward()
+    before = rng.bit_generator.state if isinstance(rng, np.random.Generator) else rng.getstate()
+    hook = GradCheckHook(after=2, reporters=[])
+    both = adapters.layers(net, loss=net.loss, backward=lambda: (net.loss(), net.backward()), frozen=True)
+    hook.on_step(0, **both)
+    assert hook.reports[0].ok
+    assert before == (rng.bit_generator.state if isinstance(rng, np.random.Generator) else rng.getstate())
+
+
+X_OF_NET = np.random.default_rng(1).normal(size=(8, 6))

@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 
 from gc_hooks import GradCheckHook, adapters, check_gradients
-from gc_hooks.isolation.generators import MOST, find_generators
+from gc_hooks.isolation.generators import find_generators
 from gc_hooks.isolation.object_graph import Node, all_ways, references
 from gc_hooks.isolation.object_graph import walk as walk_objects
+from gc_hooks.isolation.reach import MOST
 from gc_hooks.isolation.snapshot import preserve
 
 HERE = np.random.default_rng(1)

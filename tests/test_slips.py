@@ -86,3 +86,49 @@ def test_the_loss_is_left_as_it_was():
     (found,) = check_gradients(keeping, params, backward).diagnoses
     assert found.code == "wrong_below"
     assert [type(kept) for kept in cache] == [np.ndarray, np.float64]
+
+
+@pytest.mark.parametrize("lost", ["mean", "variance"])
+def test_a_bias_that_an_invariance_makes_vanish_is_in_nobodys_way(lost):
+    """In front of a batch norm it has no gradient, right or wrong; the lost path is named all the same."""
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(20, 3)), rng.normal(size=(20, 2))
+    params = {"W": rng.normal(size=(3, 5)), "b": rng.normal(size=5), "V": rng.normal(size=(5, 2))}
+
+    def forward(p):
+        z = x @ p["W"] + p["b"]
+        centred = z - np.mean(z, axis=0)
+        scale = 1 / np.sqrt(np.mean(centred**2, axis=0) + 1e-5)
+        return centred * scale, scale
+
+    def backward(p):
+        n, scale = forward(p)
+        delta = 2 * (np.tanh(n) @ p["V"] - y) / y.size
+        above = delta @ p["V"].T * (1 - np.tanh(n) ** 2)
+        of_mean = 0 if lost == "mean" else above.mean(axis=0)
+        of_variance = 0 if lost == "variance" else n * (above * n).mean(axis=0)
+        below = (above - of_mean - of_variance) * scale
+        return {"W": x.T @ below, "b": below.sum(axis=0), "V": np.tanh(n).T @ delta}
+
+    found = check_gradients(lambda p: np.mean((np.tanh(forward(p)[0]) @ p["V"] - y) ** 2), params, backward).diagnoses
+    assert [diagnosis.code for diagnosis in found] in (["path_lost"], ["wrong_below"])
+    assert found[0].place.startswith("test_slips.py")
+
+
+@pytest.mark.parametrize("activation", [np.tanh, lambda z: 1 / (1 + np.exp(-z))])
+def test_the_derivative_of_the_outputs_is_missed_where_it_belongs(activation):
+    """And not in the line of the error, whose own derivative is 1."""
+    rng = np.random.default_rng(4)
+    x, y = rng.normal(size=(20, 3)), rng.normal(size=(20, 2))
+
+    def loss(w):
+        outputs = activation(x @ w)
+        error = outputs - y
+        return np.mean(error**2)
+
+    (found,) = check_gradients(
+        loss, rng.normal(size=(3, 2)), lambda w: x.T @ (2 * (activation(x @ w) - y) / y.size)
+    ).diagnoses
+    assert (found.code, "is left out" in found.message) == ("activation_derivative", True)
+    line = inspect.getsourcelines(loss)[1] + 1 if activation is np.tanh else inspect.getsourcelines(activation)[1]
+    assert found.place == f"test_slips.py:{line}"

@@ -11,6 +11,7 @@ from gc_hooks._typing import Array, Loss
 from gc_hooks.adapters.aliasing import place
 from gc_hooks.adapters.attachment import scaled
 from gc_hooks.isolation.object_graph import ATTRIBUTE, CALLS, MOST_ITEMS, Node, all_ways, changeable, read_slots, walk
+from gc_hooks.isolation.reach import reachable_generators
 from gc_hooks.isolation.snapshot import preserve
 from gc_hooks.problem import as_number
 
@@ -90,7 +91,7 @@ class ForwardPass:
     @property
     def _touched(self) -> tuple[Any, ...]:
         """Return what a call of the loss may change."""
-        return (*self._owners, *changeable(self._loss))
+        return (*self._owners, *changeable(self._loss), *reachable_generators(self._loss))
 
     def places(self) -> Iterator[Place]:
         """Yield where arrays, and numbers in objects, stand in the model."""

@@ -127,7 +127,7 @@ class Layers:
         self._constants, unjudged = [], list[str]()
         for one, is_needed in zip(others.values(), needed, strict=True):
             if is_needed and self._is_chosen(one.name):
-                doubtful = self._is_like_a_parameter(one, names)
+                doubtful = self._is_like_a_parameter(one, names, known)
                 (unjudged if doubtful else self._constants).append(one.name)
         self._doubt = self._why_unjudged(unjudged) if unjudged else ""
         return unjudged
@@ -163,8 +163,8 @@ class Layers:
             f"{names}; for constants skip={list(unjudged)}."
         )
 
-    def _is_like_a_parameter(self, one: Place, names: Collection[str]) -> bool:
-        """Return whether an array is called like one, or stands beside what may be its gradient."""
+    def _is_like_a_parameter(self, one: Place, names: Collection[str], known: Collection[object]) -> bool:
+        """Return whether an array is called like one, or stands beside what may be its gradient, and no other's."""
         owner, attribute = one.owner
         last = str(one.key) if isinstance(one.key, str) else attribute
         if LIKE_TARGETS.fullmatch(last):
@@ -173,7 +173,8 @@ class Layers:
             return True
         beside = members(owner.thing).items() if owner is not None else ()
         for name, value in beside:
-            if name != attribute and LIKE_A_GRADIENT.fullmatch(str(name)) and np.shape(value) == np.shape(one.value):
+            is_other = name != attribute and LIKE_A_GRADIENT.fullmatch(str(name))
+            if is_other and np.shape(value) == np.shape(one.value) and place(value) not in known:
                 return isinstance(value, np.ndarray)
         return False
 

@@ -69,6 +69,7 @@ class Matched:
     # How far the entries of a gradient can be off, where an `Uncertain` one was handed in.
     errors: dict[str, Array] = field(default_factory=dict)
     smallest: float = 0.0  # the largest of their smallest positive numbers
+    is_supposed: bool = False  # whether the precision was concluded from numbers with few digits
 
     def compared_with(self, again: Matched) -> Matched:
         """Return a copy with an issue for each gradient that a second call did not repeat."""
@@ -87,7 +88,8 @@ class Matched:
         if not any(map(_computed_in_float32, self.grads.values())):
             return self
         single = _format_of(np.dtype(np.float32))
-        return replace(self, precision=max(self.precision, single.eps), smallest=max(self.smallest, single.smallest))
+        precision, smallest = max(self.precision, single.eps), max(self.smallest, single.smallest)
+        return replace(self, precision=precision, smallest=smallest, is_supposed=precision > self.precision)
 
     def no_better_than(self, in_training: Matched) -> Matched:
         """Return a copy with the training's own gradient wherever that is not finite and this one is."""

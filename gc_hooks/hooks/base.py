@@ -34,6 +34,9 @@ class CheckPlan(NamedTuple):
 
 FULL = CheckPlan()
 
+MOST_LISTED = 5
+"""Checks whose verdicts are listed one by one at the end: more do not fit on a line."""
+
 
 class HookBase:
     """Base class of `gc_hooks.GradCheckHook` and of the hooks of other frameworks.
@@ -182,6 +185,19 @@ class HookBase:
     def _early_end_note(self) -> str:
         return f"{self._ended}, before the check after {self._after}: checked at the end."
 
+    def _verdicts(self) -> str:
+        """Return the verdict of each check, and of many how often there was each, the worst first."""
+        if len(self.reports) <= MOST_LISTED:
+            return ", ".join(f"{report.verdict} at {report.step}" for report in self.reports)
+        steps: dict[Verdict, list[int]] = {}
+        for report in self.reports:
+            steps.setdefault(report.verdict, []).append(report.step)
+        told = []
+        for verdict, found in sorted(steps.items(), reverse=True):
+            where = f"at {found[0]}" if len(found) == 1 else f"from {found[0]} to {found[-1]}"
+            told.append(f"{len(found)} {verdict} {where}")
+        return ", ".join(told)
+
     def _sum_up(self) -> None:
         """Say how many checks there were and what they have cost, and warn of those that were not reached."""
         count = plural(len(self.reports), "check")
@@ -190,8 +206,9 @@ class HookBase:
                 f"gradient check: nothing was checked in this run ({count}), for the reason given above."
             )
         elif self.reports:
-            last = ", ".join(f"{report.verdict} at {report.step}" for report in self.reports[-5:])
-            self._recorder.say(f"gradient check: {count} ({last}), {self.share:.1%} of the training time")
+            self._recorder.say(f"gradient check: {count} ({self._verdicts()}), {self.share:.1%} of the training time")
+        elif not (self.calls or self._environment.off):
+            self._recorder.say("gradient check: no step was seen, so that nothing was checked.")
         missed = [str(call) for call in self._environment.calls or () if call >= self.calls > 0]
         if missed and not (self.should_stop or self._environment.off):
             not_made = f"GC_HOOKS_AT asks for checks at {', '.join(missed)}: they were not made"

@@ -11,6 +11,7 @@ from typing import Any
 from gc_hooks._typing import Array, Loss
 from gc_hooks.errors import InvalidProblem
 from gc_hooks.isolation.object_graph import changeable, is_open, references
+from gc_hooks.isolation.reach import reachable_generators
 from gc_hooks.isolation.snapshot import Place, Snapshot
 from gc_hooks.isolation.undoing import call_and_undo
 from gc_hooks.report.diagnosis import listed
@@ -44,8 +45,8 @@ class Evaluation:
 
     @property
     def state(self) -> tuple[Any, ...]:
-        """Return the objects that are put back; a function is asked anew what it refers to."""
-        return (*self.owners, *changeable(*self.functions))
+        """Return the objects that are put back; a function is asked anew what it refers to, and from what it draws."""
+        return (*self.owners, *changeable(*self.functions), *reachable_generators(*self.functions))
 
     def snapshot(self) -> Snapshot:
         """Return what may change as it is now."""

@@ -2,53 +2,19 @@
 
 from __future__ import annotations
 
-import gc
-import threading
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from types import CodeType, FrameType, ModuleType, TracebackType
 from typing import Any
 
 from gc_hooks.isolation.evaluation import Evaluation
-from gc_hooks.isolation.object_graph import (
-    ATTRIBUTE,
-    CALLS,
-    ITEM,
-    PLAIN,
-    SAME,
-    VARIABLE,
-    Node,
-    Part,
-    Way,
-    all_ways,
-    is_library,
-    placing,
-    walk,
-)
-from gc_hooks.isolation.rng import is_generator, once_per_class, random_state, set_random_state
+from gc_hooks.isolation.object_graph import ITEM, Node, placing
+from gc_hooks.isolation.reach import MOST, reachable
+from gc_hooks.isolation.rng import is_generator, random_state, set_random_state
 from gc_hooks.isolation.snapshot import Snapshot
 from gc_hooks.isolation.undoing import run_all, undone_by
 from gc_hooks.report.diagnosis import listed
-
-LONGEST = 1000
-"""Items of one container that are looked at. Generators stand in short lists; a longer one is mostly data."""
-
-MOST = 5000
-"""Things that are visited, which takes 5 to 10 milliseconds. Twice as many would be felt in a check at every step."""
-
-
-HOLDERS = {
-    *("builtins", "itertools", "functools", "types", "operator", "contextlib", "queue", "_queue"),
-    *("weakref", "_weakref", "weakrefset", "_weakrefset", "contextvars", "_contextvars", "_thread", "_threading_local"),
-    *("torch.utils.data.dataloader", "torch.utils.data.sampler"),
-}
-"""Modules whose objects hold what a user has put there: iterators, caches, proxies, queues, references. A search may
-look into them, because it changes nothing there."""
-
 
 CACHE = type(lru_cache(len))  # the class of functions with a functools.lru_cache
 
@@ -131,7 +97,7 @@ def _put_where_it_stood(node: Node, put: Put | None) -> None:
 
 def find_generators(*functions: object) -> Found:
     """Search what functions can reach for generators, other than the global ones, without a copy of anything."""
-    nodes = list(walk(map(Node, functions), _ways, plain_arrays=False, longest=LONGEST, most=MOST))
+    nodes = reachable(*functions)
     notes: tuple[str, ...] = ()
     if len(nodes) >= MOST:
         notes = (
@@ -145,49 +111,3 @@ def find_generators(*functions: object) -> Found:
         tuple(thing for node in nodes if isinstance(node.thing, Evaluation) for thing in node.thing.state),
         notes,
     )
-
-
-@once_per_class
-def _ways(kind: type) -> tuple[Way, ...] | None:
-    """Return the ways on that a search for generators takes: more than `preserve`, which would write there."""
-    if issubclass(kind, ModuleType):
-        return (_of_whole_module,)
-    if is_generator(kind) or issubclass(kind, (*PLAIN, CodeType, FrameType, TracebackType)):
-        return all_ways(kind)
-    for base, way in HELD:
-        if issubclass(kind, base):
-            return (way, *(all_ways(kind) or ()))
-    onward = all_ways(kind)
-    return (_of_holder,) if not onward and str(kind.__module__) in HOLDERS else onward
-
-
-def _of_whole_module(thing: ModuleType) -> list[Part]:
-    """Return the objects in a module of the user's, where it is not known which of them are used."""
-    if is_library(thing.__name__):
-        return []
-    values = vars(thing)
-    objects = {name: value for name, value in list(values.items()) if not isinstance(value, (type, ModuleType, *CALLS))}
-    return [(VARIABLE, objects.items(), values)]
-
-
-def _of_holder(thing: object) -> list[Part]:
-    return [(SAME, enumerate(gc.get_referents(thing)), None)]
-
-
-def _of_reference(thing: Any) -> list[Part]:
-    return [(SAME, [(0, weakref.ref.__call__(thing))], None)]
-
-
-def _of_context(thing: ContextVar[Any]) -> list[Part]:
-    return [(SAME, [(0, thing.get(None))], None)]
-
-
-def _of_thread(thing: threading.local) -> list[Part]:
-    return [(ATTRIBUTE, vars(thing).items(), vars(thing))]
-
-
-HELD: tuple[tuple[Any, Way], ...] = (
-    (weakref.ref, _of_reference),
-    (ContextVar, _of_context),
-    (threading.local, _of_thread),
-)

@@ -18,10 +18,13 @@ from numpy.exceptions import ComplexWarning
 from gc_hooks._typing import Array, Generator, Loss, Params
 from gc_hooks.arrays.gradients import GradientIssue
 from gc_hooks.arrays.large import LARGE, jittered
-from gc_hooks.arrays.norms import is_vector, norm, root_mean_square
+from gc_hooks.arrays.norms import is_vector, largest, norm, root_mean_square
 from gc_hooks.arrays.tree import rebuild
 from gc_hooks.errors import GradCheckError
 from gc_hooks.numerics import EPS
+
+CLOSER_THAN_SINGLE, NO_ROUNDING = 1e-11, 1e-2
+"""Relative differences that float32 reaches by luck alone, and that are no rounding of it where nothing cancels."""
 
 Backprop = Callable[[Params], "dict[str, Array]"]
 """Backprop as a function of the named parameters; what it returns is valid until it is called again."""
@@ -97,6 +100,7 @@ class Problem:
     values: tuple[float, ...]  # each term at the point; empty until they are evaluated
     precision: float  # machine epsilon of the arithmetic that made the gradient
     meter: Meter
+    is_supposed: bool = False  # whether that was concluded from numbers with few digits
     backprop: Backprop | None = None  # backprop as a function of the point, where it was handed in as one
     live: dict[str, Array] | None = None  # the user's own arrays, for a loss that reads them (``in_place``)
     home: dict[str, Array] | None = None  # what the live arrays hold, to the bit
@@ -181,6 +185,23 @@ class Problem:
             meter.refusals.append(f"{type(error).__name__}: {error}")
             return math.nan
         return value if isinstance(value, (float, complex)) else as_number(value)
+
+    def known_to_be_double(self, gradients: Params) -> Problem:
+        """Return the problem with backprop in float64, where it is closer to the true gradient than float32 could be.
+
+        Numbers with few digits may also be what is left of larger ones that cancel, near a minimum. A gradient that is
+        wrong altogether says nothing.
+        """
+        if not self.is_supposed:
+            return self
+        apart = []
+        for name, gradient in self.grads.items():
+            size = largest(gradients[name])
+            apart.append(largest(gradient - gradients[name]) / size if size else 0.0)
+        is_double = [d <= CLOSER_THAN_SINGLE for d in apart]
+        if not any(is_double) or any(not close and d < NO_ROUNDING for close, d in zip(is_double, apart, strict=True)):
+            return self
+        return replace(self, precision=EPS, smallest=0.0, is_supposed=False)
 
     def at(self, point: Params, grads: dict[str, Array] | None = None) -> Problem:
         """Return the problem at another point: one evaluation of each term, and one of backprop unless it is given."""

@@ -302,6 +302,7 @@ def _with_gradient(
         notes=matched.notes,
         precision=precision,
         smallest=matched.smallest,
+        is_supposed=matched.is_supposed,
         backprop=gradients,
     )
 

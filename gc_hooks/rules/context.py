@@ -150,6 +150,11 @@ class RuleContext:
         comparison = self.comparisons[name]
         return comparison.verdict is Verdict.GOOD and comparison.reason is not Reason.NO_GRADIENT
 
+    def is_partly_right(self, name: str) -> bool:
+        """Return whether an entry is right that is not zero."""
+        slopes, (wrong, _) = self.measured_gradient(name), self.wrong_entries(name)
+        return slopes is not None and bool(np.any(np.delete(slopes.reshape(-1), wrong)))
+
     def issues(self, code: Code) -> dict[str, str]:
         """Return the parameters whose gradient has an issue that was known before any slope, and what it is."""
         found = {}

@@ -99,7 +99,7 @@ def in_wrong_place(context: RuleContext) -> Iterator[Diagnosis]:
     sources: dict[str, str] = {}  # for each parameter, the one under whose name its gradient was handed in
     for name in context.failing[:MOST_PARAMETERS]:
         gradient = context.gradient(name)
-        for source in context.usable:
+        for source in context.nonzero:
             candidate = context.gradient(source)
             differs = candidate.shape == gradient.shape and not np.array_equal(candidate, gradient)
             if source != name and differs and context.try_repair(name, candidate) is not None:

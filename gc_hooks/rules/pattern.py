@@ -47,7 +47,7 @@ def gradient_lost(context: RuleContext) -> Iterator[Diagnosis]:
 
 def parameter_unused(context: RuleContext) -> Iterator[Diagnosis]:
     """My loss does not depend on a parameter that has a gradient. Seen by slopes that are all zero; costs nothing."""
-    sizes = {name: largest(context.slopes(name)) for name in context.failing}
+    sizes = {name: largest(context.slopes(name)) for name in context.unexplained}
     names = [name for name, size in sizes.items() if size <= EQUAL * context.gradient_norm(name)]
     if names:
         yield Diagnosis(
@@ -65,7 +65,7 @@ def summed_over_wrong_axis(context: RuleContext) -> Iterator[Diagnosis]:
     Seen when the measured slopes are not; costs nothing."""
     for name in context.unexplained:
         equal, measured = _equal_parts(context.gradient(name)), context.measured_gradient(name)
-        if equal and (measured is None or not _equal_parts(measured)):
+        if equal and np.any(context.slopes(name)) and (measured is None or not _equal_parts(measured)):
             shown = ", ".join(map("{:.4g}".format, context.slopes(name)[:3]))
             yield Diagnosis(
                 Code.SUMMED_OVER_WRONG_AXIS,

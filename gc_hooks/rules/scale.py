@@ -13,7 +13,7 @@ import numpy as np
 from gc_hooks._typing import Array
 from gc_hooks.arrays.norms import largest
 from gc_hooks.report.diagnosis import Code, Diagnosis, Repair, agree, of_gradients, sentence
-from gc_hooks.rules.context import RuleContext, is_several
+from gc_hooks.rules.context import RuleContext
 
 CLOSE, LEAST_CLOSE = 1e-5, 1e-3
 """How near, relatively, a fitted factor is to the number that it is taken for; the second, where the slopes are too
@@ -35,7 +35,7 @@ ADVICE = {
     Code.CLIPPED: "The gradient was clipped before it was handed in. Try to clip it afterwards.",
     Code.DROPOUT_SCALE: "This usually means a mask that is scaled in only one of forward and backward. Try the same "
     "scaled mask in both.",
-    Code.SCALED: "This usually means a sum for a mean, the 2 of a squared error, or a factor written twice. Try to "
+    Code.SCALED: "This usually means a sum for a mean, the 2 of a squared error, or a doubled factor. Try to "
     "compare the two lines.",
 }
 SIGN_LOST_LATER = (
@@ -131,6 +131,11 @@ def penalty_part(context: RuleContext, name: str) -> Array | None:
     return part if np.allclose(context.slopes_of(part, name), slopes, rtol=1e-6) else None
 
 
+LEAST_SURE = 3
+"""Slopes that have to agree on an odd factor: of one number every factor is true, and of a bias before a softmax with
+two classes too, whose gradients sum to zero."""
+
+
 class Fit(NamedTuple):
     """How many times too large a gradient is."""
 
@@ -162,7 +167,8 @@ def fit_factor(context: RuleContext, name: str, penalty: Array = NO_PENALTY) -> 
     known = recognised(1 / inverse, context.constants, within)
     if known is not None and context.try_repair(name, *arrays, by=partial(_divided, known)) is not None:
         return Fit(known, True, True)
-    return Fit(1 / inverse, False, is_several(np.abs(predicted) > 1e-3 * largest(predicted)))
+    count = np.count_nonzero(np.abs(predicted) > 1e-3 * largest(predicted))
+    return Fit(1 / inverse, False, bool(count >= LEAST_SURE))
 
 
 def factor_is_known(context: RuleContext, name: str) -> bool:
@@ -265,8 +271,10 @@ def clipped_by_value(context: RuleContext) -> Iterator[Diagnosis]:
             return
         sizes.append(np.abs(slopes))
     every = np.concatenate(sizes) if sizes else np.zeros(1)
-    is_one_size = np.max(every) <= (1 + LEAST_CLOSE) * np.min(every)  # then it may be a factor as well
-    if is_one_size or any(largest(context.gradient(name)) > bound for name in context.usable):
+    # Of one size it may be a factor as well: then the bound has to be one digit, and others have to be right below it.
+    is_one_size = np.max(every) <= (1 + LEAST_CLOSE) * np.min(every)
+    is_bound = is_near(bound, float(f"{bound:.0e}")) and any(map(context.is_partly_right, context.usable))
+    if (is_one_size and not is_bound) or any(largest(context.gradient(name)) > bound for name in context.usable):
         return
 
     def attempt(name: str) -> tuple[Array, str]:
@@ -396,7 +404,7 @@ def _diagnosis(context: RuleContext, factor: float, penalties: Mapping[str, Arra
     def attempt(name: str) -> tuple[Array, str]:
         penalty = penalties[name]
         gradient = context.gradient(name) - penalty if np.ndim(penalty) else context.gradient(name)
-        return _divided(factor, gradient, penalty), f"{of_gradients([name])} {undone}"
+        return _divided(factor, gradient, penalty), f"{'that part' if part else of_gradients([name])} {undone}"
 
     diagnosis = Diagnosis(code, tuple(names), sentence(message), advice=advice)
     return context.with_repair(diagnosis, Repair.SCALE, attempt, more)

@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gc_hooks._typing import Array
-from gc_hooks.isolation.generators import LONGEST, MOST
 from gc_hooks.isolation.object_graph import Node, all_ways, pairs_of, placing, walk
+from gc_hooks.isolation.reach import LONGEST, MOST
 from gc_hooks.tracing.box import CURRENT, Box, NotTraceable, Trace, isinstance_box, plain, words
 from gc_hooks.tracing.operations import assembled, buffer, gathered, shown, vectorised
 

@@ -161,6 +161,8 @@ class _Search:
         self.right = self._named(self.record.pass_back(watch=self._watch))
         self.backprop = backprop
         self.residual = {name: grad - self.right[name] for name, grad in backprop.items()}
+        whole = max(map(largest, self.right.values()), default=0.0)
+        self.vanishes = {name: largest(grad) <= WRONG * whole for name, grad in self.right.items()}
         self.wrong = []
         entries = 0
         for name, residual in self.residual.items():
@@ -260,8 +262,9 @@ class _Search:
 
     def _lie_behind(self, *steps: Step) -> bool:
         """Return whether the wrong parameters are those on which some steps depend."""
-        behind = frozenset[str]().union(*(self.sources[step.position] for step in steps))
-        return set(self.wrong) == {name for name in behind if name in self.residual and np.any(self.right[name])}
+        behind = frozenset[str]().union(*(self.sources[step.position] for step in steps)) & self.residual.keys()
+        # What an invariance makes vanish (a bias in front of a normalisation) stays right whatever is wrong.
+        return set(self.wrong) <= behind and all(self.vanishes[name] for name in behind - set(self.wrong))
 
     def _edges(self) -> Iterator[tuple[Step, int]]:
         """Yield the ways back from steps to parents that depend on parameters, those next to the loss first."""
@@ -322,21 +325,34 @@ class _Search:
     def _derivatives(self) -> Iterator[Slip]:
         """Yield wrong derivatives of one function or formula; then of all calls of one function."""
         groups: dict[Any, list[tuple[Step, Step]]] = defaultdict(list)
+        singles: dict[bool, list[tuple[Step, Step]]] = {False: [], True: []}  # functions, and formulas of several
         met = set()  # the beginnings of formulas
         for step, roots in self._functions():
             details, whole = self.record.of(step), roots[-1]
             for root in roots:
                 if self._lie_behind(root):
-                    yield from self._wrong_derivatives([(step, root)])
+                    singles[root not in step.parents].append((step, root))
             if details.function not in LINEAR and roots[0] in step.parents:
                 groups[details.name, ""].append((step, roots[0]))
                 groups[details.name, details.place].append((step, roots[0]))
             if whole.position not in met and len(roots) > 1:
                 met.add(whole.position)
                 groups["", details.place].append((step, whole))
+        for one in (*singles[False], *sorted(singles[True], key=self._patchwork)):
+            yield from self._wrong_derivatives([one])
         for functions in groups.values():
             if len(functions) > 1 and self._lie_behind(*(root for _, root in functions)):
                 yield from self._wrong_derivatives(functions)
+
+    def _patchwork(self, formula: tuple[Step, Step]) -> tuple[bool, int]:
+        """Return how little a formula is what people write as one: whole lines come first, then the shortest."""
+        step, root = formula
+        place, before = self.record.of(step).place, self.record.of(root).place
+        between = self.record.steps[root.position + 1 : step.position]
+        after = self.record.steps[step.position + 1 : step.position + 2]
+        is_line = place != before and all(self.record.of(one).place == place for one in between)
+        is_end = all(self.record.of(one).place != place for one in after)
+        return not (is_line and is_end), step.position - root.position
 
     def _functions(self) -> Iterator[tuple[Step, list[Step]]]:
         """Yield steps with the earlier ones of which they are a function in the same form, the last first.
