@@ -15,7 +15,7 @@ import numpy as np
 
 from gc_hooks.errors import GradCheckError
 from gc_hooks.report.comparison import Comparison, Reason, state
-from gc_hooks.report.diagnosis import Diagnosis, listed, plural
+from gc_hooks.report.diagnosis import Diagnosis, listed, plural, spoken
 from gc_hooks.report.plots import ParameterPlot, StepCurve
 from gc_hooks.report.text import (
     html_cells,
@@ -183,7 +183,7 @@ class CheckReport:
             shape = "x".join(map(str, comparison.shape)) or "number"
             worst = worst_entry(comparison) if entries is None or len(rows) < entries else ""
             seen = "; ".join(filter(None, (worst, comparison.note)))
-            rows.append((comparison.name, shape, str(comparison.verdict), comparison.stated, seen))
+            rows.append((spoken(comparison.name), shape, str(comparison.verdict), comparison.stated, seen))
         return rows
 
     @property
