@@ -87,6 +87,7 @@ class ForwardPass:
         self._owners = (model, *(state if isinstance(state, tuple) else (state,)))
         # By place, with the holder, which is kept alive so that no other gets its id.
         self._written: dict[tuple[int, Any], tuple[Any, bool]] = {}
+        self._has_looked = False
 
     @property
     def _touched(self) -> tuple[Any, ...]:
@@ -107,13 +108,13 @@ class ForwardPass:
     def writes(self, holder: object, key: Any) -> bool:
         """Return whether a forward pass writes what stands in a place, or puts something else there."""
         one = id(holder), key
-        if one not in self._written:
+        if not self._has_looked:
+            self._has_looked = True
             # A loss may not take moved data, such as labels in an array of floats. One that raises with equal copies
             # raises in the check too, which says what is wrong with it.
             if not self._look(NUDGE):
                 self._look(0.0)
-            self._written.setdefault(one, (holder, False))
-        return self._written[one][1]
+        return self._written.setdefault(one, (holder, False))[1]
 
     def moving(self, arrays: Iterable[Any]) -> list[bool]:
         """Return for each array whether a forward pass writes it, in every place where it stands in the model."""

@@ -94,6 +94,8 @@ class Layers:
         self.cells = Cells()
         self._statistics: list[str] = []  # what moves under a forward pass and has no gradient
         self._constants: list[str] = []  # on what the loss depends too, and may as well be no parameter
+        self._old_copies: dict[tuple[int, str], tuple[Any, bool]] = {}  # with the owner, which is kept alive
+        self._taken: Collection[object] = ()  # the places of parameters and gradients that belong together
         self._doubt = ""  # a sentence about what was not judged and looks like a parameter
 
     def pairs(self, *, after_backward: bool = False) -> list[Pair]:
@@ -117,6 +119,7 @@ class Layers:
         """Return the names of what looks like a parameter and has no gradient beside it."""
         found = self._found()
         known = {place(leaf) for one in found for leaf in (one.param, one.grad)}
+        self._taken = known
         names = {one.name.rpartition(".")[2] for one in found if one.param is not ABSENT}
         others: dict[object, Place] = {}
         for one in self._forward.places():
@@ -152,7 +155,7 @@ class Layers:
 
     def _why_unjudged(self, unjudged: Sequence[str]) -> str:
         """Return what was seen of arrays that look like parameters and have no gradient, and the line to write."""
-        found = [one for one in guess(self._forward) if one.grad and one.name in unjudged]
+        found = [one for one in guess(self._forward, taken=self._taken) if one.grad and one.name in unjudged]
         names, seen = "params= and grads= with both names", ""
         if found:
             names = f"params={list({one.param: 0 for one in found})}, grads={list({one.grad: 0 for one in found})}"
@@ -172,6 +175,9 @@ class Layers:
         if last in names or LIKE_A_PARAMETER.fullmatch(last):
             return True
         beside = members(owner.thing).items() if owner is not None else ()
+        partner = None if owner is None else gradient_name(owner.thing, attribute)
+        if owner is not None and partner is not None and place(getattr(owner.thing, partner, None)) not in known:
+            return True
         for name, value in beside:
             is_other = name != attribute and LIKE_A_GRADIENT.fullmatch(str(name))
             if is_other and np.shape(value) == np.shape(one.value) and place(value) not in known:
@@ -252,9 +258,22 @@ class Layers:
             found = inside.pop(id(node), [])
             if is_part(node) and not isinstance(node.thing, type):
                 listed_here = [] if is_container(node.thing) else list(self._lists(node))
-                found += [*listed_here, *self._twins(node, listed_here, reserved)]
+                twins = list(self._twins(node, listed_here, reserved))
+                names = [one.name.rpartition(".")[2] for one in twins]
+                found += [*listed_here, *[one for one in twins if not self._is_old_copy(one, names)]]
             inside[id(node.parent)][:0] = found
         return inside[id(None)]
+
+    def _is_old_copy(self, one: Found, names: Sequence[str]) -> bool:
+        """Return whether an attribute is kept from an earlier step: ``W_prev`` beside ``W``, which the loss reads."""
+        name, thing = one.name.rpartition(".")[2], one.owner.thing
+        if not isinstance(one.param, np.ndarray) or not any(
+            name != other and name.startswith(other) for other in names
+        ):
+            return False
+        if (id(thing), name) not in self._old_copies:
+            self._old_copies[id(thing), name] = thing, not self._forward.needs([one.param])[0]
+        return self._old_copies[id(thing), name][1]
 
     def _lists(self, node: Node) -> Iterator[Found]:
         """Yield what an object lists as its parameters, such as ``params`` beside ``grads``."""
@@ -364,7 +383,7 @@ def _may_be_twins(name: str, value: Any, grad: Any) -> bool:
     if LIKE_TARGETS.fullmatch(name):
         return False
     if is_floats(value):
-        fits = grad is None or (isinstance(grad, np.ndarray) and grad.size == value.size)
+        fits = grad is None or (isinstance(grad, (np.ndarray, np.generic, float)) and np.size(grad) == value.size)
         return fits or LIKE_A_PARAMETER.fullmatch(name) is not None  # a gradient of a wrong shape is a finding
     is_number = isinstance(value, (float, np.floating)) and (grad is None or np.size(grad) == 1)
     return is_number and LIKE_A_PARAMETER.fullmatch(name) is not None
@@ -467,11 +486,11 @@ class Guess(NamedTuple):
     grad: str | None
 
 
-def guess(forward: ForwardPass, param: str | None = None) -> list[Guess]:
+def guess(forward: ForwardPass, param: str | None = None, taken: Collection[object] = ()) -> list[Guess]:
     """Return which attributes of a model's objects may be parameters, or those of one name, and their gradients.
 
     A parameter is something on which the loss depends and that a forward pass leaves alone. A gradient has the same
-    shapes, and the loss does not depend on it.
+    shapes, and the loss does not depend on it; it is none of those at the places that are ``taken``.
     """
     objects: dict[int, tuple[Any, dict[str, list[Place]]]] = {}
     found = []
@@ -486,7 +505,8 @@ def guess(forward: ForwardPass, param: str | None = None) -> list[Guess]:
         idle, wanted = dict[str, list[Any]](), dict[str, list[Any]]()
         for attribute, places in attributes.items():
             is_wanted = any(one.id in needed for one in places)
-            (wanted if is_wanted else idle)[attribute] = [np.shape(one.value) for one in places]
+            if is_wanted or not any(place(one.value) in taken for one in places):
+                (wanted if is_wanted else idle)[attribute] = [np.shape(one.value) for one in places]
         if param is not None:
             arrays = flatten(ask(getattr(thing, param, {})))
             wanted = {param: list(map(np.shape, arrays.values()))} if arrays else {}

@@ -32,6 +32,9 @@ from gc_hooks.tracing.confirm import confirmed_reference
 
 SAME, ROUNDINGS = 1e-6, 1000
 """How far, relatively, two gradients may be apart that are taken for one; or so many roundings of their precision."""
+ALIKE = 1e-3
+"""How far, relatively, a gradient may be from a multiple of another. Two calls with one batch and a small step have
+gradients that differ by less: nothing follows from them then."""
 LEAST_MULTIPLE, NEAR_ONE = 0.01, 1e-3
 """Multiples of the gradient before that are a momentum, from the first on; so near to 1 they are a sum."""
 
@@ -68,12 +71,15 @@ def misplaced(own: OwnStep, report: CheckReport, before: Kept, options: CheckOpt
         return None
     grads, arrays = _buffers(own), _arrays(own)
     within = max(SAME, *(ROUNDINGS * float(np.finfo(array.dtype).eps) for array in arrays.values()))
+    true = _reference(own)
+    if _is_multiple(grads, true, within):  # of this call's own gradient: then that is the bug
+        return None
     # With one batch in all calls both are true of one another. Before the first backward there is no gradient yet.
     had_gradient = any(map(np.any, before.grads.values()))
     if before.reference and _apart(grads, before.reference) <= within:
         is_late = had_gradient and _fits_at(own, before.params, options)
         return _diagnosis(Code.AFTER_THE_UPDATE if is_late else Code.STALE, names)
-    factor = _multiple(grads, _reference(own), before.grads, within)
+    factor = _multiple(grads, true, before.grads, within)
     if factor is not None:
         return _diagnosis(Code.ACCUMULATED if abs(factor - 1) <= NEAR_ONE else Code.MOMENTUM, names, factor)
     if _fits_at(own, before.params, options):
@@ -149,6 +155,17 @@ def _multiple(
     factor = float(np.vdot(earlier, excess)) / size if size else 0.0
     fits = norm(excess - factor * earlier) <= within * norm(_joined(grads))
     return factor if fits and LEAST_MULTIPLE < factor < 1 + NEAR_ONE else None
+
+
+def _is_multiple(grads: Mapping[str, Array], true: Mapping[str, Array], within: float) -> bool:
+    """Return whether a gradient is nearly a multiple of the true one of the same call."""
+    if grads.keys() != true.keys():
+        return False
+    one, other = _joined(grads), _joined(true)
+    size = float(np.vdot(other, other))
+    return bool(
+        size and norm(one - float(np.vdot(one, other)) / size * other) <= ALIKE * norm(one) + within * norm(one)
+    )
 
 
 def _joined(arrays: Mapping[str, Array]) -> Array:

@@ -41,8 +41,11 @@ TRAINING = re.compile("^(is_?)?train", re.IGNORECASE)
 LETTERS = ("d", "dld", "djd", "dcd", "ded", "dlossd", "g")
 """Before a name: ``dW``, ``dL_dW``, ``gW``."""
 
-WORDS = ("grad", "grads", "gradient", "gradients", "delta", "deltas", "nabla", "partial", "gradwrt", "gradof")
+WORDS = ("grad", "grads", "gradient", "gradients", "nabla", "partial", "gradwrt", "gradof")
 """Before or behind a name, with an underscore or not: ``grad_W`` and ``W_grad``."""
+
+CHANGES = ("delta", "deltas")
+"""The same, of a gradient or of the last step."""
 
 PARAMETERS = {"param", "parameter", "weight", "variable", "theta", "data", "value", "val"}
 GRADIENTS = {"grad", "gradient"}
@@ -78,7 +81,11 @@ def is_gradient_word(name: str) -> bool:
 def _rank(name: str, other: str) -> tuple[int, bool] | None:
     """Return how far a name is from being that of a parameter's gradient: the kind of mark, and another case."""
     plain, marked = _plain(name), other.replace("_", "").lower()
-    stems = [marked.removeprefix(mark) for mark in (*LETTERS, *WORDS)] + [marked.removesuffix(mark) for mark in WORDS]
+    stems = [marked.removeprefix(mark) for mark in WORDS] + [marked.removesuffix(mark) for mark in WORDS]
+    # After the words, because they may also mean a step or a difference; the last ones mean that more often.
+    stems += [marked.removeprefix(mark) for mark in (*LETTERS, *CHANGES)] + [
+        marked.removesuffix(mark) for mark in CHANGES
+    ]
     for rank, stem in enumerate(stems):
         if stem and stem != marked and stem.rstrip("s") == plain:
             return rank, name.strip("_") not in other

@@ -69,7 +69,7 @@ def old_caches(context: RuleContext) -> Iterator[Diagnosis]:
 def backward_slip(context: RuleContext) -> Iterator[Diagnosis]:
     """My backward differs from the right one in one place: a path is lost, a derivative is that of the output, a weight
     is not transposed. Seen when the reverse pass of the traced loss gives my gradient, in every entry, with that slip
-    in it. Costs five traced evaluations, and one pass back for each slip that is tried."""
+    in it. Costs three traced evaluations, and one pass back for each slip that is tried."""
     names = context.unexplained
     slip = context.find_slip(names) if names else None
     if slip is None:

@@ -33,6 +33,11 @@ are too wide for that (a loss that computes in float32). With a smaller factor a
 BIAS, WEIGHT = r"b([\d_]|$)|.*bias|beta|offset|intercept", r"w|theta|kernel|coef"
 """How the names of biases and of weights begin. What has neither is a bias if it stands beside a matrix."""
 
+NOTHING = 1e-13
+"""Part of the largest gradient that is rounding: of a bias in front of a normalisation nothing else is left."""
+FAR = 0.3
+"""How far parameters are moved, in units of their scales, to see whether backprop moves with them."""
+
 MOST_ROWS = 4096
 """Slopes that a fit uses, evenly spread: a repair is tried on all of them afterwards."""
 
@@ -87,8 +92,9 @@ class RuleContext:
 
     @property
     def nonzero(self) -> list[str]:
-        """Return the parameters whose gradient is not zero."""
-        return [name for name in self.usable if self.gradient_norm(name) > 0]
+        """Return the parameters whose gradient is not zero, as far as rounding tells."""
+        whole = max(map(self.gradient_norm, self.usable), default=0.0)
+        return [name for name in self.usable if self.gradient_norm(name) > NOTHING * whole]
 
     @property
     def failing(self) -> list[str]:
@@ -312,7 +318,8 @@ class RuleContext:
         if problem.backprop is None or session.reference is None:
             return False
         with suppress(NotTraceable, BudgetSpent):
-            moved = problem.at(beside(problem, session.generator).point)
+            # Far enough that thresholds, and the signs of errors, come out otherwise.
+            moved = problem.at(beside(problem, session.generator, FAR).point)
             true = session.reference.tracer.trace(moved).gradients
             if all(np.array_equal(true[name], session.reference.gradients[name]) for name in self.usable):
                 return False

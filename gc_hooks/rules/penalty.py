@@ -34,7 +34,9 @@ def penalty_wrong(context: RuleContext) -> Iterator[Diagnosis]:
     for name in context.failing:
         # Without a direction or a second entry, one number would always be a multiple of the other.
         value, gradient = context.value(name), context.gradient(name)
-        if not is_several(context.slopes_of(value, name)):
+        # And of equal entries (a gamma of ones) any constant error is a multiple.
+        is_hidden = _is_of_one_size(value) and not np.any(context.penalty_slopes(name))
+        if not is_several(context.slopes_of(value, name)) or is_hidden:
             continue
         excess = float(context.fit(name, context.slopes_of(gradient, name), value, less=context.slopes(name))[0])
         if context.try_repair(name, gradient, value, by=partial(_without, excess)) is None:
@@ -58,6 +60,12 @@ def penalty_wrong(context: RuleContext) -> Iterator[Diagnosis]:
         found.pop(Code.L2_MISSING, None)
     for code, wrong in found.items():
         yield _diagnosis(context, code, wrong)
+
+
+def _is_of_one_size(value: Array) -> bool:
+    """Return whether all entries have one absolute value."""
+    sizes = np.abs(value)
+    return bool(np.ptp(sizes) <= SAME_RATIO * np.max(sizes, initial=0.0))
 
 
 def _without(excess: float, gradient: Array, value: Array) -> Array:
@@ -103,8 +111,9 @@ def part_of_penalty(context: RuleContext) -> Iterator[Diagnosis]:
     for name in context.unexplained:
         value, gradient, slopes = context.value(name), context.gradient(name), context.slopes(name)
         measured, own = context.measured_gradient(name), of_gradients([name])
-        if measured is None or np.count_nonzero(value) < LEAST_ENTRIES:
+        if measured is None or np.count_nonzero(value) < LEAST_ENTRIES or _is_of_one_size(value):
             continue
+        signs = np.unique(np.sign(value[value != 0]))
         indices, _ = context.wrong_entries(name)
         chosen = np.zeros(value.shape)
         chosen.flat[indices] = value.flat[indices]
@@ -114,7 +123,8 @@ def part_of_penalty(context: RuleContext) -> Iterator[Diagnosis]:
             (Code.L1, {f"sign({name})": np.sign(value), name: value}),
             (Code.L2_MISSING, {f"{name} in {len(indices)} of {value.size} entries": chosen}),
         ):
-            if any(np.count_nonzero(term) < LEAST_ENTRIES * len(terms) for term in terms.values()):
+            few = any(np.count_nonzero(term) < LEAST_ENTRIES * len(terms) for term in terms.values())
+            if few or (code is Code.L1 and len(signs) < 2):  # of one sign any constant error is an L1 term
                 continue
             strengths = context.fit(name, excess, *terms.values())
             taken = sum(strength * term for strength, term in zip(strengths, terms.values(), strict=True))

@@ -11,12 +11,12 @@ the parameters that lie behind it: they have to be the wrong ones. And let ``v``
 ``x'`` the change of a value ``x`` along it, and ``p`` the part of the gradient that goes back from one step to its
 parent ``x``. Then ``p . x'`` is what this path adds to the slope along ``v``. If backward gives the path the weight
 ``w`` in place of 1, then its slope along ``v`` is off by ``(w - 1) p . x'``. That holds for every ``v``: two directions
-have to give the same ``w``. So one pass back, and four evaluations for ``x'``, ask all places at once.
+have to give the same ``w``. So one pass back, and two evaluations for ``x'``, ask all places at once.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -33,9 +33,9 @@ from gc_hooks.tracing.operations import derivative
 from gc_hooks.tracing.replay import Change, record
 from gc_hooks.tracing.tape import Step
 
-STEP = 1e-6
-"""Length of the steps along a direction, in units of the parameters' scales: changes have a relative error of about
-1e-10 (rounding), and hardly any kink lies so near."""
+STEP = 1e-7
+"""Length of the step along a direction, in units of the parameters' scales: changes have a relative error of about 1e-7
+(curvature) and 1e-9 (rounding), and hardly any kink lies so near."""
 ALIKE = 1e-5
 """How far, relatively, two weights may be apart that are taken for one: the error of the changes, with room."""
 WRONG = 1e-9
@@ -49,6 +49,8 @@ FEWEST, MOST = 12, 400
 """Trials that are made whatever they cost, and at most. A failing check costs as much as about twelve passes back."""
 MOST_SAMPLES = 400
 """Samples whose weights are solved for: as many unknowns, in about a tenth of a second."""
+MOST_TURNS = 8
+"""Operations of one line from which on it is taken for a loop, whose turns are not tried one by one."""
 PRODUCTS = (np.matmul, np.dot, np.multiply, np.outer)
 LINEAR = (np.add, np.subtract, np.negative, np.positive, np.multiply, np.divide)
 SOME: dict[str, slice] = {
@@ -132,13 +134,15 @@ def find_slip(
     """Return the slip that gives backprop's gradient; None where there is none.
 
     ``backprop`` are the gradients to be explained, of the parameters that can be compared; ``fits`` says whether a
-    gradient for all parameters is that of backprop. Costs five traced evaluations and one pass back, and one more for
+    gradient for all parameters is that of backprop. Costs three traced evaluations and one pass back, and one more for
     each trial, see `WORK`.
     """
     try:
         search = _Search(problem, reference, backprop, generator)
         for slip in search.candidates():
             gradients = slip.gradients or search.try_out(slip.changes)
+            if slip.weight:  # which is known as well as the differences are; what it adds is proportional to it
+                slip, gradients = search.sharpened(slip, gradients)
             if fits(gradients):
                 return replace(slip, gradients=gradients, is_at_loss=search.is_at_loss(slip.changes))
     except (NotTraceable, BudgetSpent):  # no more may be tried, or the code goes another way nearby
@@ -172,6 +176,7 @@ class _Search:
         size = sum(details.value.size for details in self.record.details.values())
         work = WORK // (size + PER_STEP * len(self.record.steps))
         self.trials_left = min(max(work, FEWEST), MOST) if entries >= FEWEST_ENTRIES else 0
+        self.turns = Counter((details.place, details.name) for details in self.record.details.values())
         self.sources = self.record.sources()
         self.leaves = self._find_leaves()
         self.changes_along: list[dict[int, Array]] = []  # how values change along two directions
@@ -202,6 +207,16 @@ class _Search:
             raise BudgetSpent
         return self._named(self.record.pass_back(changes))
 
+    def sharpened(self, slip: Slip, gradients: Mapping[str, Array]) -> tuple[Slip, dict[str, Array]]:
+        """Return a slip with the weight that fits best, and what it gives."""
+        added = {name: gradients[name] - self.right[name] for name in self.wrong}
+        size = sum(float(np.vdot(array, array)) for array in added.values())
+        times = sum(float(np.vdot(array, self.residual[name])) for name, array in added.items()) / (size or 1.0)
+        fitted = {name: self.right[name] + times * (grad - self.right[name]) for name, grad in gradients.items()}
+        is_path = slip.kind is Kind.PATH
+        weight = 1 + (slip.weight - 1) * times if is_path else slip.weight * times
+        return replace(slip, weight=_plain_number(weight) if is_path else weight), fitted
+
     def is_at_loss(self, changes: Mapping[int, Change]) -> bool:
         """Return whether no parameter is used after the steps that are changed."""
         last = max((leaf.step.position for leaves in self.leaves.values() for leaf in leaves), default=0)
@@ -222,22 +237,19 @@ class _Search:
     # What changes along a direction.
 
     def _changes_along(self, direction: Mapping[str, Array]) -> dict[int, Array]:
-        """Return the change of every value along a direction, by central differences."""
-        ends = []
-        for sign in (STEP, -STEP):
-            parameters = tuple(
-                replace(p, value=np.asarray(p.value, np.float64) + sign * direction[p.name])
-                for p in self.problem.parameters
-            )
-            ends.append(record(replace(self.problem, parameters=parameters, moved=True), self.reference))
-        above, below = ends
-        if not len(above.steps) == len(below.steps) == len(self.record.steps):
+        """Return the change of every value along a direction, by a difference to the values at the point."""
+        parameters = tuple(
+            replace(p, value=np.asarray(p.value, np.float64) + STEP * direction[p.name])
+            for p in self.problem.parameters
+        )
+        beside = record(replace(self.problem, parameters=parameters, moved=True), self.reference)
+        if len(beside.steps) != len(self.record.steps):
             raise NotTraceable
         changes = {}
         for position, details in self.record.details.items():
-            one, other = above.details[position].value, below.details[position].value
-            if one.shape == other.shape == details.value.shape:
-                changes[position] = (one - other) / (2 * STEP)
+            value = beside.details[position].value
+            if value.shape == details.value.shape:
+                changes[position] = (value - details.value) / STEP
         return changes
 
     def _weight(self, parts: Sequence[tuple[Step, Any]]) -> float | None:
@@ -273,6 +285,10 @@ class _Search:
             for index, parent in enumerate(step.parents):
                 if parent.depends:
                     yield step, index
+
+    def _is_repeated(self, step: Step) -> bool:
+        """Return whether a step is one turn of a loop: backward has a loop too, and its bug is in all turns."""
+        return self.turns[self.record.of(step).place, self.record.of(step).name] > MOST_TURNS
 
     def _label(self, step: Step, index: int) -> tuple[Any, ...]:
         """Return what the ways back of one line have in common."""
@@ -329,7 +345,7 @@ class _Search:
         met = set()  # the beginnings of formulas
         for step, roots in self._functions():
             details, whole = self.record.of(step), roots[-1]
-            for root in roots:
+            for root in roots if not self._is_repeated(step) else ():
                 if self._lie_behind(root):
                     singles[root not in step.parents].append((step, root))
             if details.function not in LINEAR and roots[0] in step.parents:
@@ -416,7 +432,8 @@ class _Search:
                 groups[label, Kind.NOT_TRANSPOSED, ""].append((step, index, other.T, False))
             if _is_square(np.asarray(self.totals[step.position])):
                 groups[label, Kind.DELTA_NOT_TRANSPOSED, ""].append((step, index, other, True))
-            for name, value in self.problem.point.items():
+            behind = self._lie_behind(step.parents[index]) or self._is_repeated(step)
+            for name, value in self.problem.point.items() if behind else ():
                 for one, words in ((value, name), (value.T, f"{name}.T")):
                     if value.ndim == 2 and one.shape == other.shape and not np.array_equal(one, other):
                         groups[label, Kind.OTHER_WEIGHT, words].append((step, index, one, False))
@@ -609,12 +626,12 @@ class _Search:
 
     def _values_like(self, value: Array) -> Iterator[tuple[str, Array]]:
         """Yield other values of the same form, with the lines in which they were made."""
-        seen = [value]
+        seen = [value, -value]  # the sign is another bug
         for position, details in self.record.details.items():
             for one in (details.value, *details.args):
                 if position in self.record.starts or not isinstance(one, np.ndarray) or one.shape != value.shape:
                     continue
-                if one.dtype.kind == "f" and not any(np.array_equal(one, other) for other in seen):
+                if details.place and one.dtype.kind == "f" and not any(np.array_equal(one, other) for other in seen):
                     seen.append(one)
                     yield details.place, one
 
