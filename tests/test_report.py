@@ -489,7 +489,7 @@ def test_a_normalised_sum_tests_neither_inputs_nor_gamma():
 
 
 def test_a_bias_without_gradient_is_no_news():
-    """A bias in front of a normalisation has none, rightly; where nothing else is there, nothing was judged."""
+    """A bias in front of a normalisation has none, rightly; where nothing else is there, it is told."""
     rng = np.random.default_rng(0)
     params = {"W": rng.normal(size=(4, 3)), "b": rng.normal(size=(1, 3))}
     x, r = rng.normal(size=(8, 4)), rng.normal(size=(8, 3))
@@ -501,10 +501,7 @@ def test_a_bias_without_gradient_is_no_news():
     report = check_gradients(lambda p: np.sum(centred(p)), params, {"W": x.T @ (r - r.mean(0)), "b": np.zeros((1, 3))})
     assert (report.ok, report.untested, report.coverage, report.notes) == (True, (), "", ())
     alone = check_gradients(lambda b: np.sum(centred({**params, "b": b})), params["b"], np.zeros((1, 3)))
-    assert (alone.verdict, alone.coverage) == (
-        Verdict.INCONCLUSIVE,
-        "Judged: 0 of 1 array; nothing was tested of theta.",
-    )
+    assert (alone.ok, alone.coverage) == (True, "Judged: 0 of 1 array; nothing was tested of theta.")
 
 
 LISTS = {"W": [np.ones((2, 3)), np.ones(3)], "b": [np.ones(2)]}

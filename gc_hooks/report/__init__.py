@@ -116,7 +116,7 @@ class CheckReport:
     def verdict(self) -> Verdict:
         """Return the worst verdict of all parameters; INCONCLUSIVE at best where some, or all, were not judged."""
         verdicts = [comparison.verdict for comparison in self.parameters.values()]
-        if self.unjudged or not verdicts or len(self.untested) == len(verdicts):
+        if self.unjudged or not verdicts:
             verdicts.append(Verdict.INCONCLUSIVE)
         return max(verdicts)
 

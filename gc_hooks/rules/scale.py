@@ -270,7 +270,9 @@ def clipped_by_value(context: RuleContext) -> Iterator[Diagnosis]:
         if not len(indices) or not np.all(is_at_bound & (np.abs(slopes) > bound) & (slopes * grads > 0)):
             return
         sizes.append(np.abs(slopes))
-    every = np.concatenate(sizes) if sizes else np.zeros(1)
+    if not sizes:
+        return
+    every = np.concatenate(sizes)
     # Of one size it may be a factor as well: then the bound has to be one digit, and others have to be right below it.
     is_one_size = np.max(every) <= (1 + LEAST_CLOSE) * np.min(every)
     is_bound = is_near(bound, float(f"{bound:.0e}")) and any(map(context.is_partly_right, context.usable))
@@ -284,8 +286,10 @@ def clipped_by_value(context: RuleContext) -> Iterator[Diagnosis]:
         return repaired, "the measured values there"
 
     if all(context.try_repair(name, attempt(name)[0]) is not None for name in names):
-        entries, limit = f"All {len(every)} wrong entries of {of_gradients(names)}", f"{bound:.4g}"
-        message = f"{entries} are {limit} or -{limit}, and the measured slopes are larger."
+        limit, count = f"{bound:.4g}", len(every)
+        which = f"All {count} wrong entries" if count > 1 else "The wrong entry"
+        verb, slopes = agree(every, "is", "are"), agree(every, "slope is", "slopes are")
+        message = f"{which} of {of_gradients(names)} {verb} {limit} or -{limit}, and the measured {slopes} larger."
         advice = "This usually means a gradient that is clipped by value. Try to hand it in before it is clipped."
         yield context.with_repair(
             Diagnosis(Code.CLIPPED, tuple(names), message, advice=advice), Repair.ENTRIES, attempt
