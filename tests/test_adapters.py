@@ -1795,3 +1795,67 @@ def test_a_loss_of_an_engine_is_the_users_own_in_messages():
         check_gradients(**adapters.scalars(engine.nodes, loss=lambda: noise.random(), data="_data", grad="slope"))
     with pytest.raises(InvalidProblem, match=r"The loss takes \(p\)"):
         check_gradients(**adapters.scalars(engine.nodes, loss=lambda p: 0.0, data="_data", grad="slope"))
+
+
+class WithOthers:
+    """A layer with a right gradient under a name of choice, and whatever else is handed in."""
+
+    def __init__(self, gradient="dW", **others):
+        rng = np.random.default_rng(0)
+        self.x, self.t = rng.normal(size=(12, 4)), rng.normal(size=(12, 2))
+        self.W = rng.normal(size=(4, 2))
+        setattr(self, gradient, 2 * self.x.T @ (self.x @ self.W - self.t) / self.t.size)
+        self.__dict__.update(others)
+
+    def loss(self):
+        return np.mean((self.x @ self.W - self.t) ** 2)
+
+
+@pytest.mark.parametrize(
+    ("gradient", "others"),
+    [
+        ("W_grad", {"delta_W": np.zeros((4, 2))}),  # the last step, for momentum
+        ("grad_W", {"dW": np.ones((4, 2))}),
+        ("dW", {"W_prev": np.ones((4, 2)), "dW_prev": np.ones((4, 2))}),  # for Barzilai and Borwein
+    ],
+)
+@pytest.mark.parametrize("factor", [1, 2])
+def test_what_an_update_keeps_beside_the_gradient_is_no_gradient(gradient, others, factor):
+    """Words say more than letters, and what the loss does not need is no parameter."""
+    net = WithOthers(gradient, **others)
+    setattr(net, gradient, factor * getattr(net, gradient))
+    report = check_gradients(**adapters.layers(net, loss=net.loss))
+    assert list(report.parameters) == ["W"]
+    assert report.ok == (factor == 1)
+
+
+def test_a_constant_is_not_offered_the_gradient_of_another():
+    """A mask of the weight's shape beside a right dW: data, in a note, and no advice that would accuse."""
+
+    class Masked(WithOthers):
+        def loss(self):
+            return np.mean((self.x @ (self.W * self.mask) - self.t) ** 2)
+
+    net = Masked(mask=np.ones((4, 2)))
+    report = check_gradients(**adapters.layers(net, loss=net.loss))
+    assert (report.ok, report.unjudged) == (True, ())
+    assert "mask" in str(report)
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_a_gradient_that_is_a_numpy_number_is_one(factor):
+    """The slope of a leaky unit, an array of one entry, whose gradient a sum has made a number."""
+    rng = np.random.default_rng(0)
+    x, net = rng.normal(size=(12, 4)), SimpleNamespace(W=rng.normal(size=(4, 5)), slope=np.array([0.25]))
+
+    def outputs():
+        z = x @ net.W
+        return z, np.where(z > 0, z, net.slope * z)
+
+    z, h = outputs()
+    upstream = 2 * h / h.size
+    net.dW = x.T @ (upstream * np.where(z > 0, 1, net.slope))
+    net.dslope = factor * np.sum(upstream * np.where(z > 0, 0, z))
+    report = check_gradients(**adapters.layers(net, loss=lambda: np.mean(outputs()[1] ** 2)))
+    assert set(report.parameters) == {"W", "slope"}
+    assert report.ok == (factor == 1)

@@ -680,3 +680,25 @@ def test_a_generator_that_only_the_methods_of_a_model_reach_is_put_back(rng):
 
 
 X_OF_NET = np.random.default_rng(1).normal(size=(8, 6))
+
+
+LOG_OF_CALLS, COUNTS, MEANS = [], {"n": 0}, np.zeros(3)
+
+
+def test_what_a_method_changes_in_its_module_is_put_back():
+    """A list that grows, a counter in a dictionary, an array: the method reaches them by their names alone."""
+
+    class Net:
+        def __init__(self):
+            self.w, self.dw = np.ones(3), 2 * np.ones(3)
+
+        def loss(self):
+            LOG_OF_CALLS.append(1)
+            COUNTS["n"] += 1
+            MEANS[:] = 0.9 * MEANS + 0.1
+            return float(np.sum(self.w**2))
+
+    net = Net()
+    for attachment in (adapters.layers(net, loss=net.loss), adapters.attributes(net, ["w"], loss=net.loss)):
+        assert check_gradients(**attachment).ok
+        assert (LOG_OF_CALLS, COUNTS, MEANS.tolist()) == ([], {"n": 0}, [0.0, 0.0, 0.0])

@@ -153,3 +153,17 @@ def test_a_penalty_of_its_own_is_told_apart(strength):
     assert [diagnosis.code for diagnosis in report.diagnoses] == (["l2_factor"] if strength > 0.01 else [])
     assert report.ok == (strength == 0.01)
     assert 0 < report.penalty_share < 1
+
+
+@pytest.mark.parametrize("factor", [2.0, 1.5, 1 + 5e-6])
+def test_a_multiple_of_this_call_s_own_gradient_is_no_momentum(factor):
+    """With one batch and a small step the gradients of two calls are nearly one, and tell nothing."""
+    rng = np.random.default_rng(5)
+    x, y, hook = rng.normal(size=(20, 4)), rng.normal(size=20), GradCheckHook(reporters=[], on_fail=lambda report: None)
+    w = np.full(4, 0.5)
+    for step in range(2):
+        outputs = np.tanh(x @ w)
+        grads = factor * x.T @ ((outputs - y) * (1 - outputs**2)) / 20
+        hook.on_step(step, loss=lambda w: 0.5 * np.mean((np.tanh(x @ w) - y) ** 2), params=w, grads=grads)
+        w = w - 1e-7 * grads
+    assert [[diagnosis.code for diagnosis in report.diagnoses] for report in hook.reports] == [["scaled"]] * 2

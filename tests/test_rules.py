@@ -332,3 +332,54 @@ def test_slopes_beyond_the_range_of_numbers_end_no_check():
     grads = {"unused": np.full(6, 1e11), "W": 2 * np.ones(6)}
     report = check_gradients(lambda p: np.sum(0.0 * p["unused"]) + np.sum(p["W"] ** 2), point, grads, probes=automatic)
     assert [diagnosis.code for diagnosis in report.diagnoses] == ["parameter_unused"]
+
+
+def test_a_constant_error_is_no_penalty_of_a_parameter_that_cannot_tell():
+    """A gamma of ones is a multiple of any constant; one of several sizes, and of both signs, can tell."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(20, 6)), rng.normal(size=20)
+    for gamma, named in ((np.ones(6), False), (rng.normal(size=6), True)):
+        error = 0.05 * gamma
+
+        def backward(p, error=error):
+            h = np.tanh(x * p["gamma"])
+            delta = 2 * (h @ p["v"] - y) / 20
+            return {"gamma": (np.outer(delta, p["v"]) * (1 - h**2) * x).sum(0) + error, "v": h.T @ delta}
+
+        point = {"gamma": gamma, "v": rng.normal(size=6)}
+        report = check_gradients(lambda p: np.mean((np.tanh(x * p["gamma"]) @ p["v"] - y) ** 2), point, backward)
+        codes = {diagnosis.code for diagnosis in report.diagnoses}
+        assert bool(codes & {"l2_factor", "l2_on_bias", "l1"}) == named
+
+
+def test_predictions_behind_a_threshold_are_no_old_caches():
+    """They do not move with the parameters a hair away, and farther they do."""
+    rng = np.random.default_rng(0)
+    x, t = rng.normal(size=(20, 4)), (rng.random(20) > 0.5) * 1.0
+
+    def predicted(w):
+        return 1 / (1 + np.exp(-x @ w))
+
+    def loss(w):
+        return -np.mean(t * np.log(predicted(w)) + (1 - t) * np.log(1 - predicted(w)))
+
+    report = check_gradients(loss, rng.normal(size=4), lambda w: x.T @ ((predicted(w) > 0.5) - t) / 20)
+    assert "old_caches" not in {diagnosis.code for diagnosis in report.diagnoses}
+
+
+def test_two_numbers_that_sum_to_zero_prove_no_odd_factor():
+    """The bias before a softmax with two classes: of any wrong gradient its two numbers are a multiple."""
+    rng = np.random.default_rng(0)
+    x, targets = rng.normal(size=(20, 3)), np.eye(2)[rng.integers(2, size=20)]
+    params = {"W": rng.normal(size=(3, 2)), "c": np.zeros(2)}
+
+    def outputs(p):
+        e = np.exp(x @ p["W"] + p["c"])
+        return e / e.sum(axis=1, keepdims=True)
+
+    def backward(p):
+        delta = (outputs(p) - targets) * outputs(p) * (1 - outputs(p)) / 20
+        return {"W": x.T @ delta, "c": delta.sum(axis=0)}
+
+    report = check_gradients(lambda p: -np.mean(np.sum(targets * np.log(outputs(p)), axis=1)), params, backward)
+    assert "scaled" not in {diagnosis.code for diagnosis in report.diagnoses}

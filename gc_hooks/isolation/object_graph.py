@@ -437,11 +437,15 @@ def references(*functions: object) -> list[Node]:
 def variables(*functions: object) -> list[Node]:
     """Return what can be set from inside functions, and methods, that functions can reach.
 
-    These are variables around them and of their modules, their own attributes, and those of classes.
+    These are variables around them and of their modules, their own attributes, and those of classes; and containers and
+    arrays that they see as variables, which can be changed in place.
     """
     found = []
-    for node in walk(map(Node, functions), all_ways, plain_arrays=False, longest=MOST_ITEMS, most=MOST_VISITS):
+    for node in walk(map(Node, functions), all_ways, longest=MOST_ITEMS, most=MOST_VISITS):
         thing = node.thing
+        is_variable = node.step == VARIABLE and node.parent is not None and isinstance(node.parent.thing, FunctionType)
+        if is_variable and isinstance(thing, (np.ndarray, list, dict, set, deque)) and _is_state(thing):
+            found.append(node)
         if not isinstance(thing, (FunctionType, type)) or is_library(thing.__module__):
             continue
         if isinstance(thing, type):
@@ -459,19 +463,16 @@ def changeable(*functions: object) -> tuple[Any, ...]:
 
 def changeable_nodes(*functions: object) -> list[Node]:
     """Return the same with the names by which it is reached."""
-    found = variables(*functions)
-    for node in references(*functions):
-        thing, kind = node.thing, type(node.thing)
-        if isinstance(thing, np.ndarray):
-            is_state = thing.nbytes <= MOST_BYTES
-        elif isinstance(thing, (list, dict, set, deque)):
-            own = own_container(kind)
-            stored = own.values(thing) if isinstance(thing, dict) else own.__iter__(thing)
-            is_state = own.__len__(thing) <= MOST_ITEMS or all(
-                issubclass(kind, PLAIN) for kind in set(map(type, stored))
-            )
-        else:
-            is_state = is_generator(kind) or (is_open(kind) and str(kind.__module__).partition(".")[0] not in DATA)
-        if is_state:
-            found.append(node)
-    return found
+    return [*variables(*functions), *[node for node in references(*functions) if _is_state(node.thing)]]
+
+
+def _is_state(thing: Any) -> bool:
+    """Return whether a thing may be changed by a call, and is small enough to be copied for that."""
+    kind = type(thing)
+    if isinstance(thing, np.ndarray):
+        return thing.nbytes <= MOST_BYTES
+    if isinstance(thing, (list, dict, set, deque)):
+        own = own_container(kind)
+        stored = own.values(thing) if isinstance(thing, dict) else own.__iter__(thing)
+        return own.__len__(thing) <= MOST_ITEMS or all(issubclass(one, PLAIN) for one in set(map(type, stored)))
+    return is_generator(kind) or (is_open(kind) and str(kind.__module__).partition(".")[0] not in DATA)

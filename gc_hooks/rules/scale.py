@@ -288,8 +288,8 @@ def clipped_by_value(context: RuleContext) -> Iterator[Diagnosis]:
     if all(context.try_repair(name, attempt(name)[0]) is not None for name in names):
         limit, count = f"{bound:.4g}", len(every)
         which = f"All {count} wrong entries" if count > 1 else "The wrong entry"
-        verb, slopes = agree(every, "is", "are"), agree(every, "slope is", "slopes are")
-        message = f"{which} of {of_gradients(names)} {verb} {limit} or -{limit}, and the measured {slopes} larger."
+        verb, seen = ("is", "slope is") if count == 1 else ("are", "slopes are")
+        message = f"{which} of {of_gradients(names)} {verb} {limit} or -{limit}, and the measured {seen} larger."
         advice = "This usually means a gradient that is clipped by value. Try to hand it in before it is clipped."
         yield context.with_repair(
             Diagnosis(Code.CLIPPED, tuple(names), message, advice=advice), Repair.ENTRIES, attempt
