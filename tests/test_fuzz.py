@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fuzzing import Drawn, Error, Leaf, accused, checked, drawn, errors, missed
 from gc_hooks import CheckReport, GradCheckError, check_gradients
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "5"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "3"))
 """How many problems each test draws, beside those that were found before. Who asks for more is on a long hunt."""
 
 pytestmark = [pytest.mark.slow] if "FUZZ_EXAMPLES" in os.environ else []
