@@ -292,15 +292,15 @@ class GradCheckHook(HookBase, Callback):
                 accumulates = any(diagnosis.code == Code.ACCUMULATED for diagnosis in known)
                 report = with_live_buffers(own, report, live, previous, accumulates)
                 self._buffers = (self.calls, live) if self._may_be_due() else (-1, {})
-            check.report = report.noted(*notes) if notes else self._placed(own, report, options)
+            check.report = report.noted(*notes) if notes else self._placed(own, report)
         self._act_on(check.report)
 
-    def _placed(self, own: OwnStep, report: CheckReport, options: CheckOptions) -> CheckReport:
+    def _placed(self, own: OwnStep, report: CheckReport) -> CheckReport:
         """Return the report of a check, with what its gradient is in truth where that is another than the loss's."""
         kept, self._kept = self._kept, None
         found = None
         if report.verdict > Verdict.INCONCLUSIVE and kept is not None and kept.call == self.calls - 1:
-            found = misplaced(own, report, kept, options)
+            found = misplaced(own, report, kept)
         if self._may_be_due() and not callable(own.grads):  # a function is asked at these very parameters
             self._kept = keep(self.calls, own, report)
         known = self._known

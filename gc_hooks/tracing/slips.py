@@ -42,9 +42,9 @@ WRONG = 1e-9
 """From which part of a gradient's largest entry on an entry is wrong: a thousand times what rounding does to most."""
 FEWEST_ENTRIES = 3
 """Wrong entries from which on two directions prove something: one number has some weight for every path."""
-WORK, PER_STEP = 10**8, 2000
-"""Numbers that all trials together may touch, at about 5 ns each; and what the handling of one step costs, in them. No
-clock is read: a diagnosis is not to depend on what else a machine does."""
+WORK, PER_STEP = 3 * 10**7, 2000
+"""Numbers that all trials together may touch, at about 5 ns each: a fifth of a second to one second. And what the
+handling of one step costs, in them. No clock is read: a diagnosis is not to depend on what else a machine does."""
 FEWEST, MOST = 12, 400
 """Trials that are made whatever they cost, and at most. A failing check costs as much as about twelve passes back."""
 MOST_SAMPLES = 400
