@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gc_hooks import CheckReport, GradCheckHook, check_gradients, check_layers, nn
+from gc_hooks import CheckReport, GradCheckHook, check_gradients, check_jacobian, check_layers, nn
 from zoo import ACTIVATIONS, WRONG_DERIVATIVES
 
 STRENGTH, KEEP, TEMPERATURE = 0.01, 0.8, 4.0
@@ -419,7 +419,29 @@ class AveragedTwice(nn.Dense):
         return upstream, {**grads, "b": grads["b"] / len(upstream)}
 
 
+def jacobian_report(bug):
+    """Check a Jacobian of three springs in a row, as a pair of products, with or without a bug."""
+
+    def run(wrong):
+        point = np.array([0.3, -0.8, 1.1])
+        slopes = np.diag(2 - 3 * point**2) - np.eye(3, k=1) - np.eye(3, k=-1)
+        forward, backward = slopes.copy(), slopes.copy()
+        if wrong and bug == "pattern":
+            forward[0, 1] = backward[0, 1] = 0.0
+        elif wrong:
+            backward[0, 1] = 0.0
+
+        def forces(p):
+            return 2 * p - p**3 - np.append(p[1:], 0.0) - np.append(0.0, p[:-1])
+
+        return [check_jacobian(forces, point, (lambda u: backward.T @ u, lambda v: forward @ v))]
+
+    return run
+
+
 OTHER_BUGS = {
+    "a neighbour forgotten in a Jacobian": OtherBug(("pattern",), jacobian_report("pattern")),
+    "a neighbour forgotten in a vjp": OtherBug(("not_adjoint",), jacobian_report("vjp")),
     "words that occur twice": OtherBug(("rows",), embedding),
     "a kernel turned round": OtherBug(("flipped",), convolution),
     "a buffer inside backward": OtherBug(("not_repeatable",), buffer_of_backward),

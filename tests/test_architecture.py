@@ -26,7 +26,7 @@ tracing __main__
 verdicts
 rules quick_check
 check
-layerwise testing
+layerwise derivatives testing
 hooks
 adapters
 """

@@ -85,7 +85,7 @@ class Matched:
 
     def with_precision_of_numbers(self) -> Matched:
         """Return a copy with the precision of float32 where arrays of float64 hold what was computed in float32."""
-        if not any(map(_computed_in_float32, self.grads.values())):
+        if not any(map(computed_in_float32, self.grads.values())):
             return self
         single = _format_of(np.dtype(np.float32))
         precision, smallest = max(self.precision, single.eps), max(self.smallest, single.smallest)
@@ -303,7 +303,7 @@ def _usable(name: str, leaf: object, shape: tuple[int, ...]) -> Array | Gradient
     return array
 
 
-def _computed_in_float32(gradient: Array) -> bool:
+def computed_in_float32(gradient: Array) -> bool:
     """Return whether numbers of float64 are such that they were computed in float32."""
     some = gradient.flat[:: max(1, gradient.size // MOST_LOOKED_AT)]
     digits = np.frexp(some[np.isfinite(some)])[0] * 2.0**MOST_DIGITS
