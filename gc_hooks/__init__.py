@@ -2,7 +2,7 @@
 
 from gc_hooks import adapters, nn
 from gc_hooks.check import check_gradients
-from gc_hooks.derivatives import check_jacobian
+from gc_hooks.derivatives import check_hessian, check_jacobian
 from gc_hooks.errors import (
     GradCheckError,
     GradCheckWarning,
@@ -30,9 +30,9 @@ __all__ = [
     "Basis", "Callback", "CheckReport", "Comparison", "ConsoleReporter", "Diagnosis", "Estimate", "GradCheckError",
     "GradCheckHook", "GradCheckWarning", "GradientMismatch", "InvalidProblem", "JsonlReporter", "Log", "Method",
     "MissingDependency", "NondeterministicLoss", "Reporter", "Status", "TensorBoardReporter", "Tolerance", "TrainState",
-    "Verdict", "adapters", "any_of", "assert_gradients", "at", "central", "check_gradients", "check_jacobian",
-    "check_layers", "complex_step", "drift", "entries", "every", "first", "fixed_step", "joint", "logspaced", "nn",
-    "per_parameter", "read_jsonl", "read_log", "reference",
+    "Verdict", "adapters", "any_of", "assert_gradients", "at", "central", "check_gradients", "check_hessian",
+    "check_jacobian", "check_layers", "complex_step", "drift", "entries", "every", "first", "fixed_step", "joint",
+    "logspaced", "nn", "per_parameter", "read_jsonl", "read_log", "reference",
 ]  # fmt: skip
 
 

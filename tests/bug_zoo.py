@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gc_hooks import CheckReport, GradCheckHook, check_gradients, check_jacobian, check_layers, nn
+from gc_hooks import CheckReport, GradCheckHook, check_gradients, check_hessian, check_jacobian, check_layers, nn
 from zoo import ACTIVATIONS, WRONG_DERIVATIVES
 
 STRENGTH, KEEP, TEMPERATURE = 0.01, 0.8, 4.0
@@ -439,7 +439,30 @@ def jacobian_report(bug):
     return run
 
 
+def hessian_report(bug):
+    """Check the Hessian of Rosenbrock's function, whose residuals are 10 (y - x^2) and 1 - x."""
+
+    def residuals(p):
+        return np.stack([10 * (p[1] - p[0] ** 2), 1 - p[0]])
+
+    def gradient(p):
+        return np.stack([-400 * p[0] * (p[1] - p[0] ** 2) - 2 * (1 - p[0]), 200 * (p[1] - p[0] ** 2)])
+
+    def hessian(p, wrong):
+        newton = np.array([[1200 * p[0] ** 2 - 400 * p[1] + 2, -400 * p[0]], [-400 * p[0], 200.0]])
+        if wrong and bug == "gauss_newton":
+            newton[0, 0] = 800 * p[0] ** 2 + 2
+        elif wrong:
+            newton[1, 0] = 0.0
+        return newton
+
+    point = np.array([0.6, -0.7])
+    return lambda wrong: [check_hessian(gradient, point, lambda p: hessian(p, wrong), residuals=residuals)]
+
+
 OTHER_BUGS = {
+    "Gauss-Newton for Newton": OtherBug(("gauss_newton",), hessian_report("gauss_newton")),
+    "half of a Hessian": OtherBug(("not_symmetric", "pattern"), hessian_report("not_symmetric")),
     "a neighbour forgotten in a Jacobian": OtherBug(("pattern",), jacobian_report("pattern")),
     "a neighbour forgotten in a vjp": OtherBug(("not_adjoint",), jacobian_report("vjp")),
     "words that occur twice": OtherBug(("rows",), embedding),

@@ -7,7 +7,7 @@ import pytest
 from scipy import sparse
 from scipy.sparse.linalg import LinearOperator
 
-from gc_hooks import InvalidProblem, NondeterministicLoss, Tolerance, Verdict, check_jacobian
+from gc_hooks import InvalidProblem, NondeterministicLoss, Tolerance, Verdict, check_hessian, check_jacobian
 
 T = np.linspace(0, 1, 25)
 DATA = np.random.default_rng(0).normal(size=25)
@@ -329,3 +329,76 @@ def test_nothing_is_changed():
     check_jacobian(lambda p: residuals(p) + 0 * np.random.rand(), X, one_entry)
     assert np.array_equal(before, X)
     assert np.array_equal(state, np.random.get_state()[1])
+
+
+# Hessians
+
+
+def rosenbrock_residuals(p):
+    return np.concatenate([10 * (p[1:] - p[:-1] ** 2), 1 - p[:-1]])
+
+
+def rosenbrock_gradient(p):
+    slope = np.zeros_like(p)
+    inner = p[1:] - p[:-1] ** 2
+    slope[:-1] = -400 * p[:-1] * inner - 2 * (1 - p[:-1])
+    slope[1:] += 200 * inner
+    return slope
+
+
+def newton(p):
+    hessian = np.diag(np.concatenate([1200 * p[:-1] ** 2 - 400 * p[1:] + 2, [0.0]]))
+    hessian[1:, 1:] += 200 * np.eye(len(p) - 1)
+    off = np.diag(-400 * p[:-1], 1)
+    return hessian + off + off.T
+
+
+def gauss_newton(p):
+    slopes = np.zeros((2 * len(p) - 2, len(p)))
+    for k in range(len(p) - 1):
+        slopes[k, k], slopes[k, k + 1], slopes[len(p) - 1 + k, k] = -20 * p[k], 10, -1
+    return 2 * slopes.T @ slopes
+
+
+P = np.random.default_rng(3).normal(size=50)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        newton,
+        newton(P),
+        lambda p, v: newton(p) @ v,
+        lambda p: sparse.csr_array(newton(p)),
+        lambda p: LinearOperator((50, 50), matvec=lambda v: newton(p) @ v),
+    ],
+)
+def test_a_right_hessian_is_good_for_four_gradients(given):
+    """As a matrix or as products with vectors."""
+    report = check_hessian(rosenbrock_gradient, P, given)
+    assert (report.verdict, report.diagnoses) == (Verdict.GOOD, ())
+    assert report.evaluations <= 4
+
+
+@pytest.mark.parametrize("point", [P, P[:5]])
+def test_gauss_newton_is_told_from_newton(point):
+    """With the residuals, also as products; without them it is just a wrong Hessian."""
+    for given in (gauss_newton, lambda p, v: gauss_newton(p) @ v):
+        report = check_hessian(rosenbrock_gradient, point, given, residuals=rosenbrock_residuals)
+        assert report.verdict is Verdict.WORRY
+        assert codes(report) == ["gauss_newton"]
+        assert "2 J^T J" in told(report)
+    assert "gauss_newton" not in codes(check_hessian(rosenbrock_gradient, point, gauss_newton))
+    other = check_hessian(rosenbrock_gradient, point, lambda p: 2 * newton(p), residuals=rosenbrock_residuals)
+    assert codes(other) == ["scaled"]
+
+
+def test_a_hessian_has_to_be_symmetric():
+    """A triangle, products of one, and a Hessian that was derived from a gradient that is none."""
+    assert "only a triangle" in told(check_hessian(rosenbrock_gradient, P, lambda p: np.triu(newton(p))))
+    assert "not_symmetric" in codes(check_hessian(rosenbrock_gradient, P, lambda p, v: np.tril(newton(p)) @ v))
+    turn = np.array([[0.0, 1.0], [-1.0, 0.0]])
+    report = check_hessian(lambda p: turn @ p, P[:2], turn)
+    assert report.verdict is Verdict.WORRY
+    assert codes(report) == ["not_symmetric"]
+    assert "check_gradients" in told(report)

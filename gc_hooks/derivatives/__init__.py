@@ -1,24 +1,25 @@
-"""Check a hand-written Jacobian against its function: `check_jacobian`."""
+"""Check a hand-written Jacobian against its function, and a Hessian against its gradient."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
 import numpy as np
 
 from gc_hooks.arrays.foreign import describe
+from gc_hooks.derivatives.hessian import HessianJudgement
 from gc_hooks.derivatives.jacobian import JacobianCheck
-from gc_hooks.derivatives.point import Point
+from gc_hooks.derivatives.judgement import Judgement
+from gc_hooks.derivatives.linear import needed_arguments
+from gc_hooks.derivatives.point import Function, Point
 from gc_hooks.errors import InvalidProblem
 from gc_hooks.isolation.generators import find_generators
 from gc_hooks.isolation.rng import preserve_global_random_state
 from gc_hooks.problem import Meter
 from gc_hooks.report import CheckReport
 from gc_hooks.report.verdict import Tolerance
-
-Function = Callable[[Any], Any]
 
 
 def check_jacobian(
@@ -96,27 +97,95 @@ def check_jacobian(
     >>> check_jacobian(residuals, np.array([2.0, -1.0]), forgotten).diagnoses[0].message
     'The column of theta[1] is wrong, in outputs 1, 2, 3 and 4.'
     """
-    _require_functions(function, jacobian, params)
-    kept = find_generators(function, jacobian).preserve()
+    _require_functions(("check_jacobian", "function", "Jacobian"), function, params, jacobian)
+    meter = Meter(max_evaluations, max_seconds)
+    return _checked(function, params, jacobian, Judgement, "Jacobian", tolerance, meter, seed, step)
+
+
+def check_hessian(
+    gradient: Function,
+    params: object,
+    hessian: object,
+    *,
+    residuals: Function | None = None,
+    tolerance: Tolerance = Tolerance(),
+    max_evaluations: int | None = None,
+    max_seconds: float | None = None,
+    seed: int = 0,
+    step: int = 0,
+) -> CheckReport:
+    """Compare a Hessian with the slopes of its gradient, row by row, and judge its symmetry.
+
+    Parameters
+    ----------
+    gradient : callable
+        ``gradient(params)``, in the structure of the parameters. It is taken to be right: check it with
+        `check_gradients` first.
+    params : number, array, or nested dicts, lists and tuples of them
+        Where the Hessian is checked.
+    hessian : array, sparse matrix, LinearOperator, nested blocks, or callable
+        What is judged: the value at ``params``, ``hessian(params)`` that returns it, or ``hessp(params, v)`` that
+        returns its product with a vector, as ``scipy.optimize.minimize`` takes it.
+    residuals : callable, optional
+        ``residuals(params)`` of a sum of squares. With them a Hessian that is Gauss-Newton's is told from one that is
+        wrong; three evaluations of them for each direction of a check that fails.
+    tolerance, max_evaluations, max_seconds, seed, step
+        As for `check_jacobian`; evaluations are those of the gradient.
+
+    Returns
+    -------
+    CheckReport
+        As of `check_jacobian`.
+
+    Examples
+    --------
+    >>> gradient = lambda p: np.array([4 * p[0] ** 3 + p[1], p[0] + 2 * p[1]])
+    >>> hessian = lambda p: np.array([[12 * p[0] ** 2, 1.0], [1.0, 2.0]])
+    >>> check_hessian(gradient, np.array([1.0, 2.0]), hessian).verdict
+    <Verdict.GOOD: 0>
+    >>> print(check_hessian(gradient, np.array([1.0, 2.0]), lambda p: np.triu(hessian(p))).diagnoses[0].message)
+    The Hessian is not symmetric.
+    """
+    _require_functions(("check_hessian", "gradient", "Hessian"), gradient, params, hessian)
+    if callable(hessian) and not hasattr(hessian, "matvec") and needed_arguments(hessian) >= 2:
+        hessian = (None, hessian)
+    judged_as = partial(HessianJudgement, residuals=residuals)
+    meter = Meter(max_evaluations, max_seconds)
+    return _checked(gradient, params, hessian, judged_as, "Hessian", tolerance, meter, seed, step)
+
+
+def _checked(
+    function: Function,
+    params: object,
+    given: object,
+    judged_as: Callable[..., Judgement],
+    what: str,
+    tolerance: Tolerance,
+    meter: Meter,
+    seed: int,
+    step: int,
+) -> CheckReport:
+    kept = find_generators(function, given).preserve()
     with np.errstate(all="ignore"), preserve_global_random_state(), kept as lost:
-        point = Point.of(function, params, jacobian, Meter(max_evaluations, max_seconds))
-        report = JacobianCheck(point, tolerance, np.random.default_rng(seed), seed).report()
+        point = Point.of(function, params, given, meter)
+        report = JacobianCheck(point, tolerance, np.random.default_rng(seed), seed, what, judged_as).report()
     return replace(report, step=step, notes=(*report.notes, *lost))
 
 
-def _require_functions(function: object, jacobian: object, params: object) -> None:
+def _require_functions(names: tuple[str, str, str], function: object, params: object, given: object) -> None:
+    call, called, what = names
+    order = f"Try {call}({called}, params, {what.lower()}), in this order."
     if not callable(function):
         raise InvalidProblem(
-            f"The function must be a callable, got {describe(function)}. This usually means that its value was handed "
-            "in. Try check_jacobian(function, params, jacobian), in this order."
+            f"The {called} must be a callable, got {describe(function)}. This usually means that its value was handed "
+            f"in. {order}"
         )
     if callable(params):
         raise InvalidProblem(
-            f"The parameters are {describe(params)}. This usually means that arguments are exchanged. Try "
-            "check_jacobian(function, params, jacobian), in this order."
+            f"The parameters are {describe(params)}. This usually means that arguments are exchanged. {order}"
         )
-    if jacobian is None or isinstance(jacobian, (bool, str)):
+    if given is None or isinstance(given, (bool, str)):
         raise InvalidProblem(
-            f"The Jacobian is {jacobian!r}. This usually means an option of scipy in its place. Try the function that "
-            "you wrote for it."
+            f"The {what} is {given!r}. This usually means an option of scipy in its place. Try the function that you "
+            "wrote for it."
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,6 +29,7 @@ class JacobianCheck:
     generator: Generator
     seed: int
     what: str = "Jacobian"
+    judged_as: Callable[..., Judgement] = Judgement
 
     def report(self) -> CheckReport:
         """Judge the Jacobian at the point, and once more a small step away where outputs have a kink."""
@@ -47,7 +49,7 @@ class JacobianCheck:
         return report_of(judgement, self.seed)
 
     def _judgement(self, point: Point, linear: Linear) -> Judgement:
-        judgement = Judgement(point, linear, self.tolerance, self.generator, self.what)
+        judgement = self.judged_as(point, linear, self.tolerance, self.generator, self.what)
         judgement.judge()
         return judgement
 

@@ -52,13 +52,13 @@ class Judgement:
         here = point.here.astype(np.float64)
         elsewhere = (lambda problem: replace(point, problem=problem).linear()) if point.is_function else None
         self.gauge = Gauge(point.problem, here, point.inputs, linear, precision, of_values, elsewhere)
-        self.names = Names(point.outputs, point.inputs)
+        self.names = Names(point.outputs, point.inputs, what)
         self.weights = self._weights(linear)
         self.alongs: list[Along] = []
         self.judged: Judged | None = None
         self.located = Located((), np.array([], dtype=int))
         self.in_parameter: dict[str, Array] = {}
-        self.is_backward_wrong = False
+        self.accused_by: dict[str, str] = {}  # parameters that are wrong beside their slopes, each with the reason
         self.diagnoses: list[Diagnosis] = []
         self.noted: list[str] = list(point.notes)
 
@@ -184,7 +184,6 @@ class Judgement:
         evidence = f"The slope is {measured:.6g}"
         evidence += f", so that {right} is right." if right else ", so that both are wrong."
         columns: list[int] = []
-        self.is_backward_wrong = abs(backward - measured) > bar
         if abs(forward - measured) <= bar and linear.shape[1] <= LARGEST_COMPARED:
             expected = upstream @ linear.columns(range(linear.shape[1]))
             beyond = np.abs(expected - gradient) * self.weights > 2 * self.tolerance.good * terms
@@ -193,4 +192,6 @@ class Judgement:
         advice = "This usually means a transpose that is missing, or a step that only one of the two has. Try "
         advice += "rmatvec(u) = matrix.T @ u for each matrix of matvec, in the opposite order."
         where = self.names.parameters(columns) or tuple(self.point.inputs.shapes)
+        if abs(backward - measured) > bar:
+            self.accused_by = dict.fromkeys(where, "its product with the transpose is wrong")
         self.diagnoses.append(Diagnosis(Code.NOT_ADJOINT, where, message, evidence, advice))

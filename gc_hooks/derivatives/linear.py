@@ -160,9 +160,7 @@ def read_linear(given: Any, point: Any, outputs: Layout, inputs: Layout) -> Line
             keys += [output] if len(inputs.shapes) == 1 else []
             found = [leaves[key] for key in keys if key in leaves]
             if not found or found[0] is None:
-                raise WrongShape(
-                    f"The Jacobian has no block for {spoken(name)} (it has {', '.join(map(repr, leaves))})."
-                )
+                raise WrongShape(f"There is no block for {spoken(name)} (it has {', '.join(map(repr, leaves))}).")
             block_shape = math.prod(outputs.shapes[output]), math.prod(inputs.shapes[name])
             row.append(_block(found[0], block_shape, (outputs.shapes[output],), (inputs.shapes[name],)))
         rows.append(row)
@@ -187,10 +185,10 @@ def _block(leaf: Any, shape: tuple[int, int], outputs: tuple[Any, ...], inputs: 
             raise WrongShape(_unlike(leaf.shape, shape))
         matrix = leaf.tocsr()
         return matrix if matrix.dtype.kind == "f" else matrix.astype(np.float64)
-    array = plain_array("The Jacobian", leaf)
+    array = plain_array("The matrix", leaf)
     if array.dtype.kind not in "fiub":
         raise InvalidProblem(
-            f"The Jacobian is {describe(leaf)}, not an array of real numbers. This usually means something else in its "
+            f"The matrix is {describe(leaf)}, not an array of real numbers. This usually means something else in its "
             "place. Try check_jacobian(function, params, jacobian), in this order."
         )
     if array.dtype.kind != "f":
@@ -206,7 +204,7 @@ def _block(leaf: Any, shape: tuple[int, int], outputs: tuple[Any, ...], inputs: 
 
 
 def _unlike(shape: Sequence[int], expected: tuple[int, int]) -> str:
-    return f"The Jacobian has shape {tuple(shape)}, and {expected[0]} outputs by {expected[1]} parameters are expected."
+    return f"The matrix has shape {tuple(shape)}, and {expected[0]} outputs by {expected[1]} parameters are expected."
 
 
 def _operator(given: Any, shape: tuple[int, int]) -> Linear:
@@ -245,7 +243,7 @@ def _products(vjp: Any, jvp: Any, point: Any, outputs: Layout, inputs: Layout) -
 
 def _product(what: str, function: Callable[..., Any], point: Any, takes: Layout, gives: Layout) -> Product:
     """Return a product of flat vectors, from one of the user's structures."""
-    wants_params = _takes(function) >= 2
+    wants_params = needed_arguments(function) >= 2
 
     def product(vector: Array) -> Array:
         built = takes.build(vector)
@@ -266,7 +264,7 @@ def _product(what: str, function: Callable[..., Any], point: Any, takes: Layout,
     return product
 
 
-def _takes(function: Callable[..., Any]) -> int:
+def needed_arguments(function: Callable[..., Any]) -> int:
     """Return how many arguments a function needs."""
     try:
         parameters = inspect.signature(function).parameters.values()

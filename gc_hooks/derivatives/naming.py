@@ -23,8 +23,8 @@ ALIKE = 1e-6
 class Names:
     """How rows and columns are called in a sentence."""
 
-    def __init__(self, outputs: Layout, inputs: Layout) -> None:
-        self.outputs, self.inputs = outputs, inputs
+    def __init__(self, outputs: Layout, inputs: Layout, what: str = "Jacobian") -> None:
+        self.outputs, self.inputs, self.what = outputs, inputs, what
 
     def rows(self, rows: Iterable[int]) -> str:
         """Name outputs by their place: "output 7", "outputs 2, 3 and 4 more"."""
@@ -63,7 +63,7 @@ def diagnose(
     for found in (
         _not_finite(alongs, wrong, names, whole),
         _scaled(alongs, judged, located, names, whole),
-        _transposed(gauge, alongs, judged, whole),
+        _transposed(gauge, alongs, judged, names, whole),
         _shifted(alongs, judged, names, whole),
     ):
         if found is not None:
@@ -78,7 +78,7 @@ def diagnose(
     if rest:
         worst = max(rest, key=lambda entry: abs(entry.given - entry.measured))
         count = "One entry" if len(rest) == 1 else f"{len(rest)} entries"
-        message = f"{count} of the Jacobian {agree(rest, 'is', 'are')} wrong, "
+        message = f"{count} of the {names.what} {agree(rest, 'is', 'are')} wrong, "
         message += f"in {names.rows(e.row for e in rest)}{_on_a_diagonal(rest)}."
         evidence = f"{_sentence(names.entry(worst))} is {worst.given:.6g} and measured {worst.measured:.6g}"
         evidence += f" ± {worst.error:.0e}."
@@ -113,7 +113,7 @@ def _not_finite(alongs: Sequence[Along], wrong: Array, names: Names, whole: tupl
     rows = [row for row in wrong if not np.isfinite(alongs[0].given[row])]
     if not rows:
         return None
-    message = f"The Jacobian is not finite in {names.rows(rows)}, and the function and its slope are."
+    message = f"The {names.what} is not finite in {names.rows(rows)}, and the function and its slope are."
     advice = "This usually means 0/0 or a logarithm of zero in the derivative. Try np.isfinite on its parts."
     return Diagnosis(Code.NOT_FINITE, whole, message, advice=advice)
 
@@ -145,9 +145,9 @@ def _scaled(
         return None
     factor = float(np.median(factors))
     code = Code.SIGN if abs(factor + 1) <= ALIKE else Code.SCALED
-    where = "The Jacobian" if is_all else f"The row of {names.rows(wrong)}"
+    where = f"The {names.what}" if is_all else f"The row of {names.rows(wrong)}"
     if len(wrong) > 1 and not is_all:
-        where = f"In the rows of {names.rows(wrong)} the Jacobian"
+        where = f"In the rows of {names.rows(wrong)} the {names.what}"
     if np.ptp(factors) <= ALIKE * abs(factor):
         if code is Code.SIGN:
             message = f"{where} has the wrong sign."
@@ -160,13 +160,15 @@ def _scaled(
     if len(alongs) < 2 or len(wrong) < 2:
         return None
     some = ", ".join(f"{names.rows([row])}: {value:.4g}" for row, value in list(zip(wrong, factors, strict=True))[:4])
-    message = f"Each wrong row of the Jacobian has a factor of its own ({some})."
+    message = f"Each wrong row of the {names.what} has a factor of its own ({some})."
     advice = "This usually means weights of the outputs (1/sigma, a scale for each row) that only one of the two has. "
     advice += "Try to multiply each row by its weight."
     return Diagnosis(Code.LINE_FACTORS, whole, message, advice=advice)
 
 
-def _transposed(gauge: Gauge, alongs: Sequence[Along], judged: Judged, whole: tuple[str, ...]) -> Diagnosis | None:
+def _transposed(
+    gauge: Gauge, alongs: Sequence[Along], judged: Judged, names: Names, whole: tuple[str, ...]
+) -> Diagnosis | None:
     """Name a square Jacobian whose transpose is right."""
     linear = gauge.linear
     if linear.matrix is None or linear.shape[0] != linear.shape[1] or linear.shape[0] < 2:
@@ -178,7 +180,7 @@ def _transposed(gauge: Gauge, alongs: Sequence[Along], judged: Judged, whole: tu
     errors = np.stack([along.errors for along in alongs])
     if not np.all(np.abs(turned - slopes) <= errors + FITS * np.maximum(sizes, judged.sizes[rows])):
         return None
-    message = "The transpose of the Jacobian is right."
+    message = f"The transpose of the {names.what} is right."
     advice = "This usually means rows for parameters where each output has a row: J[i, j] is the slope of output i by "
     advice += "parameter j. Try jacobian.T."
     return Diagnosis(Code.TRANSPOSED, whole, message, advice=advice)
@@ -198,7 +200,7 @@ def _shifted(alongs: Sequence[Along], judged: Judged, names: Names, whole: tuple
         rows = np.flatnonzero(~near.all(axis=0))
         if set(rows) <= {0, len(judged.sizes) - 1}:
             words = "later" if shift == 1 else "earlier"
-            message = f"The rows of the Jacobian stand one place {words} than their outputs."
+            message = f"The rows of the {names.what} stand one place {words} than their outputs."
             advice = "This usually means an index that is off by one, in time or in space. Try "
             advice += f"jacobian[{'1:' if shift == 1 else ':-1'}] beside function(p)[{':-1' if shift == 1 else '1:'}]."
             return Diagnosis(Code.SHIFTED, whole, message, advice=advice)
@@ -250,13 +252,13 @@ def _pattern(entries: Sequence[Entry], gauge: Gauge, names: Names) -> Iterator[D
     stored = "has no entry" if gauge.linear.is_sparse else "is zero"
     if missing:
         worst = max(missing, key=lambda entry: abs(entry.measured))
-        message = f"The Jacobian {stored} at {plural(len(missing), 'place')} where the slope is not zero."
+        message = f"The {names.what} {stored} at {plural(len(missing), 'place')} where the slope is not zero."
         evidence = f"{_sentence(names.entry(worst))} is measured {worst.measured:.6g} ± {worst.error:.0e}."
         advice = "This usually means a neighbour that was forgotten in the pattern. Try to add that entry."
         yield Diagnosis(Code.PATTERN, names.parameters(e.column for e in missing), message, evidence, advice)
     if extra:
         worst = max(extra, key=lambda entry: abs(entry.given))
-        message = f"The Jacobian has {plural(len(extra), 'place')} that should be zero."
+        message = f"The {names.what} has {plural(len(extra), 'place')} that should be zero."
         evidence = f"{_sentence(names.entry(worst))} is {worst.given:.6g}, and measured as zero."
         advice = "This usually means an index that points to the wrong column. Try to print that row's columns."
         yield Diagnosis(Code.PATTERN, names.parameters(e.column for e in extra), message, evidence, advice)

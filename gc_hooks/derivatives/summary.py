@@ -15,7 +15,7 @@ from gc_hooks.derivatives.point import Point
 from gc_hooks.derivatives.rows import Entry
 from gc_hooks.report import CheckReport
 from gc_hooks.report.comparison import Basis, Comparison, EntryComparison, Reason
-from gc_hooks.report.diagnosis import Code, Diagnosis, agree, plural
+from gc_hooks.report.diagnosis import Diagnosis, agree, plural
 from gc_hooks.report.verdict import Precision, Tolerance, Verdict
 from gc_hooks.verdicts.bounds import upper_factor
 
@@ -106,9 +106,6 @@ def _sensitivity(judgement: Judgement) -> float:
 def _comparisons(judgement: Judgement) -> Iterator[Comparison]:
     """Yield a comparison for each pair of an output and a parameter."""
     outputs, inputs = judgement.point.outputs, judgement.point.inputs
-    products: set[str] = set()
-    if judgement.is_backward_wrong:
-        products.update(*(one.parameters for one in judgement.diagnoses if one.code == Code.NOT_ADJOINT))
     wrong = _wrong_rows(judgement)
     for output, rows in outputs.slices():
         for name, columns in inputs.slices():
@@ -119,8 +116,8 @@ def _comparisons(judgement: Judgement) -> Iterator[Comparison]:
                 yield found.noted("not measured: the budget was spent before", None, Reason.BUDGET)
                 continue
             found = _block(judgement, found, wrong[name], rows, columns)
-            if name in products and found.verdict < Verdict.WORRY:
-                found = found.noted("its product with the transpose is wrong", Verdict.WORRY)
+            if name in judgement.accused_by:
+                found = found.noted(judgement.accused_by[name], Verdict.WORRY)
             yield found
 
 

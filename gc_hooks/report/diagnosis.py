@@ -58,8 +58,9 @@ class Code(_Text):
     # What holds for the loss does not hold for its gradient.
     ORDER_MATTERS, BATCH_SIZE_MATTERS, SAMPLES_MIXED = "order_matters", "batch_size_matters", "samples_mixed"
     NOT_LINEAR = "not_linear"
-    # A Jacobian is wrong.
+    # A Jacobian or a Hessian is wrong.
     PATTERN, NOT_ADJOINT = "pattern", "not_adjoint"
+    NOT_SYMMETRIC, GAUSS_NEWTON = "not_symmetric", "gauss_newton"
     UNEXPLAINED = "unexplained"
 
 
