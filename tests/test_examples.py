@@ -274,7 +274,31 @@ def test_the_character_model_learns_while_its_checks_are_good(capsys):
     assert len(sample) == 206
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("[01][04-9]_*.py")))
+def test_scipy_sees_nothing_in_an_adjoint_that_is_off_by_one(capsys):
+    """Its number is as large for the right gradient as for the wrong one; the hook's verdicts are not."""
+    pytest.importorskip("scipy")
+    right, wrong = runpy.run_path(str(EXAMPLES / "11_heat_by_adjoint.py"))["main"]()
+    assert [report.verdict for report in right.reports] == [Verdict.GOOD] * 3
+    assert [report.verdict for report in wrong.reports] == [Verdict.WORRY] * 3
+    of_right, of_wrong = map(float, re.findall(r"check_grad says (\S+)", capsys.readouterr().out))
+    assert of_wrong < 5 * of_right
+
+
+def test_jacobians_of_a_fit_a_system_products_and_a_hessian():
+    """Each bug is named where it is, and the right one is good for four evaluations."""
+    pytest.importorskip("scipy")
+    reports = runpy.run_path(str(EXAMPLES / "12_jacobians.py"))["main"]()
+    verdicts = [report.verdict for report in reports.values()]
+    assert verdicts == [Verdict.WORRY, Verdict.GOOD, Verdict.WORRY, Verdict.WORRY, Verdict.WORRY]
+    assert "theta[2]" in reports["a fit"].diagnoses[0].message
+    assert reports["sparse"].evaluations == 4
+    assert "output 701 by theta[700]" in reports["sparse, one neighbour forgotten"].diagnoses[0].evidence
+    assert reports["products"].diagnoses[0].code == "not_adjoint"
+
+
+@pytest.mark.parametrize(
+    "name", sorted(path.name for path in [*EXAMPLES.glob("[01][04-9]_*.py"), *EXAMPLES.glob("1[12]_*.py")])
+)
 def test_an_example_is_short(name):
     """It can be read at one go: under 80 lines."""
     assert len((EXAMPLES / name).read_text(encoding="utf-8").splitlines()) < 80

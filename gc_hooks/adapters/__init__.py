@@ -26,11 +26,12 @@ A loss that takes nothing reads the arrays themselves, which are changed in plac
 A loss that draws random numbers or changes a state that it depends on, and is not ``frozen``, is refused with the
 cause: the gradient in the buffers was computed from another state.
 
-`TorchGradCheckHook` is a hook of its own, for PyTorch.
+`TorchGradCheckHook` is a hook of its own, for PyTorch, and `ScipyGradCheckHook` for optimisers and solvers of SciPy.
 """
 
 from gc_hooks.adapters.containers import dicts, flat, parallel, pure, returned
 from gc_hooks.adapters.objects import attributes, layers, scalars
+from gc_hooks.adapters.optimizers import ScipyGradCheckHook
 from gc_hooks.adapters.pytorch.hook import TorchGradCheckHook
 from gc_hooks.adapters.updates import RecordingOptimizer, recorded, recovered
 from gc_hooks.arrays.gradients import Uncertain
@@ -38,6 +39,7 @@ from gc_hooks.isolation.snapshot import preserve
 
 __all__ = [
     "RecordingOptimizer",
+    "ScipyGradCheckHook",
     "TorchGradCheckHook",
     "Uncertain",
     "attributes",
