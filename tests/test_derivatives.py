@@ -5,9 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import sparse
+from scipy.integrate import solve_ivp
 from scipy.sparse.linalg import LinearOperator
 
-from gc_hooks import InvalidProblem, NondeterministicLoss, Tolerance, Verdict, check_hessian, check_jacobian
+from gc_hooks import (
+    InvalidProblem,
+    NondeterministicLoss,
+    Tolerance,
+    Verdict,
+    check_gradients,
+    check_hessian,
+    check_jacobian,
+)
 
 T = np.linspace(0, 1, 25)
 DATA = np.random.default_rng(0).normal(size=25)
@@ -402,3 +411,72 @@ def test_a_hessian_has_to_be_symmetric():
     assert report.verdict is Verdict.WORRY
     assert codes(report) == ["not_symmetric"]
     assert "check_gradients" in told(report)
+
+
+# Who comes from check_gradients
+
+
+@pytest.mark.parametrize(
+    "returned", [residuals(X), list(residuals(X)), [residuals(X), X], (X, X), sparse.coo_array(jacobian(X))]
+)
+def test_check_gradients_says_who_takes_a_vector(returned):
+    """By its name: an array, a list of numbers, of arrays, a sparse matrix."""
+    with pytest.raises(InvalidProblem, match=r"check_jacobian\(function, params, jacobian\)"):
+        check_gradients(lambda p: returned, X, jacobian)
+
+
+@pytest.mark.parametrize("returned", [(1.0, {}), (1.0, X), [1.0, X], (1.0, 0.5, 0.1)])
+def test_a_loss_with_its_cache_is_no_vector(returned):
+    """It is still told to take the first item."""
+    with pytest.raises(InvalidProblem, match=r"Try lambda p: loss\(p\)\[0\]"):
+        check_gradients(lambda p: returned, X, jacobian)
+
+
+# Inexact functions
+
+
+def predator_and_prey(p, rtol, slope_factor=1.0):
+    """Return the prey at 20 times, and its slopes by two parameters from the equations of sensitivity."""
+
+    def both(t, state):
+        x, y = state[:2]
+        slopes = state[2:].reshape(2, 2)
+        by_state = np.array([[p[0] - y, -x], [p[1] * y, p[1] * x - 1]])
+        by_p = np.array([[x, 0], [0, x * y]])
+        return np.concatenate([[p[0] * x - x * y, p[1] * x * y - y], (by_state @ slopes + by_p).ravel()])
+
+    times = np.linspace(0, 4, 20)
+    start = np.array([1.0, 1, 0, 0, 0, 0])
+    found = solve_ivp(both, (0, 4), start, t_eval=times, rtol=rtol, atol=1e-2 * rtol).y
+    alone = solve_ivp(lambda t, s: both(t, np.concatenate([s, np.zeros(4)]))[:2], (0, 4), start[:2], t_eval=times,
+                      rtol=rtol, atol=1e-2 * rtol).y  # fmt: skip
+    return alone[0], np.stack([found[2], slope_factor * found[3]], axis=1)
+
+
+@pytest.mark.parametrize("rtol", [1e-5, 1e-6])
+def test_sensitivities_of_an_integrator_are_judged_by_its_tolerance(rtol):
+    """A right gradient and a right Jacobian are not accused; five percent in one column are seen."""
+    point, wanted = np.array([1.0, 0.9]), predator_and_prey([1.2, 0.7], 1e-8)[0]
+    tolerance = Tolerance.for_solver(rtol)
+
+    def outputs(p):
+        return predator_and_prey(p, rtol)[0] - wanted
+
+    for factor, verdict in ((1.0, Verdict.GOOD), (1.05, Verdict.WORRY)):
+
+        def jacobian(p, factor=factor):
+            return predator_and_prey(p, rtol, factor)[1]
+
+        def gradient(p, jacobian=jacobian):
+            return outputs(p) @ jacobian(p)
+
+        of_outputs = check_jacobian(outputs, point, jacobian, tolerance=tolerance)
+        of_loss = check_gradients(lambda p: 0.5 * np.sum(outputs(p) ** 2), point, gradient, tolerance=tolerance)
+        assert (of_outputs.verdict, of_loss.verdict) == (verdict, verdict)
+        assert "l2_missing" not in codes(of_loss)
+
+
+@pytest.mark.parametrize("rtol", [0.0, 1e-3, -1e-6, float("nan")])
+def test_a_solver_that_is_too_inexact_is_refused(rtol):
+    with pytest.raises(InvalidProblem, match="Try 1e-6"):
+        Tolerance.for_solver(rtol)

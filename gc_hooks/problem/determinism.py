@@ -115,6 +115,12 @@ def as_value(value: Any, what: str, call: str = "") -> float:
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
         return float(value)
     call = call or f"lambda p: {what}(p)"
+    if _are_outputs(value):
+        raise InvalidProblem(
+            f"The {what} returned a {type(value).__name__} of {plural(len(value), 'item')}, not a number. This usually "
+            "means residuals, or outputs of a layer, which have a Jacobian and no gradient. Try "
+            "check_jacobian(function, params, jacobian)."
+        )
     if isinstance(value, (tuple, list)):
         place = next((k for k, item in enumerate(value) if isinstance(as_number(item), (int, float))), 0)
         raise InvalidProblem(
@@ -138,9 +144,21 @@ def as_value(value: Any, what: str, call: str = "") -> float:
     if isinstance(getattr(value, "shape", None), tuple):
         raise InvalidProblem(
             f"The {what} returned an array of shape {tuple(value.shape)}, not a number. This usually means that the "
-            f"mean or the sum over the samples is missing. Try {call}.mean(), the way in which backprop takes it."
+            "mean or the sum over the samples is missing, or that these are residuals. Try "
+            f"{call}.mean(), the way in which backprop takes it; for residuals, try "
+            "check_jacobian(function, params, jacobian)."
         )
     raise InvalidProblem(
         f"The {what} returned {describe(value)}, not a real number. This usually means a text, a flag or an object "
         "that holds the number. Try to return a float."
     )
+
+
+def _are_outputs(value: object) -> bool:
+    """Return whether this is a list of numbers, or a list or tuple of arrays: no loss with its cache."""
+    if not isinstance(value, (tuple, list)) or len(value) < 2:
+        return False
+    if all(isinstance(item, np.ndarray) and item.ndim for item in value):
+        return True
+    are_numbers = all(isinstance(as_number(item), (int, float)) for item in value)
+    return isinstance(value, list) and len(value) > 2 and are_numbers

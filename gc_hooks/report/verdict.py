@@ -71,6 +71,33 @@ class Tolerance:
         if not 0 < self.good <= self.certain <= self.worry < 1:
             raise InvalidProblem(f"{self}: the bands are ratios, with 0 < good <= certain <= worry < 1.")
 
+    @classmethod
+    def for_solver(cls, rtol: float) -> Tolerance:
+        """Return the bands for a loss or a gradient that a solver computes with a relative tolerance.
+
+        What an integrator, or an iteration that stops early, leaves of a gradient is its tolerance times a factor that
+        depends on the equations. A difference of ten times the tolerance is taken for that, and everything larger is a
+        mistake; so an error in the gradient of twenty times the tolerance is not seen.
+
+        Raises
+        ------
+        InvalidProblem
+            The tolerance is not between 0 and 1e-4: with more, a gradient that is wrong by some percent looks right.
+
+        Examples
+        --------
+        >>> Tolerance.for_solver(2.0**-20).good == 10 * 2.0**-20
+        True
+        """
+        if not 0 < rtol <= 1e-4:
+            raise InvalidProblem(
+                f"Tolerance.for_solver({rtol!r}): the solver's relative tolerance has to be between 0 and 1e-4. This "
+                "usually means an absolute tolerance in its place, or a solver that is too inexact to check a "
+                "gradient. Try 1e-6, in the solver too."
+            )
+        good, certain = max(10 * rtol, cls.good), max(100 * rtol, cls.certain)
+        return cls(good, certain, max(certain, cls.worry))
+
     @property
     def bands(self) -> tuple[float, float, float]:
         """Return all three bands, as a report states them."""
