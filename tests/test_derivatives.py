@@ -110,6 +110,19 @@ def test_a_right_jacobian_costs_four_evaluations(function, point, given):
     assert "would show" in " ".join(report.notes)
 
 
+@pytest.mark.parametrize("wrong", [0.0, 1.0])
+def test_lists_of_numbers_are_vectors(wrong):
+    """As people write them for `root`: a list of equations; a list of lists, of arrays or a tuple for its slopes."""
+    point = np.array([0.3, 0.7])
+    rows = [[2 * point[0], 1.0], [wrong, 3 * point[1] ** 2]]
+    for given in (rows, [np.array(row) for row in rows], tuple(map(tuple, rows)), lambda p: rows):
+        report = check_jacobian(lambda p: [p[0] ** 2 + p[1], p[1] ** 3], point, given)
+        assert report.verdict is (Verdict.WORRY if wrong else Verdict.GOOD)
+        assert list(report.parameters) == ["theta"]
+        if wrong:
+            assert "output 1 by theta[0]" in told(report)
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_right_ones_are_good_in_every_direction(seed):
     """Dense, sparse, in central differences, in float32, in units far apart, after a fit, with abs in some outputs."""
@@ -195,6 +208,8 @@ def test_what_is_too_noisy_is_inconclusive(noise):
         (lambda p: jacobian(p) * np.linspace(1, 2, 25)[:, None], "line_factors", "weights"),
         (lambda p: np.roll(jacobian(p), 1, axis=0), "shifted", "one place later"),
         (lambda p: np.roll(jacobian(p), -1, axis=0), "shifted", "one place earlier"),
+        (lambda p: jacobian(p)[:, [1, 0, 2]], "swapped", "columns of theta[0] and theta[1] are exchanged"),
+        (lambda p: jacobian(p)[[*range(20), 22, 20, 21, 23, 24]], "swapped", "outputs 20, 21 and 22 are exchanged"),
         (lambda p: jacobian(p).T, "transposed", "transpose is right"),
         (lambda p: jacobian(p)[:, :2], "wrong_shape", "(25, 2)"),
         (lambda p: np.where(np.arange(25)[:, None] == 3, np.nan, jacobian(p)), "not_finite", "output 3"),
@@ -330,6 +345,24 @@ def test_a_function_that_does_not_repeat_itself_is_refused():
     random = np.random.default_rng(0)
     with pytest.raises(NondeterministicLoss, match="two results"):
         check_jacobian(lambda p: residuals(p) + random.normal(), X, jacobian)
+
+
+def test_a_jacobian_in_one_buffer_is_judged_as_what_it_was():
+    """A function that fills the same array at each call."""
+    for make in (np.array, sparse.csr_array):
+        buffer = make(jacobian(X))
+
+        def filled(p, buffer=buffer):
+            new = jacobian(p) * [1, 1.1, 1]
+            if sparse.issparse(buffer):
+                buffer.data[:] = new[buffer.nonzero()]
+            else:
+                buffer[:] = new
+            return buffer
+
+        report = check_jacobian(residuals, X, filled)
+        assert codes(report) == ["columns"]
+        assert "1.1 times" in told(report)
 
 
 def test_nothing_is_changed():

@@ -149,6 +149,7 @@ def read_linear(given: Any, point: Any, outputs: Layout, inputs: Layout) -> Line
         return _products(vjp, jvp, point, outputs, inputs)
     if callable(getattr(given, "matvec", None)):
         return _operator(given, shape)
+    given = as_rows(given, shape)
     leaves = flatten(given)
     if list(leaves) == [ROOT]:
         return Linear(shape, _block(leaves[ROOT], shape, tuple(outputs.shapes.values()), tuple(inputs.shapes.values())))
@@ -171,6 +172,17 @@ def read_linear(given: Any, point: Any, outputs: Layout, inputs: Layout) -> Line
     return Linear(shape, np.block(rows))
 
 
+def as_rows(given: Any, shape: tuple[int, ...]) -> Any:
+    """Return lists of numbers as the array of this shape that they are, and anything else as it is."""
+    if isinstance(given, (list, tuple)) and np.ndim(given[0] if given else 0) < len(shape):
+        try:
+            array = np.array(given, dtype=np.result_type(*map(np.asarray, flatten(given).values())))
+        except (TypeError, ValueError):  # rows of different lengths, or no numbers
+            return given
+        return array if array.shape == shape else given
+    return given
+
+
 def _is_pair(given: Any) -> bool:
     """Return whether this is (vjp, jvp), functions or None."""
     if not (isinstance(given, tuple) and len(given) == 2):
@@ -183,7 +195,7 @@ def _block(leaf: Any, shape: tuple[int, int], outputs: tuple[Any, ...], inputs: 
     if callable(getattr(leaf, "tocsr", None)):
         if tuple(leaf.shape) != shape:
             raise WrongShape(_unlike(leaf.shape, shape))
-        matrix = leaf.tocsr()
+        matrix = leaf.tocsr(copy=True)  # a function may fill the same one at each call
         return matrix if matrix.dtype.kind == "f" else matrix.astype(np.float64)
     array = plain_array("The matrix", leaf)
     if array.dtype.kind not in "fiub":
@@ -200,7 +212,7 @@ def _block(leaf: Any, shape: tuple[int, int], outputs: tuple[Any, ...], inputs: 
         accepted += [(shape[0] * shape[1],)]
     if array.shape not in accepted:
         raise WrongShape(_unlike(array.shape, shape))
-    return array.reshape(shape)
+    return np.array(array).reshape(shape)  # a function may fill the same array at each call
 
 
 def _unlike(shape: Sequence[int], expected: tuple[int, int]) -> str:

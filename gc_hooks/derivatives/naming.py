@@ -19,6 +19,9 @@ FITS = 1e-6
 ALIKE = 1e-6
 """Relative: factors that are one number."""
 
+MOST_EXCHANGED = 500
+"""Wrong rows among which exchanged ones are looked for."""
+
 
 class Names:
     """How rows and columns are called in a sentence."""
@@ -65,6 +68,8 @@ def diagnose(
         _scaled(alongs, judged, located, names, whole),
         _transposed(gauge, alongs, judged, names, whole),
         _shifted(alongs, judged, names, whole),
+        _rows_exchanged(alongs, judged, names, whole),
+        _columns_exchanged(gauge, located, names),
     ):
         if found is not None:
             yield found
@@ -205,6 +210,49 @@ def _shifted(alongs: Sequence[Along], judged: Judged, names: Names, whole: tuple
             advice += f"jacobian[{'1:' if shift == 1 else ':-1'}] beside function(p)[{':-1' if shift == 1 else '1:'}]."
             return Diagnosis(Code.SHIFTED, whole, message, advice=advice)
     return None
+
+
+def _rows_exchanged(alongs: Sequence[Along], judged: Judged, names: Names, whole: tuple[str, ...]) -> Diagnosis | None:
+    """Name rows that stand in each other's place."""
+    wrong = judged.wrong
+    if not 1 < len(wrong) <= MOST_EXCHANGED or len(alongs) < 2:
+        return None
+    given = np.stack([along.given[wrong] for along in alongs])
+    slopes = np.stack([along.slopes[wrong] for along in alongs])
+    found = _permutation(given, slopes, FITS * judged.sizes[wrong])
+    if found is None:
+        return None
+    message = f"In the {names.what} the rows of {names.rows(wrong)} are exchanged."
+    evidence = f"The row of {names.rows(wrong[:1])} is that of {names.rows(wrong[found[:1]])}."
+    advice = "This usually means outputs that the function stacks in another order. Try the same order in both."
+    return Diagnosis(Code.SWAPPED, whole, message, evidence, advice)
+
+
+def _columns_exchanged(gauge: Gauge, located: Located, names: Names) -> Diagnosis | None:
+    """Name columns that stand in each other's place, where all of them were measured."""
+    wrong = np.unique([entry.column for entry in located.entries]).astype(int)
+    if located.columns is None or len(wrong) < 2 or len(located.columns) < 2:
+        return None
+    given, measured = gauge.linear.columns(list(wrong)), located.columns[:, wrong]
+    found = _permutation(given, measured, FITS * (np.linalg.norm(given, axis=0) + np.linalg.norm(measured, axis=0)))
+    if found is None:
+        return None
+    message = f"In the {names.what} the columns of {names.columns(wrong)} are exchanged."
+    evidence = f"The column of {names.column(int(wrong[0]))} is that of {names.column(int(wrong[found[0]]))}."
+    advice = "This usually means parameters that are unpacked in another order. Try the same order in both."
+    return Diagnosis(Code.SWAPPED, names.parameters(wrong), message, evidence, advice)
+
+
+def _permutation(given: Array, measured: Array, bars: Array) -> list[int] | None:
+    """Return for each column the one of the measured ones that it is; None unless they are these in another order."""
+    found = []
+    for column in range(given.shape[1]):
+        apart = np.max(np.abs(measured - given[:, [column]]), axis=0)
+        fits = np.flatnonzero(apart <= bars + bars[column])
+        if len(fits) != 1 or fits[0] == column:
+            return None
+        found.append(int(fits[0]))
+    return found if len(set(found)) == len(found) else None
 
 
 def _columns(entries: Sequence[Entry], names: Names) -> Iterator[tuple[set[int], Diagnosis]]:

@@ -11,7 +11,7 @@ import numpy as np
 from gc_hooks._typing import Array, Generator
 from gc_hooks.arrays.foreign import describe
 from gc_hooks.arrays.tree import flatten
-from gc_hooks.derivatives.linear import Layout, Linear, read_linear
+from gc_hooks.derivatives.linear import Layout, Linear, as_rows, read_linear
 from gc_hooks.errors import InvalidProblem, NondeterministicLoss
 from gc_hooks.numerics import EPS
 from gc_hooks.problem import Meter, Parameter, Problem, parameter_scales, rebuild_params
@@ -46,11 +46,11 @@ class Point:
         precision = max(float(np.finfo(array.dtype).eps) for array in arrays.values())
 
         def flat(given: Any) -> Array:
-            return _flat(_arrays(function(given)))
+            return _flat(_arrays(_as_vector(function(given))))
 
         problem = Problem((flat,), params, parameters, (0.0,), EPS if callable(jacobian) else precision, meter)
         meter.evaluations += 1
-        first = function(rebuild_params(params, point))
+        first = _as_vector(function(rebuild_params(params, point)))
         found = _arrays(first)
         for name, array in point.items():
             if not np.array_equal(array, np.asarray(arrays[name], dtype=np.float64), equal_nan=True):
@@ -94,6 +94,11 @@ class Point:
 
 
 _MOVED = "Some outputs have a kink at this point: compared a small step away from it."
+
+
+def _as_vector(value: Any) -> Any:
+    """Return a list of numbers, as functions for `root` return it, as the array that it is."""
+    return as_rows(value, (len(value),)) if isinstance(value, (list, tuple)) else value
 
 
 def _arrays(value: Any) -> dict[str, Array]:
