@@ -25,6 +25,7 @@ from gc_hooks.numerics import (
 from gc_hooks.problem import BudgetSpent, Problem
 from gc_hooks.report.notes import Refusal, refused
 from gc_hooks.report.verdict import Status
+from gc_hooks.slopes.instrument import beside
 from gc_hooks.slopes.methods import Ladder, is_rough, noise_error
 from gc_hooks.slopes.noise import measure_noise
 from gc_hooks.slopes.probes import Direction
@@ -35,6 +36,13 @@ central difference of two digits that agrees with it confirms it."""
 
 LEAST_JUMP = 1e-5
 """Relative to a slope: smaller jumps between its two sides change no verdict, and rounding makes them."""
+
+NEARBY = 2.0**-14
+"""In units of the scales. Where rounding is measured of a Jacobian that is a function: near enough for a mistake to be
+nearly the same there, and far enough for every number on the way to be rounded anew."""
+
+NEARLY, ROUGHLY = 1e-5, 0.1
+"""Relative: a central difference that is roughly complex step, with which the Jacobian nearly agrees, is noisy."""
 
 COMPLEX_STEP = 2.0**-100
 
@@ -123,11 +131,12 @@ class Gauge:
     exact: Array | None = None  # the outputs of which complex step can be trusted; None before the first direction
     noise: Array = field(init=False)
     typical: Array = field(init=False)  # the size of each output's slopes
+    rounding: Array = field(init=False)  # of both sides along such directions, where terms cancel; zero until measured
     refusal: str = ""
 
     def __post_init__(self) -> None:
         self.noise = np.full(self.here.shape, math.nan)
-        self.typical = np.zeros(self.here.shape)
+        self.typical, self.rounding = np.zeros(self.here.shape), np.zeros(self.here.shape)
 
     @property
     def method(self) -> str:
@@ -154,7 +163,10 @@ class Gauge:
         if len(others):
             found, bars, kinks = self.ladders(values, others)
             agree = np.abs(slopes - found) <= bars + errors
-            confirmed = agree & (bars <= FIRST_DIGITS * np.abs(slopes)) & ~kinks & trial
+            confirmed = agree & (bars <= FIRST_DIGITS * np.abs(slopes))
+            both = np.abs(given - slopes) <= NEARLY * np.abs(slopes)
+            confirmed |= both & (np.abs(slopes - found) <= ROUGHLY * np.abs(slopes))
+            confirmed &= ~kinks & trial
             exact = exact | confirmed
             replaced = np.isin(np.arange(len(slopes)), others) & ~confirmed
             if trial and np.any(replaced & np.isfinite(slopes) & ~agree) and not self.refusal:
@@ -167,7 +179,7 @@ class Gauge:
         if trial:
             self.exact, self.typical = np.asarray(exact), np.nan_to_num(typical)
         errors = np.where((given == 0) & (slopes == 0) & np.isfinite(errors), 0.0, errors)
-        errors = errors + ASSUMED_ROUNDING / EPS * self.precision * np.maximum(sizes, np.abs(given))
+        errors = errors + self.rounding + ASSUMED_ROUNDING / EPS * self.precision * np.maximum(sizes, np.abs(given))
         return Along(vector, given, sizes, slopes, errors, kinks, values)
 
     def _complex(self, values: Values) -> Array:
@@ -206,13 +218,15 @@ class Gauge:
             if math.isnan(noise):
                 self.noise[row] = noise = measure_noise(line)
             if math.isnan(noise):  # an output that does not change at all: what float32 may hide of a slope
-                slopes[row], errors[row] = 0.0, 4 * EPS_OF_FLOAT32 * abs(line.value)
+                slopes[row], errors[row] = 0.0, 4 * EPS_OF_FLOAT32 * root_mean_square(self.here)
                 continue
             ladder = _SharedLadder(line, noise)
             while ladder.worth_another():
                 ladder.descend()
             estimate = ladder.estimate()
-            slopes[row], errors[row] = estimate.value, estimate.error
+            # An output that changes by less than its last place is rounded alike at all steps.
+            least = noise_error(EPS, estimate.step) * abs(line.value)
+            slopes[row], errors[row] = estimate.value, max(estimate.error, least)
             kinks[row] = estimate.status is Status.KINK
         return slopes, errors, kinks
 
@@ -229,7 +243,9 @@ class Gauge:
         jumps, noise = self._jumps(along.values)
         kinks[exact] = (jumps > noise + LEAST_JUMP * np.abs(slopes))[exact]
         # A slope of zero may be an output that moves in jumps, or one that complex step takes for a constant.
-        hidden = (np.abs(along.residuals) <= noise) | (slopes == 0)
+        found = along.values.central_difference(TRIAL_STEPS[0])
+        is_nearer = np.abs(found - along.given) < np.abs(found - slopes)
+        hidden = (np.abs(along.residuals) <= noise) | (slopes == 0) | is_nearer
         unclear = exact[(hidden & ~kinks)[exact]]
         if len(unclear):
             found, bars, met = self.ladders(along.values, unclear)
@@ -240,13 +256,16 @@ class Gauge:
             slopes[doubted], errors[doubted] = found[doubted], bars[doubted]
         moves = np.zeros(self.here.shape)
         for _ in range(JITTERED_SLOPES):
-            place = self.problem.jittered(generator)
+            if self.elsewhere is None:
+                place, given = self.problem.jittered(generator), along.given
+            else:
+                place = beside(self.problem, generator, NEARBY)
+                given = self.elsewhere(place).times(along.vector)
             near = Values(place, self.here, self.inputs, along.vector)
-            moves = np.hypot(moves, np.nan_to_num(self._complex(near) - along.slopes))
-            if self.elsewhere is not None:
-                moves = np.hypot(moves, np.nan_to_num(self.elsewhere(place).times(along.vector) - along.given))
+            moves = np.hypot(moves, np.nan_to_num(given - self._complex(near) - along.residuals))
         rounding = SLOPE_ROUNDINGS * moves / math.sqrt(JITTERED_SLOPES) * max(1.0, self.precision / EPS)
-        errors[exact] += rounding[exact]
+        self.rounding = np.maximum(self.rounding, np.where(self.exact, rounding, 0.0))
+        errors += self.rounding
         return replace(along, slopes=slopes, errors=errors, kinks=kinks)
 
     def _jumps(self, values: Values) -> tuple[Array, Array]:

@@ -126,28 +126,41 @@ class Judgement:
 
     def _measure(self) -> None:
         """Measure one direction; look again at rows that seem wrong, and measure more where it is too vague."""
-        along = self._another()
+        self._another()
         judged = self._judge()
         if not np.all(self.gauge.exact):
             self.point.require_deterministic()
-        if len(judged.wrong):
+        has_looked = len(judged.wrong) > 0
+        if has_looked:
             if np.all(self.gauge.exact):
                 self.point.require_deterministic()
-            self.alongs[0] = self.gauge.looked_at_again(along, judged.wrong, self.generator)
-            judged = self._judge()
+            judged = self._look_again(judged)
         while len(self.alongs) <= MORE_DIRECTIONS and not len(judged.wrong) and not self.has_kinks:
             vague = (judged.verdicts == Verdict.INCONCLUSIVE) & np.isfinite(self.alongs[0].errors)
             if not np.any(vague):
                 break
             self._another()
             judged = self._judge()
+        if len(judged.wrong) and not has_looked:
+            self._look_again(judged)
+
+    def _look_again(self, judged: Judged) -> Judged:
+        """Measure rows that seem wrong in another way, along every direction so far."""
+        again = [self.gauge.looked_at_again(along, judged.wrong, self.generator) for along in self.alongs]
+        self.alongs = again
+        return self._judge()
 
     def _locate(self) -> None:
         """Find the wrong entries: column by column, or from residuals along random directions."""
         gauge = self.gauge
+        looked_at = self._judge().wrong
         while len(self.alongs) <= MORE_DIRECTIONS:
             self._another()
         judged = self._judge()
+        if len(np.setdiff1d(judged.wrong, looked_at)):  # rows that only these directions accuse
+            judged = self._look_again(judged)
+        if not len(judged.wrong):
+            return
         is_exact = bool(np.all(gauge.exact))
         if self.weights.size <= (WRITTEN_OUT if is_exact else WRITTEN_OUT_BY_CENTRAL):
             self.located = write_out(gauge, self.weights, judged, self.tolerance)
