@@ -190,8 +190,7 @@ class Judgement:
             return
         measured = float(upstream @ along.slopes)
         bar = float(np.sum(np.abs(upstream) * along.errors)) + 2 * self.tolerance.good * terms
-        message = "The product with the transpose (rmatvec, vjp) and the product (matvec, jvp) are not of one matrix: "
-        message += f"u.(J v) is {forward:.6g} and (J^T u).v is {backward:.6g}."
+        message = f"The two products are not of one matrix: u.(J v) is {forward:.6g}, (J^T u).v is {backward:.6g}."
         right = "rmatvec (vjp)" if abs(backward - measured) <= bar else ""
         right = "matvec (jvp)" if abs(forward - measured) <= bar else right
         evidence = f"The slope is {measured:.6g}"
@@ -201,9 +200,9 @@ class Judgement:
             expected = upstream @ linear.columns(range(linear.shape[1]))
             beyond = np.abs(expected - gradient) * self.weights > 2 * self.tolerance.good * terms
             columns = [int(column) for column in np.flatnonzero(beyond)]
-            evidence += f" The two differ in {self.names.columns(columns)}." if columns else ""
-        advice = "This usually means a transpose that is missing, or a step that only one of the two has. Try "
-        advice += "rmatvec(u) = matrix.T @ u for each matrix of matvec, in the opposite order."
+            evidence += f" They differ in {self.names.columns(columns)}." if columns else ""
+        advice = "This usually means a transpose that is missing in one. Try rmatvec(u) = A.T @ u for each factor A of "
+        advice += "matvec, in the opposite order."
         where = self.names.parameters(columns) or tuple(self.point.inputs.shapes)
         if abs(backward - measured) > bar:
             self.accused_by = dict.fromkeys(where, "its product with the transpose is wrong")
