@@ -28,6 +28,7 @@ from gc_hooks.slopes.methods import Estimate, Method, fixed_step
 from gc_hooks.slopes.parallel import measure_on
 from gc_hooks.slopes.probes import Depth, Direction, automatic, entries
 from gc_hooks.slopes.progress import PATIENCE, Progress
+from gc_hooks.tracing import Tracer
 from gc_hooks.tracing.box import NotTraceable
 from gc_hooks.tracing.confirm import confirmed_reference
 from gc_hooks.verdicts.escalate import escalate
@@ -37,12 +38,19 @@ from gc_hooks.verdicts.session import Session
 from gc_hooks.verdicts.summary import write_report
 
 
-def check_problem(problem: Problem, options: CheckOptions) -> CheckReport:
-    """Prepare, measure, compare, look closer where it is not clear, diagnose, and report."""
+def check_problem(
+    problem: Problem, options: CheckOptions, trace_with: Callable[[Problem], Tracer] | None = None
+) -> CheckReport:
+    """Prepare, measure, compare, look closer where it is not clear, diagnose, and report.
+
+    An adapter may have its own way to a reference, ``trace_with``: the method in the options is then for slopes.
+    """
+    if trace_with is None and options.wants_reference:
+        trace_with = Tracer
     generator = np.random.default_rng(options.seed)
     with np.errstate(all="ignore"):
         try:
-            session, comparisons = _by_reference(problem, options, generator)
+            session, comparisons = _by_reference(problem, options, trace_with, generator)
         except NotTraceable as refusal:
             session, comparisons = _by_slopes(problem.noted(*refusal.notes), options, generator)
         diagnoses: tuple[Diagnosis, ...] = ()
@@ -53,17 +61,23 @@ def check_problem(problem: Problem, options: CheckOptions) -> CheckReport:
 
 
 def _by_reference(
-    problem: Problem, options: CheckOptions, generator: np.random.Generator
+    problem: Problem,
+    options: CheckOptions,
+    trace_with: Callable[[Problem], Tracer] | None,
+    generator: np.random.Generator,
 ) -> tuple[Session, dict[str, Comparison]]:
     """Compare every entry with the gradient that is traced from the loss; raise `NotTraceable` where there is none."""
-    if not options.wants_reference:
+    if trace_with is None:
         raise NotTraceable
-    if any(parameter.value.size >= LARGE for parameter in problem):  # the tape would hold many copies of it
+    tracer = trace_with(problem)
+    if tracer.has_tape and any(parameter.value.size >= LARGE for parameter in problem):  # it would hold many copies
         raise NotTraceable("an array has more than four million entries", "")
     try:
-        traced, slopes, vagueness = confirmed_reference(problem, generator)
+        traced, slopes, vagueness = confirmed_reference(tracer, generator)
     except BudgetSpent:
         raise NotTraceable from None
+    if not vagueness <= tracer.most_vague:
+        raise NotTraceable("no slope is precise enough to confirm it", "")
     problem = problem.known_to_be_double(traced.gradients)
     slopes = slopes.at(problem)
     measurements = Measurements.of_all_entries(problem, traced.gradients, traced.penalties, traced.precision)
@@ -227,16 +241,30 @@ def check_gradients(
     options = CheckOptions(
         method, probes, tolerance, executor, max_evaluations, max_seconds, seed, step, progress, constants, pictures
     )
+    return check(loss, params, grads, options, in_place=in_place, penalty=penalty)
+
+
+def check(
+    loss: Loss,
+    params: object,
+    grads: object,
+    options: CheckOptions,
+    *,
+    in_place: bool = False,
+    penalty: Loss | None = None,
+    trace_with: Callable[[Problem], Tracer] | None = None,
+) -> CheckReport:
+    """Make the check of `check_gradients` with options that were validated, and with an adapter's own reference."""
     kept = find_generators(loss, grads, penalty).preserve()
     # All errors of floating point are expected, and all random numbers are meant for the training.
     with np.errstate(all="ignore"), preserve_global_random_state(), kept as lost, found_once(loss, grads) as used_up:
-        meter = Meter(max_evaluations, max_seconds)
+        meter = Meter(options.max_evaluations, options.max_seconds)
         problem = build_problem(loss, params, grads, in_place=in_place, penalty=penalty, meter=meter)
         issues = [parameter.issue.code for parameter in problem if parameter.issue is not None]
         if used_up and Code.NOT_REPEATABLE in issues:
             raise InvalidProblem(f"Two calls of the gradient function differ. {used_up[0]}")
         try:
-            report = check_problem(problem, options)
+            report = check_problem(problem, options, trace_with)
         finally:  # also after Ctrl-C
             put_back(problem.live or {}, problem.home or {})
     return report.noted(*lost, *used_up) if lost or used_up else report

@@ -26,7 +26,7 @@ from gc_hooks.problem.validate import build_problem, parameter_arrays
 from gc_hooks.report import CheckReport
 from gc_hooks.report.diagnosis import Code, Diagnosis
 from gc_hooks.report.verdict import Verdict
-from gc_hooks.tracing import NotTraceable
+from gc_hooks.tracing import NotTraceable, Tracer
 from gc_hooks.tracing.confirm import confirmed_reference
 
 SAME, ROUNDINGS = 1e-6, 1000
@@ -107,7 +107,7 @@ def _reference(own: OwnStep) -> dict[str, Array]:
     with reset(own) as (loss, _):
         problem = build_problem(loss, own.params, zeros, in_place=own.in_place, penalty=own.penalty)
         try:
-            reference, _, _ = confirmed_reference(problem, np.random.default_rng(0))
+            reference, _, _ = confirmed_reference(Tracer(problem), np.random.default_rng(0))
         except (NotTraceable, BudgetSpent, GradCheckError):
             return {}
         finally:

@@ -328,7 +328,7 @@ class RuleContext:
     def find_slip(self, names: Sequence[str]) -> Slip | None:
         """Return the one mistake in a backward pass that explains the gradients of some parameters, if there is one."""
         session = self.session
-        if session.reference is None:
+        if session.reference is None or not session.reference.tracer.has_tape:
             return None
         backprop = {}
         for name in self.usable:

@@ -55,6 +55,12 @@ class Reference:
 class Tracer:
     """Trace the gradient of a problem's loss, at its point and at others."""
 
+    takes_complex = True  # whether the loss may be called with complex numbers
+    has_tape = True  # whether every step of the loss is known, for a search in it
+    most_vague = (
+        math.inf
+    )  # the error of the slope that confirms a reference, relative to typical ones, up to which it does
+
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
 

@@ -39,7 +39,7 @@ from gc_hooks.slopes.probes import Direction, random_direction
 from gc_hooks.tracing import NotTraceable, Reference, Tracer
 
 
-def confirmed_reference(problem: Problem, generator: Generator) -> tuple[Reference, Slopes, float]:
+def confirmed_reference(tracer: Tracer, generator: Generator) -> tuple[Reference, Slopes, float]:
     """Return the reference at the point, the slopes that have confirmed it, and how precise they were.
 
     Raises `NotTraceable` where there is none, or where a slope contradicts it. Costs the reference and one complex
@@ -47,7 +47,7 @@ def confirmed_reference(problem: Problem, generator: Generator) -> tuple[Referen
     the code is judged at other points. A slope that contradicts it may reach across a kink nearby: it is asked again a
     hair away. A reference that is confirmed nowhere, and contradicted nowhere, has an infinite vagueness.
     """
-    tracer = Tracer(problem)
+    problem = tracer.problem
     reference = tracer.trace(problem)
     here = _judgement(problem, reference, generator)
     if here.is_confirmed:
@@ -126,7 +126,8 @@ class _Judgement:
         self.slopes = Slopes(problem, (Instrument(central),) * len(problem.terms))
         if not math.isfinite(problem.value):
             return
-        if problem.live is None and not is_double and self._agrees_with_complex_step(generator):
+        takes_complex = reference.tracer.takes_complex and problem.live is None and not is_double
+        if takes_complex and self._agrees_with_complex_step(generator):
             return
         self._ask_central_differences(generator)
         if self.contradiction is not None and self._explains(*self.contradiction, generator):

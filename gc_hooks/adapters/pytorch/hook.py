@@ -12,10 +12,11 @@ import numpy as np
 
 from gc_hooks._typing import Array
 from gc_hooks.adapters.pytorch.forward_recorder import ForwardRecorder
+from gc_hooks.adapters.pytorch.reference import FunctionTracer
 from gc_hooks.adapters.pytorch.sandbox import Sandbox
 from gc_hooks.adapters.pytorch.tensors import as_array, as_gradient, eps_of, trained_parameters
 from gc_hooks.arrays.norms import in_double
-from gc_hooks.check import CheckOptions, check_gradients
+from gc_hooks.check import CheckOptions, check
 from gc_hooks.errors import InvalidProblem, MissingDependency
 from gc_hooks.hooks.base import FULL, CheckPlan, HookBase
 from gc_hooks.hooks.masks import with_masks
@@ -25,7 +26,7 @@ from gc_hooks.problem import Meter
 from gc_hooks.problem.validate import build_problem
 from gc_hooks.quick_check import Glance
 from gc_hooks.report import CheckReport
-from gc_hooks.slopes.methods import central
+from gc_hooks.slopes.methods import Method, central, reference
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,12 +103,16 @@ class TorchGradCheckHook(HookBase):
         _require_trainable(model)
         require_choice("dropout", dropout, ("off", "frozen"))
         super().__init__(HookOptions(**options))
-        # A module does not take complex numbers.
-        self._check_options = replace(self._check_options, method=self._check_options.method or central)
+        # A module does not take complex numbers: this is for slopes, where there is no reference.
+        method = self._check_options.method
+        self._by_reference = method is None or Method.of(method).is_traced
+        if self._by_reference:
+            self._check_options = replace(self._check_options, method=central)
         self._glance.takes_complex = False
         self._model = model
         self._dropout_off = dropout == "off"
         self._in_float64 = False  # whether the last whole check ran the module in it
+        self._was_traced = False  # whether it had a reference
         self._previous: tuple[int, dict[str, Array]] = -1, {}
         self._forward_recorder = ForwardRecorder(self._may_be_due)
         self._handles: list[Any] = []
@@ -167,8 +172,11 @@ class TorchGradCheckHook(HookBase):
         self._act_on(check.report)
 
     def _glance_at(self, sandbox: Sandbox, options: CheckOptions, glance: Glance) -> CheckReport | None:
-        """Return the report at the lowest cost, where the module was run in float64 and all is as it was."""
-        if not self._in_float64:
+        """Return the report at the lowest cost, where the module was run in float64 and all is as it was.
+
+        Beside a reference, a look at what is known to be wrong would cost more than a whole check.
+        """
+        if not self._in_float64 or (self._was_traced and self._known is not None):
             return None
         point, meter = in_double(self._current_params()), Meter(options.max_evaluations, options.max_seconds)
         problem = build_problem(sandbox.loss, point, sandbox.gradient, meter=meter, is_known=True)
@@ -186,7 +194,9 @@ class TorchGradCheckHook(HookBase):
         precision = "float64"
         if trouble:
             point, precision = params, "the module's own precision"
-        report = check_gradients(**_problem(sandbox, point, not trouble), **vars(options))
+        trace_with = None if trouble or not self._by_reference else partial(FunctionTracer, sandbox)
+        report = check(**_problem(sandbox, point, not trouble), options=options, trace_with=trace_with)
+        self._was_traced = report.method == reference.__name__
         report = replace(report, asked=(self._asked(precision),)).noted(*filter(None, [trouble]))
         if not self._dropout_off:
             return report

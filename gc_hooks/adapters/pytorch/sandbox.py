@@ -12,6 +12,7 @@ import numpy as np
 
 from gc_hooks._typing import Array, Params
 from gc_hooks.adapters.pytorch.forward_recorder import ForwardRecorder
+from gc_hooks.adapters.pytorch.functions import StandIns
 from gc_hooks.adapters.pytorch.tensors import (
     as_gradient,
     eps_of,
@@ -76,6 +77,28 @@ class Sandbox:
         """Return what the module's backward pass gives at these parameters."""
         return self._inside(self._backward, params, double, self._dropout_off)
 
+    def reference(self, params: Params, modes: Sequence[Any] = ()) -> tuple[float, dict[str, Array]]:
+        """Return the loss, and its gradient with every hand-written Function derived from its forward, in float64.
+
+        The ``modes`` of torch are on meanwhile.
+        """
+        functions = StandIns(list(self._trained.values()))
+
+        def run() -> tuple[float, dict[str, Array]]:
+            loss, found = self._loss_and_gradients()
+            gradients = {}
+            for (name, parameter), one, more in zip(self._trained.items(), found, functions.more, strict=True):
+                total = one if more is None else more if one is None else one + more
+                gradients[name] = np.asarray(as_gradient(total, parameter), np.float64)
+            return loss, gradients
+
+        try:
+            return self._inside(run, params, True, self._dropout_off, functions, modes)
+        except Exception:
+            if functions.refusal is not None:  # which torch, or the closure, may have swallowed or wrapped
+                raise functions.refusal from None
+            raise
+
     def fresh_passes(self, count: int) -> list[dict[str, Array]]:
         """Return the gradients of one or two backward passes with the training's own masks.
 
@@ -122,7 +145,15 @@ class Sandbox:
             return RANDOM.format(*losses)
         return NOT_IN_FLOAT64.format(f"the loss is {double:.6g} there and {own:.6g} in its own precision")
 
-    def _inside(self, run: Callable[[], T], params: Params, double: bool, dropout_off: bool) -> T:
+    def _inside(
+        self,
+        run: Callable[[], T],
+        params: Params,
+        double: bool,
+        dropout_off: bool,
+        functions: StandIns | None = None,
+        modes: Sequence[Any] = (),
+    ) -> T:
         """Return what a function returns with parameters set in the module, which works on copies of its state.
 
         Put back are the parameters' memory and gradients, all that the module holds, random states and torch's
@@ -133,6 +164,8 @@ class Sandbox:
         mode = float64_mode()()
         filters: Any = warnings.filters
         steps: list[Sequence[Any]] = [
+            *((leave_mode, other) for other in reversed(modes)),
+            *([(functions.take_away,)] if functions is not None else []),
             (leave_mode, mode),  # first: in it a parameter gets float64
             *((_restore_parameter, p, p.data, p.grad) for p in self._model.parameters()),
             (torch.set_default_dtype, torch.get_default_dtype()),
@@ -157,6 +190,10 @@ class Sandbox:
                 )
                 torch.set_default_dtype(torch.float64)
                 mode.__enter__()
+            if functions is not None:
+                functions.put()
+            for other in modes:
+                other.__enter__()
             return run()
 
         return call_and_undo(partial(run_all, steps), set_up_and_run)
@@ -220,6 +257,10 @@ class Sandbox:
         return loss.reshape(())
 
     def _backward(self) -> dict[str, Array]:
+        _, grads = self._loss_and_gradients()
+        return dict(zip(self._trained, map(as_gradient, grads, self._trained.values()), strict=True))
+
+    def _loss_and_gradients(self) -> tuple[float, Sequence[Tensor | None]]:
         import torch
 
         loss = self._run_closure()
@@ -227,7 +268,7 @@ class Sandbox:
             raise InvalidProblem("loss= returned a tensor without a graph. Try to leave out .detach() and no_grad().")
         # Not loss.backward(), which would write into .grad.
         grads = torch.autograd.grad(loss, list(self._trained.values()), allow_unused=True)
-        return dict(zip(self._trained, map(as_gradient, grads, self._trained.values()), strict=True))
+        return float(loss.detach()), grads
 
 
 def _restore_parameter(parameter: Parameter, data: Tensor, grad: Tensor | None) -> None:
