@@ -150,24 +150,26 @@ def test_a_right_module_is_good(device, dtype, dropout, norm):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
-    ("bug", "wrong", "code"),
+    ("bug", "wrong", "seen"),
     [
-        ("bias doubled", {"last.bias"}, "scaled"),
-        ("weights negative", {"last.weight"}, "sign"),
-        ("weights lost", {"last.weight"}, "gradient_lost"),
-        ("bias averaged", {"last.bias"}, "scaled"),
-        ("below", {"first.weight", "first.bias", "norm.weight", "norm.bias"}, "wrong_below"),
+        ("bias doubled", {"last.bias"}, "input 2 (bias) it is exactly 2 times what it should be"),
+        ("weights negative", {"last.weight"}, "input 1 (weight) it is the opposite of what it should be"),
+        ("weights lost", {"last.weight"}, "input 1 (weight) it is None, and forward depends on it"),
+        ("bias averaged", {"last.bias"}, "input 2 (bias) it is exactly 1/12 (1 / batch size) of what it should be"),
+        ("below", {"first.weight", "first.bias", "norm.weight", "norm.bias"}, "input 0 (inputs) it is wrong"),
         ("", set(), None),
     ],
 )
-def test_a_bug_in_a_backward_by_hand_is_named(device, bug, wrong, code):
+def test_a_bug_in_a_backward_by_hand_is_named(device, bug, wrong, seen):
     """The parameters that are wrong, and what is wrong with them; its clean twin is good."""
     model = network(bug, norm=True, dropout=0.2, device=device)
     hook = a_hook(model, after=None, on_fail=lambda report: None)
     train(model, hook, 2)
     for report in hook.reports:
         assert failing(report) - {"first.bias"} == wrong - {"first.bias"}  # in front of batch norm its gradient is zero
-        assert codes(report) == ({code} if code else set())
+        assert codes(report) - {"gradient_lost"} == ({"operator"} if bug else set())
+        if bug:
+            assert (report.diagnoses[0].layer, seen in report.diagnoses[0].message) == ("Affine", True)
 
 
 def test_a_constant_that_is_the_batch_size_is_named():

@@ -54,9 +54,26 @@ def classes_as_they_are():
     return [dict(vars(cls)) for pair in PAIRS.values() for cls in pair.values()]
 
 
+WRONG_INPUTS = {
+    "Attention": ("input 0 (q)", "input 1 (k)", "input 2 (v)"),
+    "Convolution": ("input 1 (weight) it is exactly 1/3 (1 / batch size) of",),
+    "Embedding": ("input 0 (weight)", "positions along axis 0"),
+    "FusedCE": ("input 0 (logits) it is 7/9 of what it should be",),
+    "GroupNorm": ("input 0 (x)", "Right for input 1 (weight)"),
+    "LayerNorm": ("input 0 (x)", "Right for input 1 (weight) and input 2 (bias)"),
+    "LinearGELU": ("input 0 (x)", "input 1 (weight)", "input 2 (bias)"),
+    "Neighbours": ("input 1 (x)",),
+    "RMSNorm": ("input 0 (x)", "Right for input 1 (weight)"),
+    "Rotary": ("input 0 (x)", "only at 1, 2, 3, 4 and 5 of the 6 positions along axis 1"),
+    "Scan": ("input 0 (a)", "input 1 (x)"),
+    "SwiGLU": ("input 0 (gate)", "Right for input 1 (up)"),
+}
+"""What the diagnosis says of the wrong twin."""
+
+
 @pytest.mark.parametrize("name", some(JUDGED, ["LayerNorm", "Embedding", "GroupNorm", "Neighbours"]))
 def test_the_right_operator_is_good_and_the_wrong_one_is_seen(name):
-    """Every entry is compared, at the same cost; in float64, in a float32 training."""
+    """Every entry is compared, at the same cost; in float64, in a float32 training. The operator is named."""
     (right,), (wrong,) = (checked(model_of(name, w), after=None) for w in (False, True))
     assert (right.verdict, right.method, right.difference < 1e-12) == (GOOD, "reference", True)
     assert (wrong.verdict > Verdict.INCONCLUSIVE, wrong.method) == (True, "reference")
@@ -64,6 +81,13 @@ def test_the_right_operator_is_good_and_the_wrong_one_is_seen(name):
     assert wrong.evaluations <= 13
     assert wrong.gradients == 4
     assert all(c.basis.name == "EXACT" for c in right.parameters.values())
+    (diagnosis,) = wrong.diagnoses
+    cls = PAIRS[name][True]
+    line = cls.backward.__code__.co_firstlineno + 1
+    assert (diagnosis.code, diagnosis.layer) == ("operator", cls.__name__)
+    assert diagnosis.place == f"torch_operators.py:{line}"
+    assert [words for words in WRONG_INPUTS[name] if words not in str(diagnosis)] == []
+    assert diagnosis.parameters == tuple(wrong.failing)
 
 
 @pytest.mark.parametrize("name", some(["RMSNorm", "LayerNorm", "Convolution", "Scan"], ["Convolution"]))

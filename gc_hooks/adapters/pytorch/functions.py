@@ -74,6 +74,10 @@ class Call:
         return [None if leaf is None else next(found) for leaf in self.leaves] + list(found)
 
 
+Observer = Callable[[Call, Sequence[Any], Sequence[Any]], None]
+"""Gets a call, the upstream gradient of its results, and what backward has returned for its inputs."""
+
+
 class StandIns:
     """Stand in for the Functions of one thread, from `put` to `take_away`, so that their backward is the reference.
 
@@ -85,7 +89,7 @@ class StandIns:
     def __init__(
         self,
         others: Sequence[Tensor] = (),
-        observe: Callable[[Call, Sequence[Any], Sequence[Any]], None] | None = None,
+        observe: Observer | None = None,
     ) -> None:
         self.more: list[Any] = [None] * len(others)
         self.refusal: NotTraceable | None = None
@@ -172,7 +176,8 @@ class StandIns:
         if self._observe is not None:
             kept = [None if one is None else one.clone() for one in upstream]
             returned = own(ctx, *upstream)
-            self._observe(call, kept, _as_tuple(returned))
+            if call.results:
+                self._observe(call, kept, _as_tuple(returned))
             return returned
         every = call.pull_back(upstream, self._others)
         count = len(call.leaves)
@@ -196,11 +201,14 @@ class StandIns:
             except Exception as error:
                 why = f"{call_name(own)} raised {type(error).__name__} under torch's autograd: {str(error)[:80]}"
                 self.refusal = self.refusal or NotTraceable(why, place_of(own))
-                raise
+                if self._observe is None:
+                    raise
+                return None
         call.results = list(_as_tuple(found))
         differentiable = list(filter(_is_differentiable, call.results))
         if is_wanted and differentiable and not any(map(_has_graph, differentiable)):
             self.refusal = self.refusal or NotTraceable(NO_GRAPH.format(call_name(own)), place_of(own))
+            call.results = []
         if self.refusal is not None and self._observe is None:
             raise self.refusal
         return found

@@ -12,6 +12,7 @@ import numpy as np
 
 from gc_hooks._typing import Array
 from gc_hooks.adapters.pytorch.forward_recorder import ForwardRecorder
+from gc_hooks.adapters.pytorch.operators import Operators
 from gc_hooks.adapters.pytorch.reference import FunctionTracer
 from gc_hooks.adapters.pytorch.sandbox import Sandbox
 from gc_hooks.adapters.pytorch.tensors import as_array, as_gradient, eps_of, trained_parameters
@@ -26,6 +27,8 @@ from gc_hooks.problem import Meter
 from gc_hooks.problem.validate import build_problem
 from gc_hooks.quick_check import Glance
 from gc_hooks.report import CheckReport
+from gc_hooks.report.diagnosis import Code
+from gc_hooks.report.verdict import Verdict
 from gc_hooks.slopes.methods import Method, central, reference
 
 if TYPE_CHECKING:
@@ -37,6 +40,15 @@ TOO_COARSE = 1e-3
 """Machine epsilon of a parameter above which its .grad is not compared: bfloat16 has 8e-3, float16 just below 1e-3."""
 WHERE_TO_CALL = "on_step belongs after backward() and scaler.unscale_(optimizer), and before gradients are clipped."
 SCALER = "A GradScaler skips such a step by itself."
+BESIDE_OPERATORS: set[str] = {
+    Code.MISSING_GRADIENT,
+    Code.WRONG_SHAPE,
+    Code.NOT_NUMERIC,
+    Code.NOT_REPEATABLE,
+    Code.NOT_FINITE,
+    Code.GRADIENT_LOST,
+}
+"""What is told of parameters where a Function is named. The rest is what its mistake looks like from there."""
 NO_GRAD = "no .grad: was backward() called before on_step?"
 NO_GRAD_ADVICE = (
     "This usually means that loss.backward() is missing in the loop, or that zero_grad() comes between it and on_step. "
@@ -198,6 +210,8 @@ class TorchGradCheckHook(HookBase):
         report = check(**_problem(sandbox, point, not trouble), options=options, trace_with=trace_with)
         self._was_traced = report.method == reference.__name__
         report = replace(report, asked=(self._asked(precision),)).noted(*filter(None, [trouble]))
+        if report.verdict > Verdict.INCONCLUSIVE and not trouble:
+            report = _naming_operators(report, sandbox, point, options)
         if not self._dropout_off:
             return report
         held = sandbox.with_dropout()
@@ -239,6 +253,21 @@ class TorchGradCheckHook(HookBase):
         if "buffers_differ" in [diagnosis.code for diagnosis in report.diagnoses]:
             report = report.noted(WHERE_TO_CALL)
         return report
+
+
+def _naming_operators(
+    report: CheckReport, sandbox: Sandbox, point: dict[str, Array], options: CheckOptions
+) -> CheckReport:
+    """Put first which hand-written Function is wrong."""
+    operators = Operators(options.constants)
+    try:
+        sandbox.observed(point, operators.observe)
+    except Exception:  # the report stands without
+        return report
+    named = operators.diagnoses(report.failing, options.tolerance)
+    if not named:
+        return report
+    return replace(report, diagnoses=(*named, *(one for one in report.diagnoses if one.code in BESIDE_OPERATORS)))
 
 
 def _problem(sandbox: Sandbox, point: dict[str, Array], double: bool) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from gc_hooks._typing import Array, Params
 from gc_hooks.adapters.pytorch.forward_recorder import ForwardRecorder
-from gc_hooks.adapters.pytorch.functions import StandIns
+from gc_hooks.adapters.pytorch.functions import Observer, StandIns
 from gc_hooks.adapters.pytorch.tensors import (
     as_gradient,
     eps_of,
@@ -98,6 +98,10 @@ class Sandbox:
             if functions.refusal is not None:  # which torch, or the closure, may have swallowed or wrapped
                 raise functions.refusal from None
             raise
+
+    def observed(self, params: Params, observe: Observer) -> None:
+        """Run the module's own backward pass in float64, and show each call of a hand-written one to an observer."""
+        self._inside(self._backward, params, True, self._dropout_off, StandIns(observe=observe))
 
     def fresh_passes(self, count: int) -> list[dict[str, Array]]:
         """Return the gradients of one or two backward passes with the training's own masks.
