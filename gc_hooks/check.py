@@ -73,11 +73,14 @@ def _by_reference(
     if tracer.has_tape and any(parameter.value.size >= LARGE for parameter in problem):  # it would hold many copies
         raise NotTraceable("an array has more than four million entries", "")
     try:
-        traced, slopes, vagueness = confirmed_reference(tracer, generator)
+        confirmed, slopes, vagueness = confirmed_reference(tracer, generator)
+        if not vagueness <= tracer.most_vague:
+            raise NotTraceable("no slope is precise enough to confirm it", "")
+        traced = tracer.judged(confirmed)
     except BudgetSpent:
         raise NotTraceable from None
-    if not vagueness <= tracer.most_vague:
-        raise NotTraceable("no slope is precise enough to confirm it", "")
+    if traced is not confirmed:  # no slope is that of what it adds
+        vagueness = 0.0
     problem = problem.known_to_be_double(traced.gradients)
     slopes = slopes.at(problem)
     measurements = Measurements.of_all_entries(problem, traced.gradients, traced.penalties, traced.precision)

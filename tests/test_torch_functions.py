@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from gc_hooks import Verdict, central
+from gc_hooks import InvalidProblem, Verdict, central
 from gc_hooks.adapters import TorchGradCheckHook
 
 torch = pytest.importorskip("torch")
@@ -18,7 +18,7 @@ from hunts import some  # noqa: E402
 from torch_operators import PAIRS, model_of, train  # noqa: E402
 
 nn = torch.nn
-GOOD, WORRY = Verdict.GOOD, Verdict.WORRY
+GOOD, INCONCLUSIVE, WORRY = Verdict.GOOD, Verdict.INCONCLUSIVE, Verdict.WORRY
 BY_DESIGN = "FakeQuantised"
 JUDGED = sorted(PAIRS.keys() - {BY_DESIGN})
 
@@ -255,3 +255,64 @@ def test_a_method_that_was_asked_for_is_used():
     """Central differences, as before."""
     (report,) = checked(model_of("RMSNorm", layers=1), after=None, method=central, max_evaluations=60)
     assert report.method == "central"
+
+
+def notes_on(report, words):
+    return [note for note in report.notes if words in note]
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_straight_through_estimator_is_explained_and_not_accused(wrong):
+    """At each check; named in by_design it is good, and all else is judged."""
+    cls = PAIRS[BY_DESIGN][wrong]
+    for report in checked(model_of(BY_DESIGN, wrong), 3, after=None, every=2):
+        assert (report.verdict, report.method, report.diagnoses) == (INCONCLUSIVE, "reference", ())
+        assert report.unjudged == (f"{cls.__name__}.backward",)
+        assert notes_on(report, f"Try by_design={cls.__name__}.") or notes_on(report, f"try by_design={cls.__name__}.")
+    for report in checked(model_of(BY_DESIGN, wrong), 3, after=None, every=2, by_design=cls):
+        assert (report.verdict, report.method, report.unjudged) == (GOOD, "reference", ())
+        assert notes_on(report, f"By design, not judged: {cls.__name__}.")
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_bug_beside_a_straight_through_estimator_is_seen(named):
+    """Also in a weight that is behind it."""
+    model = model_of(BY_DESIGN)
+    for block in model.blocks:
+        block.by_hand["RMSNorm"] = PAIRS["RMSNorm"][True].apply
+    options = {"by_design": PAIRS[BY_DESIGN][False]} if named else {}
+    (report,) = checked(model, after=None, **options)
+    assert (report.verdict, report.method) == (WORRY, "reference")
+    assert [d.layer for d in report.diagnoses] == ["WrongRMSNorm"]
+    assert {"blocks.1.qkv.weight", "blocks.0.hidden.weight"} & set(report.failing) == {"blocks.0.hidden.weight"}
+
+
+class Rounded(nn.Module):
+    """Straight through by detach."""
+
+    def forward(self, x):
+        return x + (torch.round(4 * x) / 4 - x).detach()
+
+
+def test_a_module_and_a_parameter_may_be_by_design():
+    """By the module or its name, in a list too."""
+    model = one_layer(lambda x, scale: model.rounded(x) * scale)
+    model.rounded = Rounded()
+    (report,) = checked(model, after=None)
+    assert report.verdict is WORRY  # no Function to be recognised
+    for named in ("rounded", model.rounded, [model.rounded, "first.bias"]):
+        (report,) = checked(model, after=None, by_design=named)
+        assert (report.verdict, report.method) == (GOOD, "reference")
+        assert ("first.bias" in report.parameters) is not isinstance(named, list)
+    with pytest.raises(InvalidProblem, match="no module or parameter of the model"):
+        TorchGradCheckHook(model, by_design="roundet")
+
+
+def test_by_design_beside_a_body_that_cannot_serve(monkeypatch):
+    """Slopes are measured, and nothing of what is by design is in them, or in the gradient."""
+    monkeypatch.setattr(Product, "way", "numpy")
+    model = one_layer(lambda x, scale: Product.apply(model.rounded(x), scale))
+    model.rounded = Rounded()
+    (report,) = checked(model, after=None, by_design="rounded")
+    assert (report.verdict, report.method) == (GOOD, "central")
+    assert notes_on(report, "reference gradient could not be used")

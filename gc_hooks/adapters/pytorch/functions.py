@@ -82,26 +82,27 @@ class StandIns:
     """Stand in for the Functions of one thread, from `put` to `take_away`, so that their backward is the reference.
 
     What a body uses and was not handed in (a weight that it reads from a closure) gets its gradient too: that of the
-    ``others``, which are collected in ``more``. With ``observe`` the Functions do what they always do, and after each
-    backward it is called with the call, the upstream gradient and what backward returned.
+    ``others``, which are collected in ``more``. The classes in ``except_for`` are left as they are. With ``observe``
+    the Functions do what they always do, and after each backward it is called with the call, the upstream gradient and
+    what backward returned.
     """
 
     def __init__(
         self,
         others: Sequence[Tensor] = (),
         observe: Observer | None = None,
+        except_for: tuple[Any, ...] = (),
     ) -> None:
         self.more: list[Any] = [None] * len(others)
         self.refusal: NotTraceable | None = None
-        self._others, self._observe = others, observe
-        self._thread = threading.get_ident()
+        self._others, self._observe, self._except_for = others, observe, except_for
         self._replaced: list[tuple[Any, str, Any]] = []
         self._waiting: list[Call] = []  # calls whose ctx comes later: setup_context gets it
 
     def put(self) -> None:
         """Put the stand-ins into the classes that the user's program has made so far."""
         for cls in function_classes():
-            for name in STYLES:
+            for name in STYLES if not issubclass(cls, self._except_for) else ():
                 own = vars(cls).get(name)
                 if own is not None:
                     self._replaced.append((cls, name, own))  # first: a Ctrl-C may come in between
@@ -118,18 +119,11 @@ class StandIns:
         else:
             stand_in = self._setup_context if name == "setup_context" else self._backward
 
-        @functools.wraps(own)
-        def run(*args: Any) -> Any:
-            return stand_in(own, *args)
-
-        return run
-
-    @property
-    def _is_elsewhere(self) -> bool:
-        return threading.get_ident() != self._thread
+        # The engine runs a backward in a thread of its own; there its ctx tells whether it is ours.
+        return here_alone(own, stand_in, everywhere=name in ("backward", "vjp"))
 
     def _forward(self, own: Callable[..., Any], ctx: Any, *args: Any) -> Any:
-        if self._is_elsewhere:
+        if issubclass(type(ctx)._forward_cls, self._except_for):
             return own(ctx, *args)
         call, inner = Call(type(ctx)._forward_cls), Context(ctx)
         setattr(ctx, OWN, call)
@@ -144,8 +138,6 @@ class StandIns:
         return results
 
     def _forward_alone(self, own: Callable[..., Any], *args: Any) -> Any:
-        if self._is_elsewhere:
-            return own(*args)
         call = Call()
         results = self._as_ever(own, *args)
         found = self._run_body(own, call, args)
@@ -162,7 +154,7 @@ class StandIns:
         return results
 
     def _setup_context(self, own: Callable[..., Any], ctx: Any, inputs: Any, output: Any) -> Any:
-        if self._is_elsewhere or not self._waiting:
+        if not self._waiting:
             return own(ctx, inputs, output)
         call = self._waiting.pop()
         call.function = type(ctx)._forward_cls
@@ -226,6 +218,17 @@ def _in_their_place(found: Any, call: Call, args: Sequence[Any]) -> tuple[Any, l
             written[id(given)] = arg
     results = tuple(written.get(id(one), _copied(one)) for one in _as_tuple(found))
     return results if isinstance(found, (tuple, list)) else results[0], list(written.values())
+
+
+def here_alone(own: Callable[..., Any], stand_in: Callable[..., Any], everywhere: bool = False) -> Callable[..., Any]:
+    """Return a function that calls a stand-in with what it stands in for; in other threads it does what that does."""
+    thread = threading.get_ident()
+
+    @functools.wraps(own)
+    def run(*args: Any) -> Any:
+        return stand_in(own, *args) if everywhere or threading.get_ident() == thread else own(*args)
+
+    return run
 
 
 def function_classes() -> Iterator[Any]:

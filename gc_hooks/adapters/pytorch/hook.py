@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gc_hooks._typing import Array
+from gc_hooks.adapters.pytorch.design import design_of, straight_note
 from gc_hooks.adapters.pytorch.forward_recorder import ForwardRecorder
 from gc_hooks.adapters.pytorch.operators import Operators
 from gc_hooks.adapters.pytorch.reference import FunctionTracer
@@ -33,7 +34,7 @@ from gc_hooks.slopes.methods import Method, central, reference
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.nn import Module
+    from torch.nn import Module, Parameter
     from torch.optim import Optimizer
 
 TOO_COARSE = 1e-3
@@ -66,6 +67,9 @@ class TorchGradCheckHook(HookBase):
     dropout : {"off", "frozen"}
         Set every dropout rate to zero while the slopes are measured, in training mode, and then ask with one slope
         whether the gradient is right with fixed masks, too; or measure everything with fixed masks.
+    by_design : Function, module, name, or several
+        What is no slope of the loss on purpose: a class of `torch.autograd.Function`, a module or the name of one
+        (straight-through estimators, ``detach``), the name of a parameter. It is not judged, and the report says so.
     **options
         As for `gc_hooks.GradCheckHook`, like the attributes: after, every, schedule, log_dir, writer (torch's own will
         do), reporters, method, tolerance, on_fail, max_evaluations, max_seconds, seed.
@@ -111,9 +115,11 @@ class TorchGradCheckHook(HookBase):
         hook.close()
     """
 
-    def __init__(self, model: Module, *, dropout: str = "off", **options: Any) -> None:
+    def __init__(self, model: Module, *, dropout: str = "off", by_design: Any = (), **options: Any) -> None:
         _require_trainable(model)
         require_choice("dropout", dropout, ("off", "frozen"))
+        self._design = design_of(model, by_design)
+        self._straight: tuple[Any, ...] = ()  # Functions that were taken for straight-through estimators
         super().__init__(HookOptions(**options))
         # A module does not take complex numbers: this is for slopes, where there is no reference.
         method = self._check_options.method
@@ -166,14 +172,17 @@ class TorchGradCheckHook(HookBase):
                 handle.remove()
             super().close()
 
+    def _judged(self) -> dict[str, Parameter]:
+        return trained_parameters(self._model, self._design.parameters)
+
     def _current_params(self) -> dict[str, Array]:
-        return {name: as_array(parameter) for name, parameter in trained_parameters(self._model).items()}
+        return {name: as_array(parameter) for name, parameter in self._judged().items()}
 
     def _check(self, step: int, loss: Callable[[], Tensor], plan: CheckPlan, at_end: bool = False) -> None:
         """Make one check, and act on its report; at the end of the training ``.grad`` cannot be compared."""
         with self._recorder.record(step) as check:
             check.protect(self._current_params(), (self._model, loss))
-            sandbox = Sandbox(self._model, self._forward_recorder, loss, self._dropout_off)
+            sandbox = Sandbox(self._model, self._forward_recorder, loss, self._dropout_off, self._design)
             question = sandbox, self._options_for(plan, step, check.seed)
             report = self._answer(plan, partial(self._glance_at, *question), partial(self._check_slopes, *question))
             if at_end:
@@ -186,9 +195,15 @@ class TorchGradCheckHook(HookBase):
     def _glance_at(self, sandbox: Sandbox, options: CheckOptions, glance: Glance) -> CheckReport | None:
         """Return the report at the lowest cost, where the module was run in float64 and all is as it was.
 
-        Beside a reference, a look at what is known to be wrong would cost more than a whole check.
+        What is by design has no slope to be looked at. Beside a reference, a look at what is known to be wrong would
+        cost more than a whole check.
         """
-        if not self._in_float64 or (self._was_traced and self._known is not None):
+        if (
+            self._design.holds
+            or self._straight
+            or not self._in_float64
+            or (self._was_traced and self._known is not None)
+        ):
             return None
         point, meter = in_double(self._current_params()), Meter(options.max_evaluations, options.max_seconds)
         problem = build_problem(sandbox.loss, point, sandbox.gradient, meter=meter, is_known=True)
@@ -206,22 +221,54 @@ class TorchGradCheckHook(HookBase):
         precision = "float64"
         if trouble:
             point, precision = params, "the module's own precision"
-        trace_with = None if trouble or not self._by_reference else partial(FunctionTracer, sandbox)
-        report = check(**_problem(sandbox, point, not trouble), options=options, trace_with=trace_with)
+        if self._straight:
+            sandbox = sandbox.with_more_by_design(self._straight)
+        report, sandbox = self._whole(sandbox, point, trouble, options)
         self._was_traced = report.method == reference.__name__
-        report = replace(report, asked=(self._asked(precision),)).noted(*filter(None, [trouble]))
-        if report.verdict > Verdict.INCONCLUSIVE and not trouble:
-            report = _naming_operators(report, sandbox, point, options)
+        report = replace(report, asked=(self._asked(precision),)).noted(*filter(None, [trouble]), *self._design.notes)
         if not self._dropout_off:
             return report
-        held = sandbox.with_dropout()
+        held, of_the_rest = sandbox.with_dropout(), sandbox.design.holds
         return with_masks(
             report,
             options,
             partial(held.loss, point, double=not trouble),
-            lambda meter: build_problem(**_problem(held, point, not trouble), meter=meter, is_known=True),
+            lambda meter: build_problem(**_problem(held, point, not trouble, of_the_rest), meter=meter, is_known=True),
             central,
         )
+
+    def _whole(
+        self, sandbox: Sandbox, point: dict[str, Array], trouble: str, options: CheckOptions
+    ) -> tuple[CheckReport, Sandbox]:
+        """Compare with the reference, or with slopes; say which Function is wrong, or which is straight-through."""
+        by_reference, holds = self._by_reference and not trouble, sandbox.design.holds
+        trace_with = partial(FunctionTracer, sandbox) if by_reference else None
+        problem = _problem(sandbox, point, not trouble, holds and not by_reference)
+        report = check(**problem, options=options, trace_with=trace_with)
+        if holds and by_reference and report.method != reference.__name__:  # slopes are those of the rest alone
+            again = check(**_problem(sandbox, point, True, True), options=options)
+            report = again.noted(*(note for note in report.notes if note not in again.notes))
+        if trouble or report.verdict <= Verdict.INCONCLUSIVE:
+            return self._with_straight_ones(report), sandbox
+        operators = Operators(options.constants)
+        try:
+            sandbox.observed(point, operators.observe)
+        except Exception:  # the report stands without
+            return self._with_straight_ones(report), sandbox
+        straight = operators.straight_through(options.tolerance) if by_reference else ()
+        if straight:
+            self._straight += straight
+            return self._whole(sandbox.with_more_by_design(straight), point, trouble, options)
+        named = operators.diagnoses(report.failing, options.tolerance)
+        if named:
+            beside = (one for one in report.diagnoses if one.code in BESIDE_OPERATORS)
+            report = replace(report, diagnoses=(*named, *beside))
+        return self._with_straight_ones(report), sandbox
+
+    def _with_straight_ones(self, report: CheckReport) -> CheckReport:
+        """Return the report with the Functions that were taken for straight-through estimators, which nobody named."""
+        names = tuple(f"{function.__name__}.backward" for function in self._straight)
+        return replace(report, unjudged=(*report.unjudged, *names)).noted(*map(straight_note, self._straight))
 
     def _asked(self, precision: str) -> str:
         dropout = "off" if self._dropout_off else "on, with fixed masks"
@@ -229,7 +276,7 @@ class TorchGradCheckHook(HookBase):
 
     def _compare_grads(self, report: CheckReport, sandbox: Sandbox, passes: int) -> CheckReport:
         """Compare ``.grad`` with one or two fresh backward passes, where that can be done."""
-        trained = trained_parameters(self._model)
+        trained = self._judged()
         live = {name: as_gradient(parameter.grad, parameter) for name, parameter in trained.items()}
         # The gradients one step before, if they were looked at, tell accumulated gradients from stale ones.
         (call, grads), self._previous = self._previous, (self.calls, live)
@@ -255,27 +302,16 @@ class TorchGradCheckHook(HookBase):
         return report
 
 
-def _naming_operators(
-    report: CheckReport, sandbox: Sandbox, point: dict[str, Array], options: CheckOptions
-) -> CheckReport:
-    """Put first which hand-written Function is wrong."""
-    operators = Operators(options.constants)
-    try:
-        sandbox.observed(point, operators.observe)
-    except Exception:  # the report stands without
-        return report
-    named = operators.diagnoses(report.failing, options.tolerance)
-    if not named:
-        return report
-    return replace(report, diagnoses=(*named, *(one for one in report.diagnoses if one.code in BESIDE_OPERATORS)))
+def _problem(sandbox: Sandbox, point: dict[str, Array], double: bool, of_the_rest: bool) -> dict[str, Any]:
+    """Return what `check` takes, for a module that is run in float64 or in its own precision.
 
-
-def _problem(sandbox: Sandbox, point: dict[str, Array], double: bool) -> dict[str, Any]:
-    """Return what `check_gradients` takes, for a module that is run in float64 or in its own precision."""
+    With ``of_the_rest`` nothing goes back through what is by design, just as nothing of it is in a slope.
+    """
+    backward = sandbox.gradient_of_the_rest if of_the_rest else sandbox.gradient
     if double:
-        return {"loss": sandbox.loss, "params": point, "grads": sandbox.gradient}
+        return {"loss": sandbox.loss, "params": point, "grads": backward}
     own = deepcopy(point)
-    loss, gradient = partial(sandbox.loss, own, double=False), partial(sandbox.gradient, own, double=False)
+    loss, gradient = partial(sandbox.loss, own, double=False), partial(backward, own, double=False)
     return {"loss": loss, "params": own, "grads": gradient, "in_place": True}
 
 

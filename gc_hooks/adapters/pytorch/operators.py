@@ -41,6 +41,7 @@ class Input:
 
     own: list[Array] = field(default_factory=list)
     reference: list[Array] = field(default_factory=list)
+    is_straight: bool = True  # whether every entry is that of the upstream gradient, or zero
     is_missing: bool = True  # whether backward has returned None in every call
 
     def difference(self) -> float:
@@ -67,8 +68,18 @@ class Operators:
                 seen, zeros = inputs.setdefault(number, Input()), np.zeros(tuple(leaf.shape))
                 own, right = returned[number], reference[number]
                 seen.is_missing = seen.is_missing and own is None
+                seen.is_straight = seen.is_straight and own is not None and _is_straight(own, upstream[0])
                 seen.own.append(zeros if own is None else _double(own.sum_to_size(leaf.shape)))
                 seen.reference.append(zeros if right is None else _double(right))
+
+    def straight_through(self, tolerance: Tolerance) -> tuple[Any, ...]:
+        """Return the Functions that hand the upstream gradient on where the derivative of forward is zero."""
+        found = []
+        for function, inputs in self.found.items():
+            wrong = [seen for seen in inputs.values() if seen.difference() > tolerance.good]
+            if wrong and all(seen.is_straight and not any(map(np.any, seen.reference)) for seen in wrong):
+                found.append(function)
+        return tuple(found)
 
     def diagnoses(self, parameters: Sequence[str], tolerance: Tolerance) -> tuple[Diagnosis, ...]:
         """Return a diagnosis for each Function that differs from its reference, the worst first."""
@@ -131,6 +142,12 @@ def argument_names(function: Any) -> list[str]:
 
 def _are_transposes(own: Array, right: Array) -> bool:
     return own.ndim == 2 and own.shape == right.T.shape and norm(own - right.T) <= ALIKE * norm(own)
+
+
+def _is_straight(own: Any, upstream: Any) -> bool:
+    if upstream is None or own.shape != upstream.shape:
+        return False
+    return bool(((own == upstream) | (own == 0)).all())
 
 
 def _where(seen: Input) -> str:

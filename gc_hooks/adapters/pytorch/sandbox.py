@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from gc_hooks._typing import Array, Params
+from gc_hooks.adapters.pytorch.design import NOTHING, Design, Held
 from gc_hooks.adapters.pytorch.forward_recorder import ForwardRecorder
 from gc_hooks.adapters.pytorch.functions import Observer, StandIns
 from gc_hooks.adapters.pytorch.tensors import (
@@ -49,7 +50,12 @@ class Sandbox:
     """
 
     def __init__(
-        self, model: Module, recorder: ForwardRecorder, closure: Callable[[], Tensor], dropout_off: bool
+        self,
+        model: Module,
+        recorder: ForwardRecorder,
+        closure: Callable[[], Tensor],
+        dropout_off: bool,
+        design: Design = NOTHING,
     ) -> None:
         import torch
 
@@ -59,7 +65,9 @@ class Sandbox:
                 "loss=lambda: criterion(model(x), y)."
             )
         self._model, self._recorder, self._closure, self._dropout_off = model, recorder, closure, dropout_off
-        self._trained = trained_parameters(model)
+        self.design = design
+        self._held_fixed = {double: Held(design) for double in (False, True)} if design.holds else {}
+        self._trained = trained_parameters(model, design.parameters)
         self._parameters = set(map(id, model.parameters()))
         # Taken once: after each evaluation everything is as it is now.
         self._held = Snapshot(model, opened=(torch.nn.Module,))
@@ -67,22 +75,40 @@ class Sandbox:
 
     def with_dropout(self) -> Sandbox:
         """Return one that keeps dropout on, with fixed masks."""
-        return Sandbox(self._model, self._recorder, self._closure, False)
+        return Sandbox(self._model, self._recorder, self._closure, False, self.design)
+
+    def with_more_by_design(self, functions: tuple[Any, ...]) -> Sandbox:
+        """Return one in which more Functions are by design."""
+        design = self.design.including(functions)
+        return Sandbox(self._model, self._recorder, self._closure, self._dropout_off, design)
 
     def loss(self, params: Params, double: bool = True) -> float:
-        """Return the loss at these parameters, computed in float64 or in the module's own precision."""
-        return self._inside(self._value, params, double, self._dropout_off)
+        """Return the loss at these parameters, computed in float64 or in the module's own precision.
+
+        What is by design keeps the results of the first call.
+        """
+        return self._inside(self._value, params, double, self._dropout_off, self._fixed(double))
 
     def gradient(self, params: Params, double: bool = True) -> dict[str, Array]:
         """Return what the module's backward pass gives at these parameters."""
         return self._inside(self._backward, params, double, self._dropout_off)
 
-    def reference(self, params: Params, modes: Sequence[Any] = ()) -> tuple[float, dict[str, Array]]:
+    def gradient_of_the_rest(self, params: Params, double: bool = True) -> dict[str, Array]:
+        """Return what the backward pass gives where nothing goes back through what is by design."""
+        return self._inside(self._backward, params, double, self._dropout_off, self._fixed(double))
+
+    def _fixed(self, double: bool) -> list[Any]:
+        return [self._held_fixed[double]] if self._held_fixed else []
+
+    def reference(
+        self, params: Params, modes: Sequence[Any] = (), of_the_rest: bool = False
+    ) -> tuple[float, dict[str, Array]]:
         """Return the loss, and its gradient with every hand-written Function derived from its forward, in float64.
 
-        The ``modes`` of torch are on meanwhile.
+        What is by design does what it always does, or, ``of_the_rest``, nothing goes back through it. The ``modes`` of
+        torch are on meanwhile.
         """
-        functions = StandIns(list(self._trained.values()))
+        functions = StandIns(list(self._trained.values()), except_for=self.design.functions)
 
         def run() -> tuple[float, dict[str, Array]]:
             loss, found = self._loss_and_gradients()
@@ -93,7 +119,8 @@ class Sandbox:
             return loss, gradients
 
         try:
-            return self._inside(run, params, True, self._dropout_off, functions, modes)
+            fixed = self._fixed(True) if of_the_rest else []
+            return self._inside(run, params, True, self._dropout_off, [functions, *fixed], modes)
         except Exception:
             if functions.refusal is not None:  # which torch, or the closure, may have swallowed or wrapped
                 raise functions.refusal from None
@@ -101,7 +128,8 @@ class Sandbox:
 
     def observed(self, params: Params, observe: Observer) -> None:
         """Run the module's own backward pass in float64, and show each call of a hand-written one to an observer."""
-        self._inside(self._backward, params, True, self._dropout_off, StandIns(observe=observe))
+        functions = StandIns(observe=observe, except_for=self.design.functions)
+        self._inside(self._backward, params, True, self._dropout_off, [functions])
 
     def fresh_passes(self, count: int) -> list[dict[str, Array]]:
         """Return the gradients of one or two backward passes with the training's own masks.
@@ -155,7 +183,7 @@ class Sandbox:
         params: Params,
         double: bool,
         dropout_off: bool,
-        functions: StandIns | None = None,
+        stand_ins: Sequence[StandIns | Held] = (),
         modes: Sequence[Any] = (),
     ) -> T:
         """Return what a function returns with parameters set in the module, which works on copies of its state.
@@ -169,7 +197,7 @@ class Sandbox:
         filters: Any = warnings.filters
         steps: list[Sequence[Any]] = [
             *((leave_mode, other) for other in reversed(modes)),
-            *([(functions.take_away,)] if functions is not None else []),
+            *((one.take_away,) for one in reversed(stand_ins)),
             (leave_mode, mode),  # first: in it a parameter gets float64
             *((_restore_parameter, p, p.data, p.grad) for p in self._model.parameters()),
             (torch.set_default_dtype, torch.get_default_dtype()),
@@ -194,8 +222,8 @@ class Sandbox:
                 )
                 torch.set_default_dtype(torch.float64)
                 mode.__enter__()
-            if functions is not None:
-                functions.put()
+            for one in stand_ins:
+                one.put()
             for other in modes:
                 other.__enter__()
             return run()
@@ -268,6 +296,8 @@ class Sandbox:
         import torch
 
         loss = self._run_closure()
+        if not loss.requires_grad and self._held_fixed:
+            return float(loss), [None] * len(self._trained)
         if not loss.requires_grad:
             raise InvalidProblem("loss= returned a tensor without a graph. Try to leave out .detach() and no_grad().")
         # Not loss.backward(), which would write into .grad.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,9 +19,10 @@ SURELY_NARROW = 8
 nothing special (0, 1, 0.5); eight by chance have a probability of 2**-232. 4 or 16 would do as well."""
 
 
-def trained_parameters(model: Module) -> dict[str, Parameter]:
+def trained_parameters(model: Module, except_for: Collection[str] = ()) -> dict[str, Parameter]:
     """Return the parameters that have a gradient: tied ones once, under their first name, frozen ones not at all."""
-    return {name: p for name, p in model.named_parameters() if p.requires_grad and p.is_floating_point()}
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad and p.is_floating_point()}
+    return {name: parameter for name, parameter in trained.items() if name not in except_for}
 
 
 def eps_of(parameter: Parameter) -> float:
