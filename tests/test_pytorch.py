@@ -933,3 +933,202 @@ def test_a_mistake_in_attaching_is_told_once():
     assert len(caught) == 1
     assert verdicts_of(hook) == [INCONCLUSIVE] * 3
     assert ["nothing was checked in this run (3 checks)" in text for text in said] == [True]
+
+
+# What people do around a module
+
+
+def small_network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+
+
+def watched(model, cost, training_cost=None, **options):
+    """Train for two steps with a check at each; return the reports."""
+    hook = a_hook(model, after=None, every=1, on_fail=lambda report: None, **options)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(2):
+        optimizer.zero_grad()
+        (training_cost or cost)().backward()
+        hook.on_step(step, loss=cost)
+        optimizer.step()
+    hook.close()
+    return hook.reports
+
+
+@pytest.mark.parametrize("how", ["the module inside", "in place", "after the hook"])
+def test_a_compiled_module_is_recorded(how, monkeypatch):
+    """The hook is on the module inside; where the compiler comes later, .grad is left unasked."""
+    model = small_network()
+    if how == "in place":
+        model.compile(backend="aot_eager")
+    elif how == "the module inside":
+        compiled = torch.compile(model, backend="aot_eager")
+    else:
+        from gc_hooks.adapters.pytorch import forward_recorder
+
+        monkeypatch.setattr(forward_recorder, "_keep_out_of_graphs", lambda: None)
+        call = forward_recorder.ForwardRecorder.__call__
+        own = getattr(call, "_torchdynamo_orig_callable", call)
+        monkeypatch.setattr(forward_recorder.ForwardRecorder, "__call__", own)
+    hook = a_hook(model, after=None)
+    if how == "after the hook":
+        compiled = torch.compile(model, backend="aot_eager")
+    run = model if how == "in place" else compiled
+    functional.cross_entropy(run(INPUTS), LABELS).backward()
+    hook.on_step(0, loss=lambda: functional.cross_entropy(run(INPUTS), LABELS))
+    assert verdicts_of(hook) == [GOOD]
+    assert bool(hook.reports[0].unasked) is (how == "after the hook")
+
+
+def test_a_sharded_module_is_refused():
+    """Its parameters are no arrays; said where the hook is made."""
+    tensors = pytest.importorskip("torch.distributed.tensor")
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        mesh, model = tensors.init_device_mesh("cpu", (1,)), small_network()
+        sharded = tensors.distribute_tensor(model[0].weight.data, mesh, [tensors.Shard(0)])
+        model[0].weight = nn.Parameter(sharded)
+        with pytest.raises(InvalidProblem, match=r"0\.weight is a DTensor, .* before it is sharded"):
+            a_hook(model)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+class Checkpoints(nn.Module):
+    """A part is run again in backward, by the way that knows loss.backward() alone."""
+
+    def __init__(self, bug=""):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = ByHand(6, 5, bug), nn.Linear(5, 3)
+
+    def forward(self, inputs):
+        checkpoint = torch.utils.checkpoint.checkpoint
+        return self.last(torch.tanh(checkpoint(self.first, inputs, use_reentrant=True)))
+
+
+@pytest.mark.parametrize("bug", ["", "bias doubled"])
+def test_reentrant_checkpoints(bug):
+    """What they run again is judged, and the inputs' own gradient is left as it was."""
+    model, inputs = Checkpoints(bug), INPUTS[:8].clone().requires_grad_()
+    inputs.grad = torch.ones_like(inputs)
+    kept = inputs.grad
+
+    def cost():
+        return functional.cross_entropy(model(inputs), LABELS[:8])
+
+    hook = a_hook(model, after=None, on_fail=lambda report: None)
+    cost().backward()
+    before = inputs.grad.clone()
+    hook.on_step(0, loss=cost)
+    (report,) = hook.reports
+    assert (report.verdict, report.method) == (WORRY if bug else GOOD, "reference")
+    assert failing(report) == ({"first.bias"} if bug else set())
+    assert inputs.grad is kept
+    assert torch.equal(inputs.grad, before)
+
+
+def test_complex_parameters_are_named():
+    """They are not judged, and what is not judged is not good."""
+    model = small_network()
+    model.phases = nn.Parameter(torch.randn(3, dtype=torch.complex64))
+    (report, _) = watched(model, lambda: (model(INPUTS) * model.phases).abs().mean())
+    assert (report.verdict, report.unjudged) == (INCONCLUSIVE, ("phases",))
+    (report, _) = watched(model, lambda: (model(INPUTS) * model.phases).abs().mean(), by_design="phases")
+    assert (report.verdict, report.unjudged) == (GOOD, ())
+
+
+class Tokens(nn.Module):
+    """An embedding with a row for padding, which the head may use again."""
+
+    def __init__(self, tied):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding = nn.Embedding(7, 4, padding_idx=0)
+        nn.init.normal_(self.embedding.weight)  # also of padding: without that its row is zero
+        self.head = nn.Linear(4, 7, bias=False)
+        if tied:
+            self.head.weight = self.embedding.weight
+
+    def forward(self, tokens):
+        return self.head(torch.tanh(self.embedding(tokens).mean(1)))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_row_of_padding_has_no_gradient_by_design(tied, wrong):
+    """Also in the loss; the rest of the embedding is judged."""
+    model, tokens, labels = Tokens(tied), torch.tensor([[0, 1, 2], [3, 0, 0], [4, 5, 1]]), torch.tensor([1, 0, 3])
+    if wrong:
+        model.embedding.weight.register_hook(lambda grad: grad * torch.linspace(1, 2, 7)[:, None].to(grad.dtype))
+    reports = watched(model, lambda: functional.cross_entropy(model(tokens), labels))
+    assert [report.verdict for report in reports] == [WORRY if wrong else GOOD] * 2
+    assert "The row of padding_idx in an embedding is held fixed" in str(reports[0])
+
+
+def test_a_training_in_another_autocast_raises_no_alarm():
+    """Its .grad cannot be compared, and the report says what to try."""
+    model = small_network()
+
+    def cost():
+        return functional.cross_entropy(model(INPUTS).float(), LABELS)
+
+    def trained():
+        with torch.autocast("cpu", torch.bfloat16):
+            return cost()
+
+    for report in watched(model, cost, trained):
+        assert report.verdict is GOOD
+        assert "Try torch.autocast in loss=, too" in report.unasked[0]
+    for report in watched(model, trained):
+        assert (report.verdict, report.unasked) == (GOOD, ())
+
+
+@pytest.mark.parametrize("bug", ["", "bias doubled"])
+def test_a_loss_in_bfloat16_is_judged_in_float64(bug):
+    """It is off by that precision, and that is no sign of a module that cannot be run in float64."""
+    model = network(bug)
+    for report in watched(model, lambda: cross_entropy(model, INPUTS, LABELS).to(torch.bfloat16)):
+        assert report.method == "reference"
+        assert report.verdict is (WORRY if bug else GOOD)
+
+
+def test_an_optimiser_that_steps_in_backward_raises_no_alarm():
+    """There is no .grad left to compare."""
+    model = small_network()
+
+    def step(parameter):
+        with torch.no_grad():
+            parameter -= 0.1 * parameter.grad
+        parameter.grad = None
+
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(step)
+    for report in watched(model, lambda: functional.cross_entropy(model(INPUTS), LABELS)):
+        assert report.verdict is GOOD
+        assert "register_post_accumulate_grad_hook" in report.unasked[0]
+
+
+@pytest.mark.parametrize("norm", [nn.utils.parametrizations.spectral_norm, nn.utils.spectral_norm])
+def test_spectral_norm_is_judged_with_its_vectors_fixed(norm):
+    """They are constants in backward; each pass of the training goes on improving them as without a check."""
+    ends = []
+    for checks in (True, False):
+        model = small_network()
+        norm(model[0])
+
+        def cost(model=model):
+            return functional.cross_entropy(model(INPUTS), LABELS)
+
+        if checks:
+            assert [report.verdict for report in watched(model, cost)] == [GOOD, GOOD]
+        else:
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            for _ in range(2):
+                optimizer.zero_grad()
+                cost().backward()
+                optimizer.step()
+        ends.append(model.state_dict())
+    assert ends[0].keys() == ends[1].keys()
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -24,16 +25,19 @@ class ForwardRecorder:
     """
 
     def __init__(self, wanted: Callable[[], bool] = bool) -> None:
-        self.passes: list[tuple[Any, Callable[[], None]]] = []  # inputs, and what puts the random states back
+        # Inputs and autocast of each pass, and what puts the random states back.
+        self.passes: list[tuple[Any, Callable[[], None]]] = []
         self.batch_size = 0  # length of the first tensor among the inputs of the last pass while paused
         self._wanted, self._paused = wanted, False
         self._model: Module | None = None
         self._replayed: int | None = None  # passes so far, None outside of a replay
-        self._alike = True
+        self._alike, self._other_autocast = True, False
+        self.coarsest = 0.0  # machine epsilon of the autocast in which a pass was made while paused
 
     def attach(self, model: Module) -> None:
         """Let a module call the recorder before each pass, from now on."""
         self._model = model
+        _keep_out_of_graphs()
         model.register_forward_pre_hook(self, with_kwargs=True)
         vars(model)[PREPARE] = _StepsAside(model)
 
@@ -56,17 +60,24 @@ class ForwardRecorder:
         """Record one forward pass of the training, or prepare one of a replay."""
         import torch
 
+        if torch.compiler.is_compiling():  # in the graph there is nothing to record
+            return
         if not self._paused:
             if torch.is_grad_enabled() and self._wanted():  # without a graph it is an evaluation, not training
-                self.passes.append(((args, kwargs), save_global_random_state()))
+                self.passes.append((((args, kwargs), _autocast_of(args, kwargs)), save_global_random_state()))
             return
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor) and value.ndim]
         self.batch_size = next(map(len, tensors), 0)
+        autocast = _autocast_of(args, kwargs)
+        if autocast is not None:
+            self.coarsest = max(self.coarsest, float(torch.finfo(autocast).eps))
         if self._replayed is not None:
             number, self._replayed = self._replayed, self._replayed + 1
             if number < len(self.passes):
-                inputs, put_back = self.passes[number]
+                (inputs, trained_in), put_back = self.passes[number]
                 self._alike = self._alike and _equal(inputs, (args, kwargs))
+                if trained_in is not autocast:
+                    self._other_autocast = True
                 put_back()
 
     def pause(self) -> None:
@@ -80,7 +91,7 @@ class ForwardRecorder:
     @contextmanager
     def replay(self) -> Iterator[None]:
         """Let each pass begin with the random states of the recorded one, and compare inputs and number of passes."""
-        self._replayed, self._alike = 0, True
+        self._replayed, self._alike, self._other_autocast = 0, True, False
         yield
         self._alike = self._alike and self._replayed == len(self.passes)
 
@@ -89,9 +100,22 @@ class ForwardRecorder:
         """Return why the last replay was not the training's own step; empty when it was."""
         if not self.passes:
             return "The module has not been run since the last step, or not as a whole."
+        if self._other_autocast:
+            return "The training runs the module in another autocast than loss=. Try torch.autocast in loss=, too."
         if not self._alike:
             return "loss= does not run the module on just what the training has run it on since the last step."
         return ""
+
+
+def _keep_out_of_graphs() -> None:
+    """Have torch.compile leave the graph where it meets a recorder, so that it records as ever.
+
+    Only where the compiler is loaded already, which takes a second: a module that is compiled later is not recorded.
+    """
+    import torch
+
+    if "torch._dynamo" in sys.modules and not hasattr(ForwardRecorder.__call__, "_torchdynamo_disable"):
+        ForwardRecorder.__call__ = torch.compiler.disable(ForwardRecorder.__call__)  # type: ignore[method-assign]
 
 
 class _StepsAside:
@@ -113,6 +137,15 @@ def step_aside(model: Module) -> None:
         del hooks[number]
         model._forward_pre_hooks_with_kwargs.pop(number, None)
     vars(model).pop(PREPARE, None)
+
+
+def _autocast_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return the dtype of the autocast in which a module is called, None where it is called in none."""
+    import torch
+
+    kinds = {value.device.type for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)} or {"cpu"}
+    on = [torch.get_autocast_dtype(kind) for kind in sorted(kinds) if torch.is_autocast_enabled(kind)]
+    return on[0] if on else None
 
 
 def _equal(first: Any, second: Any) -> bool:

@@ -16,7 +16,7 @@ from gc_hooks.adapters.pytorch.forward_recorder import ForwardRecorder
 from gc_hooks.adapters.pytorch.operators import Operators
 from gc_hooks.adapters.pytorch.reference import FunctionTracer
 from gc_hooks.adapters.pytorch.sandbox import Sandbox
-from gc_hooks.adapters.pytorch.tensors import as_array, as_gradient, eps_of, trained_parameters
+from gc_hooks.adapters.pytorch.tensors import as_array, as_gradient, complex_parameters, eps_of, trained_parameters
 from gc_hooks.arrays.norms import in_double
 from gc_hooks.check import CheckOptions, check
 from gc_hooks.errors import InvalidProblem, MissingDependency
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 TOO_COARSE = 1e-3
 """Machine epsilon of a parameter above which its .grad is not compared: bfloat16 has 8e-3, float16 just below 1e-3."""
+PADDING = "The row of padding_idx in an embedding is held fixed: torch gives it no gradient, by design."
 WHERE_TO_CALL = "on_step belongs after backward() and scaler.unscale_(optimizer), and before gradients are clipped."
 SCALER = "A GradScaler skips such a step by itself."
 BESIDE_OPERATORS: set[str] = {
@@ -225,7 +226,11 @@ class TorchGradCheckHook(HookBase):
             sandbox = sandbox.with_more_by_design(self._straight)
         report, sandbox = self._whole(sandbox, point, trouble, options)
         self._was_traced = report.method == reference.__name__
-        report = replace(report, asked=(self._asked(precision),)).noted(*filter(None, [trouble]), *self._design.notes)
+        report = replace(
+            report,
+            asked=(self._asked(precision),),
+            unjudged=(*report.unjudged, *complex_parameters(self._model, self._design.parameters)),
+        ).noted(*filter(None, [trouble]), *self._design.notes, *(PADDING for _ in sandbox.padding[:1]))
         if not self._dropout_off:
             return report
         held, of_the_rest = sandbox.with_dropout(), sandbox.design.holds
@@ -280,6 +285,8 @@ class TorchGradCheckHook(HookBase):
         live = {name: as_gradient(parameter.grad, parameter) for name, parameter in trained.items()}
         # The gradients one step before, if they were looked at, tell accumulated gradients from stale ones.
         (call, grads), self._previous = self._previous, (self.calls, live)
+        if any(getattr(parameter, "_post_accumulate_grad_hooks", None) for parameter in trained.values()):
+            return _not_compared(report, "A hook (register_post_accumulate_grad_hook) works on it in backward.")
         if all(parameter.grad is None for parameter in trained.values()):
             # Backward was forgotten, unless its turn has not come: LBFGS calls it inside of optimizer.step().
             if self._forward_recorder.passes:
@@ -335,6 +342,12 @@ def _require_trainable(model: Any) -> None:
             f"TorchGradCheckHook needs a torch.nn.Module, got {model!r} of type {type(model).__name__}. Try "
             "TorchGradCheckHook(model), and loss= at on_step."
         )
+    for name, parameter in model.named_parameters():
+        if torch.utils._python_dispatch.is_traceable_wrapper_subclass(parameter.data):
+            raise InvalidProblem(
+                f"{name} is a {type(parameter.data).__name__}, which cannot be read as an array (fully_shard). Try "
+                "the hook on the module before it is sharded, in a run on one device."
+            )
     if not trained_parameters(model):
         raise InvalidProblem(
             f"{type(model).__name__} has no parameter that is trained. Try requires_grad_(True) before the hook."

@@ -43,6 +43,10 @@ RANDOM = (
 )
 
 
+REENTRANT = "CheckpointFunctionBackward"
+"""The node of torch.utils.checkpoint with use_reentrant=True, which refuses torch.autograd.grad."""
+
+
 class Sandbox:
     """Evaluates a closure of the training, which returns the loss, as a function of its module's parameters.
 
@@ -66,6 +70,11 @@ class Sandbox:
             )
         self._model, self._recorder, self._closure, self._dropout_off = model, recorder, closure, dropout_off
         self.design = design
+        self._is_reentrant: bool | None = None  # whether the closure uses checkpoints that know backward() alone
+        self._eps_of_loss = 0.0  # of its dtype, when it was last evaluated
+        hooks = chain.from_iterable(module._forward_pre_hooks.values() for module in model.modules())
+        self._older_norms = [hook for hook in hooks if type(hook).__name__ == "SpectralNorm"]
+        self.padding = list(padding_rows(model))
         self._held_fixed = {double: Held(design) for double in (False, True)} if design.holds else {}
         self._trained = trained_parameters(model, design.parameters)
         self._parameters = set(map(id, model.parameters()))
@@ -161,7 +170,7 @@ class Sandbox:
             return NOT_IN_FLOAT64.format(f"{type(error).__name__}: {error}")
         own = self.loss(params, double=False)
         # Half of the digits: rounding in a long sum takes fewer, and a wrong kernel or other random numbers take more.
-        tolerance = max(map(eps_of, self._trained.values())) ** 0.5
+        tolerance = max(*map(eps_of, self._trained.values()), self._recorder.coarsest, self._eps_of_loss) ** 0.5
         close = partial(np.isclose, rtol=tolerance, atol=1e-3 * tolerance, equal_nan=True)
         if close(double, own):
             return ""
@@ -203,6 +212,7 @@ class Sandbox:
             (torch.set_default_dtype, torch.get_default_dtype()),
             (torch.set_grad_enabled, torch.is_grad_enabled()),
             (self._held.put_back,),
+            *((setattr, norm, "n_power_iterations", norm.n_power_iterations) for norm in self._older_norms),
             (self._recorder.go_on,),
             (filters.__setitem__, slice(None), list(filters)),
         ]
@@ -215,6 +225,8 @@ class Sandbox:
             torch.set_grad_enabled(True)  # an optimiser calls its hooks without
             self._put_copies(double, dropout_off)
             self._set_parameters(params, double)
+            if params:
+                self._fix_constants()
             if double:
                 # A hand-written autograd.Function gets its inputs without the mode: they are converted at the entrance.
                 self._model.register_forward_pre_hook(
@@ -243,6 +255,18 @@ class Sandbox:
             elif isinstance(module, (torch.nn.RNNBase, torch.nn.MultiheadAttention)):
                 module.dropout = 0.0
 
+    def _fix_constants(self) -> None:
+        """Fix what torch takes for constants in backward: rows of padding, and the vectors of spectral norm."""
+        import torch
+
+        for module, row in self.padding:
+            module.register_forward_hook(partial(_with_fixed_padding, row))
+        for module in self._model.modules():
+            if isinstance(module, torch.nn.utils.parametrizations._SpectralNorm):
+                module.eval()  # in training each pass makes an iteration
+        for norm in self._older_norms:
+            norm.n_power_iterations = 0
+
     def _copied(self, value: Any, double: bool, copies: dict[int, Tensor]) -> Any:
         """Return a copy of a tensor that is not a parameter, one copy for each tensor, also inside of tuples."""
         import torch
@@ -270,7 +294,11 @@ class Sandbox:
             parameter.data = _in_precision(new, data, double)
 
     def _value(self) -> float:
-        return float(self._run_closure().item())
+        import torch
+
+        loss = self._run_closure()
+        self._eps_of_loss = float(torch.finfo(loss.dtype).eps) if loss.is_floating_point() else 0.0
+        return float(loss.item())
 
     def _run_closure(self) -> Tensor:
         import torch
@@ -300,9 +328,70 @@ class Sandbox:
             return float(loss), [None] * len(self._trained)
         if not loss.requires_grad:
             raise InvalidProblem("loss= returned a tensor without a graph. Try to leave out .detach() and no_grad().")
+        parameters = list(self._trained.values())
+        if self._is_reentrant is None:
+            self._is_reentrant = any(type(node).__name__ == REENTRANT for node in nodes_of(loss))
+        if self._is_reentrant:
+            return float(loss.detach()), _as_training_does(loss, parameters)
         # Not loss.backward(), which would write into .grad.
-        grads = torch.autograd.grad(loss, list(self._trained.values()), allow_unused=True)
-        return float(loss.detach()), grads
+        return float(loss.detach()), torch.autograd.grad(loss, parameters, allow_unused=True)
+
+
+def nodes_of(loss: Tensor) -> Iterator[Any]:
+    """Yield every node of the graph that a loss stands at the end of."""
+    seen, waiting = set(), [loss.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            waiting += [before for before, _ in node.next_functions]
+
+
+def _as_training_does(loss: Tensor, parameters: list[Parameter]) -> list[Tensor | None]:
+    """Return the gradients by loss.backward(), and leave what the closure's own leaves hold as it was."""
+    import torch
+
+    with torch._C.DisableTorchFunction():  # a mode would hand over a converted copy of a leaf
+        own = set(map(id, parameters))
+        leaves = [node.variable for node in nodes_of(loss) if hasattr(node, "variable")]
+        others = [(leaf, leaf.grad) for leaf in leaves if id(leaf) not in own]
+    if any(getattr(leaf, "_post_accumulate_grad_hooks", None) for leaf in (*leaves, *parameters)):
+        raise InvalidProblem(
+            "The module has checkpoints with use_reentrant=True, and hooks that change its parameters in backward. "
+            "Try use_reentrant=False."
+        )
+
+    def backward() -> list[Tensor | None]:
+        _set_grads((leaf, None) for leaf, _ in others)  # else it would be added to in place
+        loss.backward()
+        return [parameter.grad for parameter in parameters]
+
+    none = [(parameter, None) for parameter in parameters]
+    return call_and_undo(partial(_set_grads, [*none, *others]), backward)
+
+
+def _set_grads(pairs: Iterable[tuple[Tensor, Tensor | None]]) -> None:
+    import torch
+
+    with torch._C.DisableTorchFunction():
+        for tensor, grad in pairs:
+            tensor.grad = grad
+
+
+def padding_rows(model: Module) -> Iterator[tuple[Module, Tensor]]:
+    """Yield each embedding with a row for padding, and a copy of that row: torch gives it no gradient, by design."""
+    import torch
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.Embedding) and module.padding_idx is not None:
+            yield module, module.weight.detach()[module.padding_idx].clone()
+
+
+def _with_fixed_padding(row: Tensor, module: Any, args: Any, result: Tensor) -> Tensor:
+    """Return the result of an embedding, with the row of padding as it was when the check began."""
+    is_padding = (args[0] == module.padding_idx).unsqueeze(-1)
+    return result.where(~is_padding, row.to(result.dtype))
 
 
 def _restore_parameter(parameter: Parameter, data: Tensor, grad: Tensor | None) -> None:

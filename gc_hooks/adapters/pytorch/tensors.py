@@ -25,6 +25,12 @@ def trained_parameters(model: Module, except_for: Collection[str] = ()) -> dict[
     return {name: parameter for name, parameter in trained.items() if name not in except_for}
 
 
+def complex_parameters(model: Module, except_for: Collection[str] = ()) -> list[str]:
+    """Return the parameters that are trained and hold complex numbers: they are not judged."""
+    complex_ones = [name for name, p in model.named_parameters() if p.requires_grad and p.is_complex()]
+    return [name for name in complex_ones if name not in except_for]
+
+
 def eps_of(parameter: Parameter) -> float:
     """Return the machine epsilon of a parameter's own precision."""
     import torch
