@@ -21,7 +21,7 @@ from gc_hooks.report import CheckReport
 from gc_hooks.report.comparison import Basis, Comparison
 from gc_hooks.report.diagnosis import Code, Diagnosis
 from gc_hooks.report.verdict import Tolerance, Verdict
-from gc_hooks.rules import diagnose
+from gc_hooks.rules import OF_ONE_PARAMETER, diagnose
 from gc_hooks.slopes import Slopes
 from gc_hooks.slopes.measurements import Measurements
 from gc_hooks.slopes.methods import Estimate, Method, fixed_step
@@ -54,8 +54,12 @@ def check_problem(
         except NotTraceable as refusal:
             session, comparisons = _by_slopes(problem.noted(*refusal.notes), options, generator)
         diagnoses: tuple[Diagnosis, ...] = ()
-        if any(comparison.verdict > Verdict.INCONCLUSIVE for comparison in comparisons.values()):
-            diagnoses = diagnose(session, comparisons, options.constants)
+        wrong = [name for name, comparison in comparisons.items() if comparison.verdict > Verdict.INCONCLUSIVE]
+        if wrong:
+            if session.reference is not None:
+                diagnoses = session.reference.tracer.named(wrong, options.tolerance, options.constants or {})
+            rules = OF_ONE_PARAMETER if diagnoses else None
+            diagnoses += diagnose(session, comparisons, options.constants, rules)
         plot_data = collect_plot_data(session, comparisons) if options.pictures else None
         return write_report(session, comparisons, diagnoses, step=options.step, seed=options.seed, plot_data=plot_data)
 
@@ -256,9 +260,13 @@ def check(
     in_place: bool = False,
     penalty: Loss | None = None,
     trace_with: Callable[[Problem], Tracer] | None = None,
+    is_protected: bool = False,
 ) -> CheckReport:
-    """Make the check of `check_gradients` with options that were validated, and with an adapter's own reference."""
-    kept = find_generators(loss, grads, penalty).preserve()
+    """Make the check of `check_gradients` with options that were validated, and with an adapter's own reference.
+
+    Where the functions put everything back themselves (``is_protected``), their generators are not looked for.
+    """
+    kept = find_generators(*(() if is_protected else (loss, grads, penalty))).preserve()
     # All errors of floating point are expected, and all random numbers are meant for the training.
     with np.errstate(all="ignore"), preserve_global_random_state(), kept as lost, found_once(loss, grads) as used_up:
         meter = Meter(options.max_evaluations, options.max_seconds)

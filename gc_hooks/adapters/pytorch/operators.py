@@ -100,9 +100,8 @@ class Operators:
         place = place_of(backward)
         seen, advice = zip(*(self._pattern(one, function.__name__) for one in wrong.values()), strict=True)
         what = [f"for {spoken[number]} it is {words}" for number, words in zip(wrong, seen, strict=True)]
-        evidence = [
-            f"Compared in {plural(self.calls[function], 'call')}, with the inputs and the upstream gradient there."
-        ]
+        calls = plural(self.calls[function], "call")
+        evidence = [f"Compared in {calls}, each with its own inputs and upstream gradient."]
         right = [spoken[number] for number in inputs if number not in wrong]
         if right:
             evidence.append(f"Right for {joined(right)}.")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gc_hooks._typing import Generator
+from gc_hooks.adapters.pytorch.operators import Operators
 from gc_hooks.arrays.norms import distance, norm
 from gc_hooks.numerics import EPS, HAIR, SMOOTHLY
 from gc_hooks.problem import BudgetSpent, Problem
+from gc_hooks.report.diagnosis import Diagnosis
+from gc_hooks.report.verdict import Tolerance
 from gc_hooks.slopes.instrument import beside
 from gc_hooks.tracing import NotTraceable, Reference, Tracer
 
@@ -28,6 +32,7 @@ class FunctionTracer(Tracer):
     def __init__(self, sandbox: Sandbox, problem: Problem) -> None:
         super().__init__(problem)
         self._sandbox = sandbox
+        self.operators: Operators | None = None  # where they were looked at
         self._of_the_rest = sandbox.design.holds  # what is by design has no slope that could confirm it
 
     def trace(
@@ -73,6 +78,13 @@ class FunctionTracer(Tracer):
             return reference
         self._of_the_rest = False
         return self.trace(self.problem)
+
+    def named(
+        self, parameters: Sequence[str], tolerance: Tolerance, constants: Mapping[str, float]
+    ) -> tuple[Diagnosis, ...]:
+        """Return a diagnosis for each hand-written Function that is wrong; costs two forward and backward passes."""
+        self.operators = self._sandbox.operators(self.problem.point, constants)
+        return self.operators.diagnoses(parameters, tolerance)
 
     def in_double(self, problem: Problem) -> Problem:
         """Return the problem itself: the module is run in float64."""
