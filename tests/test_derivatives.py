@@ -486,7 +486,7 @@ def predator_and_prey(p, rtol, slope_factor=1.0):
     return alone[0], np.stack([found[2], slope_factor * found[3]], axis=1)
 
 
-@pytest.mark.parametrize("rtol", [1e-5, 1e-6])
+@pytest.mark.parametrize("rtol", [1e-5, pytest.param(1e-6, marks=pytest.mark.slow)])
 def test_sensitivities_of_an_integrator_are_judged_by_its_tolerance(rtol):
     """A right gradient and a right Jacobian are not accused; five percent in one column are seen."""
     point, wanted = np.array([1.0, 0.9]), predator_and_prey([1.2, 0.7], 1e-8)[0]

@@ -403,7 +403,7 @@ def interrupted(check, count):
 
 
 @pytest.mark.parametrize(
-    ("count", "stride"), [(1, 37), *(pytest.param(1 + k, 7, marks=pytest.mark.slow) for k in range(7))]
+    ("count", "stride"), [(1, 151), *(pytest.param(1 + k, 7, marks=pytest.mark.slow) for k in range(7))]
 )
 def test_ctrl_c_at_any_line_leaves_parameters_and_gradients_as_they_were(count, stride):
     """Wherever in a check it comes, also while arrays are being put back: to the bit, and it comes through."""

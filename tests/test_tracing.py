@@ -214,7 +214,7 @@ class InPlace:
 
 
 @pytest.mark.parametrize(
-    ("count", "stride"), [(1, 149), *(pytest.param(1 + 9 * k, 37, marks=pytest.mark.slow) for k in range(4))]
+    ("count", "stride"), [(1, 199), *(pytest.param(1 + 9 * k, 37, marks=pytest.mark.slow) for k in range(4))]
 )
 def test_ctrl_c_at_any_line_of_a_trace_leaves_every_place_as_it_was(count, stride):
     """The same objects stand where they stood, with the same bits; what was kept are numbers."""
