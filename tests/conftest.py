@@ -29,6 +29,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # time.
 gc.set_threshold(100_000, 50, 100)
 
+# It needs PyTorch, and holds no tests: only the search for doctests would import it where there is none.
+collect_ignore = ["torch_operators.py"]
+
 # What somebody has switched off for their own trainings is on here.
 for name in [name for name in os.environ if name.startswith("GC_HOOKS")]:
     del os.environ[name]
