@@ -25,10 +25,12 @@ view: $(VENV)/run.stamp ## show in TensorBoard what the demo wrote
 	@# In place of the shell, which a kill of make would end, and not what it has started.
 	exec $(BIN)/gc-hooks view "$(LOG_DIR)" $(ARGS)
 
-test: $(VENV)/test.stamp ## run the tests, and measure their branch coverage
-	UNTESTED=$$($(HAS_TORCH) && echo nothing || echo '*/pytorch/*') $(PYTEST) --cov -m 'not slow' $(ARGS)
+test: $(VENV)/test.stamp ## run the tests
+	$(PYTEST) -m 'not slow' $(ARGS)
 
-test-all: test ## run the tests, and then the long hunts
+# Measuring makes the tests slower: only the longer of the two does it.
+test-all: $(VENV)/test.stamp ## run the tests, measure their branch coverage, and then run the long hunts
+	UNTESTED=$$($(HAS_TORCH) && echo nothing || echo '*/pytorch/*') $(PYTEST) --cov -m 'not slow' $(ARGS)
 	FUZZ_EXAMPLES=60 $(PYTEST) -m slow $(ARGS)
 
 PYTEST := $(BIN)/python -m pytest
